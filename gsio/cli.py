@@ -1,0 +1,182 @@
+"""The command line: parse, call, map errors to exit codes. Results go to stdout, everything else to stderr."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gsio import __version__
+from gsio.config import load_config, parse_assignment, preset_names
+from gsio.errors import GsioError
+
+PATH = click.Path(path_type=Path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code of the process; see ``gsio.errors`` for the codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(arguments, prog_name="gsio", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(error.format_message().rstrip(".") + hint, 2)
+    except GsioError as error:
+        return _fail(str(error), error.exit_code, debug="--debug" in arguments)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted before the first frame; nothing was written", 130)
+    except Exception as error:
+        text = f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
+        return _fail(text, 70, debug="--debug" in arguments)
+    return 0
+
+
+def _fail(message: str, code: int, *, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"gsio: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose and change a configuration."""
+    for option in reversed([
+        click.argument("config_path", metavar="[CONFIG]", required=False, type=PATH),
+        click.option("--preset", metavar="NAME", help=f"A shipped configuration: {', '.join(preset_names())}."),
+        click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change a key; may be repeated."),
+        click.option("-n", "--frames", type=int, help="Frames to save."),
+        click.option("-e", "--steps-per-frame", type=int, help="Time steps between two frames."),
+        click.option("-r", "--rows", type=int, help="Rows of the grid."),
+        click.option("-c", "--cols", type=int, help="Columns of the grid."),
+        click.option("-f", "--feed", type=float, help="Feed rate F."),
+        click.option("-k", "--kill", type=float, help="Kill rate k."),
+        click.option("-t", "--dt", type=float, help="Time step."),
+        click.option("--backend", help="auto, cupy, numba or numpy."),
+        click.option("--device", type=int, help="Which GPU."),
+        click.option("--compression", help="deflate or none."),
+        click.option("--fields", help="v, u or u,v."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+KEYS = {
+    "frames": "run.frames",
+    "steps_per_frame": "run.steps_per_frame",
+    "rows": "grid.rows",
+    "cols": "grid.cols",
+    "feed": "model.feed",
+    "kill": "model.kill",
+    "dt": "model.dt",
+    "backend": "run.backend",
+    "device": "run.device",
+    "compression": "output.compression",
+    "fields": "output.fields",
+}
+
+
+def _load(config_path: Path | None, preset: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:
+    overrides = dict(map(parse_assignment, assignments))
+    overrides |= {KEYS[name]: value for name, value in options.items() if value is not None}
+    return load_config(config_path, preset=preset, overrides=overrides)
+
+
+_debug = click.option("--debug", is_flag=True, help="Show tracebacks and log every commit.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Gray-Scott reaction-diffusion, saved while it is computed.
+
+    The main job: gsio run --output run.h5
+    """
+
+
+@cli.command()
+@_configuration
+@click.option("-o", "--output", metavar="PATH", required=True, type=PATH, help="File to make: .h5 or .hdf5.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+@_debug
+def run(
+    config_path: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    log_format: Any,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Simulate and save every frame.
+
+    CONFIG is a TOML file that changes some of the keys of 'gsio config show'.
+    """
+    config = _load(config_path, preset, assignments, options)
+    from gsio import log
+    from gsio.progress import shown
+    from gsio.run import simulate
+
+    log.configure(log_format, quiet=quiet, debug=debug)
+    with shown(quiet=quiet) as watch:
+        summary = simulate(config, output, overwrite=overwrite, watch=watch)
+    if not quiet:
+        click.echo(summary)
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@_debug
+def info(path: Path, debug: bool) -> None:
+    """Print what an output holds."""
+    from gsio.reader import open_stack
+
+    with open_stack(path) as stack:
+        first = next(iter(stack.fields.values()))
+        click.echo(
+            f"{path}: {stack.frames} frames of {first.shape[1]} × {first.shape[2]}, {stack.attributes['status']}"
+        )
+        for name, field in stack.fields.items():
+            click.echo(
+                f"  {name:9} {field.dtype}, {field.compression or 'no compression'}, chunks {field.chunks or 'none'}"
+            )
+        for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
+            click.echo(f"  {name:12} {stack.attributes[name]}")
+        click.echo("\n" + stack.attributes["config"].rstrip())
+
+
+@cli.command()
+@_debug
+def doctor(debug: bool) -> None:
+    """Say what this machine has, and what is missing to use its GPU."""
+    from gsio.doctor import findings
+
+    for name, finding in findings():
+        click.echo(f"{name:12} {finding}")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Look at configurations."""
+
+
+@config_group.command()
+@_configuration
+@_debug
+def show(
+    config_path: Path | None, preset: str | None, assignments: tuple[str, ...], debug: bool, **options: Any
+) -> None:
+    """Print the resolved configuration as TOML."""
+    config = _load(config_path, preset, assignments, options)
+    from gsio.compute.stencil import check_stability
+
+    check_stability(config.model)
+    click.echo(config.to_toml(), nl=False)

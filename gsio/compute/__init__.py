@@ -1,0 +1,91 @@
+"""Solvers: they advance u and v, and know nothing of files."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+import psutil
+import structlog
+
+from gsio.compute.base import Solver
+from gsio.compute.driver import find_driver, how_to_install_cupy
+from gsio.config import Config
+from gsio.errors import UsageError
+from gsio.initial import initial_state
+from gsio.staging import FrameLayout
+
+Backend = Literal["cupy", "numba", "numpy"]
+
+log = structlog.get_logger()
+
+
+def choose_backend(config: Config) -> Backend:
+    """Return the backend of the run; `auto` is the GPU if there is one that can be used, else Numba."""
+    if config.run.backend != "auto":
+        return config.run.backend
+    driver = find_driver()
+    if driver is None or not driver.gpus:
+        return "numba"
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        found = (
+            "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {error}".splitlines()[0]
+        )
+        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
+        return "numba"
+    return "cupy"
+
+
+def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
+    """Return the solver of the run, at its initial state.
+
+    Raises
+    ------
+    UsageError
+        The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), or the
+        initial state cannot be read.
+    """
+    backend = choose_backend(config)
+    fields = 4 if backend == "numba" else 12 if backend == "numpy" else 0  # that live in host memory
+    itemsize = 8 if backend == "numpy" else layout.dtype.itemsize
+    cells = layout.rows * layout.cols
+    # The initial state is two float64 fields; what is staged waits in `blocks` blocks, once raw and once encoded.
+    needed = cells * (2 * 8 + fields * itemsize) + 2 * blocks * layout.block_nbytes
+    check_memory("host", needed, psutil.virtual_memory().available)
+    if backend == "cupy":
+        return _open_cuda(config, layout)
+    u, v = initial_state(config)
+    if backend == "numpy":
+        from gsio.compute.reference import ReferenceSolver
+
+        return ReferenceSolver(config, layout, u, v)
+    from gsio.compute.cpu import CpuSolver
+
+    return CpuSolver(config, layout, u, v)
+
+
+def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
+    try:
+        from gsio.compute.cuda import CudaSolver, count_devices, free_bytes, needed_bytes
+
+        devices = count_devices()
+    except Exception as error:  # CuPy reports a missing driver or library in many ways
+        raise UsageError(
+            f"run.backend: cupy cannot be used here: {error}; see 'gsio doctor'".replace("\n", " ")
+        ) from None
+    if config.run.device >= devices:
+        raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
+    check_memory("device", needed_bytes(layout), free_bytes(config.run.device))
+    u, v = initial_state(config)
+    return CudaSolver(config, layout, u, v)
+
+
+def check_memory(where: str, needed: int, available: int) -> None:
+    """Raise UsageError if a run needs more memory than there is."""
+    if needed > available:
+        raise UsageError(
+            f"grid.rows × grid.cols: the run needs {needed / 1e9:.1f} GB of {where} memory, "
+            f"{available / 1e9:.1f} GB are available; use a smaller grid"
+        )

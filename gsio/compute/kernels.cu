@@ -1,0 +1,117 @@
+// Gray-Scott on the GPU: one fused time step per launch, and the staging of a frame.
+// Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2 (periodic, neumann, zero)  -DSHUFFLE=0|1.
+
+typedef REAL real;
+typedef unsigned char byte;
+
+struct Coefficients {  // of gsio/compute/stencil.py
+    real u_corner, u_edge, u_centre, v_corner, v_edge, v_centre, feed, dt;
+};
+
+// The value of a cell at most one row and one column outside the grid.
+__device__ inline real at(const real* __restrict__ field, int row, int col, int rows, int cols)
+{
+#if BOUNDARY == 0
+    row = row < 0 ? rows - 1 : row == rows ? 0 : row;
+    col = col < 0 ? cols - 1 : col == cols ? 0 : col;
+#elif BOUNDARY == 1
+    row = min(max(row, 0), rows - 1);
+    col = min(max(col, 0), cols - 1);
+#else
+    if (row < 0 || row == rows || col < 0 || col == cols) return 0;
+#endif
+    return field[(size_t)row * cols + col];
+}
+
+__device__ inline real corners(const real* __restrict__ f, int r, int c, int rows, int cols)
+{
+    return (at(f, r - 1, c - 1, rows, cols) + at(f, r - 1, c + 1, rows, cols))
+         + (at(f, r + 1, c - 1, rows, cols) + at(f, r + 1, c + 1, rows, cols));
+}
+
+__device__ inline real edges(const real* __restrict__ f, int r, int c, int rows, int cols)
+{
+    return (at(f, r - 1, c, rows, cols) + at(f, r + 1, c, rows, cols))
+         + (at(f, r, c - 1, rows, cols) + at(f, r, c + 1, rows, cols));
+}
+
+// One forward Euler step of both fields, a thread a cell. Sums are taken in mirror-symmetric order.
+extern "C" __global__ void step(const real* __restrict__ u, const real* __restrict__ v, real* __restrict__ u_new,
+                                real* __restrict__ v_new, int rows, int cols, Coefficients k)
+{
+    const int c = blockIdx.x * blockDim.x + threadIdx.x;
+    const int r = blockIdx.y * blockDim.y + threadIdx.y;
+    if (r >= rows || c >= cols) return;
+    const size_t i = (size_t)r * cols + c;
+    const real a = u[i], b = v[i];
+    const real reaction = k.dt * a * (b * b);
+    u_new[i] = a + (k.u_corner * corners(u, r, c, rows, cols) + k.u_edge * edges(u, r, c, rows, cols)
+                    + k.u_centre * a + (k.feed - reaction));
+    v_new[i] = b + (k.v_corner * corners(v, r, c, rows, cols) + k.v_edge * edges(v, r, c, rows, cols)
+                    + k.v_centre * b + reaction);
+}
+
+struct Statistics {  // in the order of gsio/staging.py
+    double low, high, sum, nonfinite;
+};
+
+__device__ inline Statistics merge(Statistics a, Statistics b)
+{
+    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.nonfinite + b.nonfinite};
+}
+
+__device__ inline Statistics nothing() { return {INFINITY, -INFINITY, 0, 0}; }
+
+// Merges over a block of 256 threads, always in the same order, so that the mean has the same bits every time.
+__device__ inline Statistics merge_block(Statistics mine)
+{
+    __shared__ Statistics all[256];
+    all[threadIdx.x] = mine;
+    for (int half = 128; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) all[threadIdx.x] = merge(all[threadIdx.x], all[threadIdx.x + half]);
+    }
+    return all[0];
+}
+
+#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
+
+// Copies a field to `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
+extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
+                                 Statistics* __restrict__ partial, long long cells)
+{
+    Statistics mine = nothing();
+    const long long stride = (long long)gridDim.x * blockDim.x * WORDS;
+    for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WORDS; i < cells; i += stride) {
+        const int count = (int)min((long long)WORDS, cells - i);
+        union { real value[WORDS]; byte bytes[WORDS][sizeof(real)]; } here;
+        for (int j = 0; j < WORDS; ++j) {
+            if (j >= count) break;
+            const real x = here.value[j] = field[i + j];
+            mine = merge(mine, isfinite(x) ? Statistics{x, x, x, 0} : Statistics{INFINITY, -INFINITY, 0, 1});
+        }
+#if SHUFFLE
+        for (int plane = 0; plane < sizeof(real); ++plane) {
+            byte* out = data + plane * cells + i;
+            if (cells % WORDS == 0)
+                *(uchar4*)out = make_uchar4(here.bytes[0][plane], here.bytes[1][plane], here.bytes[2][plane], here.bytes[3][plane]);
+            else
+                for (int j = 0; j < count; ++j) out[j] = here.bytes[j][plane];
+        }
+#else
+        for (int j = 0; j < count; ++j) ((real*)data)[i + j] = here.value[j];
+#endif
+    }
+    mine = merge_block(mine);
+    if (threadIdx.x == 0) partial[blockIdx.x] = mine;
+}
+
+// Merges the partial results of 256 blocks, and turns the sum into the mean of the finite values.
+extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Statistics* __restrict__ result,
+                                     long long cells)
+{
+    Statistics all = merge_block(partial[threadIdx.x]);
+    if (threadIdx.x != 0) return;
+    const double finite = cells - all.nonfinite;
+    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.nonfinite} : Statistics{0, 0, 0, all.nonfinite};
+}

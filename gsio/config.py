@@ -1,0 +1,251 @@
+"""The typed configuration: defaults < preset < TOML file < GSIO_* variables < --set and short options.
+
+The defaults are those of ``config/default.toml``, which names every key; the structures below add types and ranges.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gsio.errors import UsageError
+
+LARGEST = 2**31 - 1
+Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
+Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Grid(Struct, frozen=True, forbid_unknown_fields=True):
+    """Size and edges of the grid; arrays are [rows, cols]."""
+
+    rows: Positive
+    cols: Positive
+    boundary: Literal["periodic", "neumann", "zero"]
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of the equations and of their discretisation."""
+
+    feed: Fraction
+    kill: Fraction
+    diffusion_u: Annotated[float, Meta(ge=0)]
+    diffusion_v: Annotated[float, Meta(ge=0)]
+    dt: Annotated[float, Meta(gt=0)]
+    stencil: Literal["oono-puri", "five-point", "patra-karttunen", "ones"]
+    precision: Literal["float32", "float64"]
+
+
+class Initial(Struct, frozen=True, forbid_unknown_fields=True):
+    """The initial state; which keys count depends on its kind."""
+
+    kind: Literal["school", "square", "spots", "noise", "image", "file"]
+    u: Fraction
+    v: Fraction
+    size: Positive
+    count: Natural
+    radius: Natural
+    amplitude: Fraction
+    seed: Natural
+    path: str
+    frame: Annotated[int, Meta(ge=-1)]
+
+
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
+    """Length of the run, and what computes it."""
+
+    frames: Positive
+    steps_per_frame: Positive
+    backend: Literal["auto", "cupy", "numba", "numpy"]
+    device: Natural
+    threads: Natural
+
+
+class Output(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is saved, and how it is encoded."""
+
+    fields: Literal["v", "u", "u,v"]
+    compression: Literal["deflate", "none"]
+    level: Annotated[int, Meta(ge=0, le=3)]
+    threads: Natural
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole configuration of a run, resolved and checked."""
+
+    grid: Grid
+    model: Model
+    initial: Initial
+    run: Run
+    output: Output
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML that `load_config` reads back unchanged."""
+        return msgspec.toml.encode(self).decode()
+
+
+Layer = dict[str, Any]
+
+
+def config_folder() -> Path:
+    """Return the folder of the shipped configurations: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_config"
+    return installed if installed.is_dir() else package.parent / "config"
+
+
+def preset_names() -> list[str]:
+    """Return the names `--preset` takes: the shipped configurations and presets."""
+    folder = config_folder()
+    return sorted(path.stem for path in [*folder.glob("*.toml"), *folder.glob("presets/*.toml")])
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Return the resolved configuration.
+
+    Parameters
+    ----------
+    path
+        A TOML file that changes some of the keys of ``config/default.toml``.
+    preset
+        The name of a shipped configuration, applied before `path`.
+    overrides
+        Values by dotted key (``{"model.feed": 0.03}``), applied last.
+    environ
+        Where GSIO_* variables are looked for; the process environment if not given.
+
+    Raises
+    ------
+    UsageError
+        A file that cannot be read, or a key or value that is not allowed: the message names the key, the value found,
+        what is allowed and the nearest known key.
+    """
+    layers = [_read(config_folder() / "default.toml")]
+    if preset is not None:
+        layers.append(_read(_preset_path(preset)))
+    if path is not None:
+        layers.append(_read(path))
+    layers.append(_from_environment(os.environ if environ is None else environ))
+    layers.append(_nested({key: value for key, value in (overrides or {}).items() if value is not None}))
+    merged: Layer = {}
+    for layer in layers:
+        _check_keys(layer)
+        for section, values in layer.items():
+            merged.setdefault(section, {}).update(values)
+    try:
+        return msgspec.convert(merged, Config)
+    except msgspec.ValidationError as error:
+        raise UsageError(_explain(str(error), merged)) from None
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split ``key=value``, reading the value as TOML where it is TOML and as a plain string where it is not."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"expected KEY=VALUE, got '{text}'; for example model.feed=0.03")
+    return key.strip(), _toml_value(value.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _read(path: Path) -> Layer:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; expected a TOML file") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+
+
+def _preset_path(name: str) -> Path:
+    folder = config_folder()
+    for path in (folder / f"{name}.toml", folder / "presets" / f"{name}.toml"):
+        if name in preset_names() and path.is_file():
+            return path
+    raise UsageError(f"no preset is called '{name}'{_nearest(name, preset_names())}")
+
+
+def _from_environment(environ: Mapping[str, str]) -> Layer:
+    variables = {"GSIO_" + key.replace(".", "_").upper(): key for key in _known_keys()}
+    found: Layer = {}
+    for name, text in environ.items():
+        if not name.startswith("GSIO_"):
+            continue
+        if name not in variables:
+            raise UsageError(f"unknown environment variable {name}{_nearest(name, list(variables))}")
+        found[variables[name]] = _toml_value(text)
+    return _nested(found)
+
+
+def _nested(values: Mapping[str, Any]) -> Layer:
+    layer: Layer = {}
+    for key, value in values.items():
+        section, dot, name = key.partition(".")
+        if not dot:
+            raise UsageError(f"unknown key '{key}'{_nearest(key, _known_keys())}")
+        layer.setdefault(section, {})[name] = value
+    return layer
+
+
+def _sections() -> dict[str, type]:
+    return get_type_hints(Config)
+
+
+def _known_keys() -> list[str]:
+    return [f"{section}.{field}" for section, struct in _sections().items() for field in struct.__struct_fields__]  # type: ignore[attr-defined]
+
+
+def _check_keys(layer: Layer) -> None:
+    known = _known_keys()
+    for section, values in layer.items():
+        if not isinstance(values, dict):
+            raise UsageError(f"unknown key '{section}'{_nearest(section, known)}")
+        for name in values or {"": None}:
+            key = f"{section}.{name}"
+            if key not in known and (name or section not in _sections()):
+                raise UsageError(f"unknown key '{key.rstrip('.')}'{_nearest(key, known)}")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:  # the right name in the wrong section, or no section at all
+        close = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+
+
+def _explain(message: str, merged: Layer) -> str:
+    """Turn msgspec's message, which ends in the path of the value, into the key, what is allowed and what was found."""
+    what, _, where = message.partition(" - at ")
+    section, name = where.strip("`$.").split(".")
+    hint = get_type_hints(_sections()[section], include_extras=True)[name]
+    if get_origin(hint) is Literal:
+        allowed = " or ".join([", ".join(get_args(hint)[:-1]), get_args(hint)[-1]])
+    else:
+        allowed = _range(hint)
+    return f"{section}.{name}: expected {allowed}, got {merged[section][name]!r}" if what else message
+
+
+def _range(hint: Any) -> str:
+    kind, *metas = get_args(hint) or (hint,)
+    words = [{int: "a whole number", float: "a number", str: "text"}[kind]]
+    for meta in metas:
+        words += [
+            f"{sign} {bound}" for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<=", meta.le)) if bound is not None
+        ]
+    return " ".join([words[0], " and ".join(words[1:])]).strip()

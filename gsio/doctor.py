@@ -1,0 +1,50 @@
+"""What this machine has, for `gsio doctor`."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from gsio.compute.driver import find_driver, how_to_install_cupy
+
+Finding = tuple[str, str]
+
+
+def findings() -> Iterator[Finding]:
+    """Yield what was found, each as a name and one line."""
+    yield "python", f"{platform.python_version()}, {platform.platform()}"
+    yield "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"
+    memory = psutil.virtual_memory()
+    yield "memory", f"{memory.available / 1e9:.1f} GB available of {memory.total / 1e9:.1f} GB"
+    yield "disk", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
+    driver = find_driver()
+    if driver is None or not driver.gpus:
+        yield "gpu", "none: no NVIDIA driver or no device was found; runs use the CPU"
+        return
+    yield "gpu", f"{', '.join(driver.gpus)}; the driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]}"
+    install = how_to_install_cupy(driver)
+    if find_spec("cupy") is None:
+        yield "cupy", f"not installed; get it with: {install}"
+        return
+    yield from _cupy(install)
+
+
+def _cupy(install: str) -> Iterator[Finding]:
+    try:
+        import cupy
+
+        free, total = cupy.cuda.runtime.memGetInfo()
+        yield "cupy", f"{cupy.__version__}, CUDA runtime {cupy.cuda.runtime.runtimeGetVersion()}"
+        yield "gpu memory", f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
+    except Exception as error:
+        yield "cupy", f"does not start: {str(error).splitlines()[0]}; reinstall with: {install}"
+        return
+    try:
+        cupy.RawKernel('extern "C" __global__ void probe() {}', "probe").compile()
+        yield "nvrtc", "compiles"
+    except Exception as error:
+        yield "nvrtc", f"does not compile: {str(error).splitlines()[0]}; reinstall with: {install}"

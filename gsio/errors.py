@@ -1,0 +1,45 @@
+"""What can go wrong, and the exit code each kind ends the process with.
+
+GsioError
+├── UsageError        2   bad option, configuration or environment; nothing was touched
+├── DataError        65   data do not match: a corrupt or foreign file
+├── DivergenceError  70   the simulation produced a non-finite value
+├── StorageError     74   storage failed; what is committed is intact
+└── Interrupted      75   stopped early by a signal; what is committed is intact
+"""
+
+
+class GsioError(Exception):
+    """An error for a person: its text is one line that says what was expected, what was found and what to do."""
+
+    exit_code = 70
+
+
+class UsageError(GsioError):
+    """A bad option, configuration or environment, found before anything was touched."""
+
+    exit_code = 2
+
+
+class DataError(GsioError):
+    """A file that is corrupt, or not what it has to be."""
+
+    exit_code = 65
+
+
+class DivergenceError(GsioError):
+    """A field that turned non-finite."""
+
+    exit_code = 70
+
+
+class StorageError(GsioError):
+    """A failed write; every frame committed before it is intact."""
+
+    exit_code = 74
+
+
+class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a fault
+    """A run stopped early by a signal; every frame committed before it is intact."""
+
+    exit_code = 75

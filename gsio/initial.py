@@ -1,0 +1,113 @@
+"""Initial states: u = 1, v = 0 everywhere, then what the kind sets."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.config import Config, Grid, Initial
+from gsio.errors import DataError, UsageError
+from gsio.reader import open_stack
+
+State = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def initial_state(config: Config) -> State:
+    """Return u and v at time 0, float64 [rows, cols].
+
+    Raises
+    ------
+    UsageError
+        A picture or file that cannot be read, has another shape, or holds non-finite values.
+    """
+    grid, initial = config.grid, config.initial
+    u, v = np.ones((grid.rows, grid.cols)), np.zeros((grid.rows, grid.cols))
+    match initial.kind:
+        case "school":
+            _school(grid, u, v)
+        case "square":
+            _square(grid, initial, u, v)
+        case "spots":
+            _spots(grid, initial, u, v)
+        case "noise":
+            random = np.random.default_rng(initial.seed)
+            for field, middle in ((u, initial.u), (v, initial.v)):
+                field[:] = middle + random.uniform(-initial.amplitude, initial.amplitude, field.shape)
+        case "image":
+            v[:] = _image(grid, initial)
+            u[:] = 1 - v
+        case "file":
+            u, v = _file(grid, initial)
+    return u, v
+
+
+def _school(grid: Grid, u: NDArray[np.float64], v: NDArray[np.float64]) -> None:
+    """Set the rectangle of the Gray Scott School's courses, which is not centred."""
+    rows = slice(max(0, 7 * grid.rows // 16 - 4), max(0, 8 * grid.rows // 16 - 4))
+    cols = slice(7 * grid.cols // 16, 8 * grid.cols // 16)
+    u[rows, cols] = 0
+    v[rows, cols] = 1
+
+
+def _square(grid: Grid, initial: Initial, u: NDArray[np.float64], v: NDArray[np.float64]) -> None:
+    top, left = (max(0, (n - initial.size) // 2) for n in (grid.rows, grid.cols))
+    square = np.s_[top : top + initial.size, left : left + initial.size]
+    u[square] = initial.u
+    v[square] = initial.v
+
+
+def _spots(grid: Grid, initial: Initial, u: NDArray[np.float64], v: NDArray[np.float64]) -> None:
+    random = np.random.default_rng(initial.seed)
+    for _ in range(initial.count):
+        row, col = random.integers(grid.rows), random.integers(grid.cols)
+        # Only the rows and columns the disc reaches: many spots on a large grid stay cheap.
+        reach = np.s_[
+            max(0, row - initial.radius) : row + initial.radius + 1,
+            max(0, col - initial.radius) : col + initial.radius + 1,
+        ]
+        y, x = np.ogrid[reach[0].start : min(reach[0].stop, grid.rows), reach[1].start : min(reach[1].stop, grid.cols)]
+        disc = (y - row) ** 2 + (x - col) ** 2 <= initial.radius**2
+        u[reach][disc] = initial.u
+        v[reach][disc] = initial.v
+
+
+def _image(grid: Grid, initial: Initial) -> NDArray[np.float64]:
+    from PIL import Image
+
+    try:
+        with Image.open(initial.path) as picture:
+            grey = picture.convert("L").resize((grid.cols, grid.rows), Image.Resampling.BILINEAR)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UsageError(f"initial.path: expected a picture at '{initial.path}': {error}") from None
+    return np.asarray(grey, np.float64) / 255
+
+
+def _file(grid: Grid, initial: Initial) -> State:
+    path = Path(initial.path)
+    if not path.is_file():
+        raise UsageError(f"initial.path: expected an .npz or a gsio output, got '{initial.path}', which is no file")
+    try:
+        u, v = _from_npz(path) if path.suffix == ".npz" else _from_output(path, initial.frame)
+    except KeyError as error:
+        raise UsageError(
+            f"initial.path: expected u and v in '{path}': {error.args[0]}; save both with fields=u,v"
+        ) from None
+    except (OSError, ValueError, IndexError, DataError) as error:
+        raise UsageError(f"initial.path: cannot read '{path}': {error}") from None
+    for name, field in (("u", u), ("v", v)):
+        if field.shape != (grid.rows, grid.cols):
+            found = " × ".join(map(str, field.shape))
+            raise UsageError(f"initial.path: expected {name} of {grid.rows} × {grid.cols} in '{path}', got {found}")
+        if not np.isfinite(field).all():
+            raise UsageError(f"initial.path: expected finite values in '{path}', got NaN or infinity in {name}")
+    return u, v
+
+
+def _from_npz(path: Path) -> State:
+    with np.load(path) as arrays:
+        return arrays["u"].astype(np.float64), arrays["v"].astype(np.float64)
+
+
+def _from_output(path: Path, frame: int) -> State:
+    with open_stack(path) as stack:
+        return stack.frame("u", frame).astype(np.float64), stack.frame("v", frame).astype(np.float64)

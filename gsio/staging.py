@@ -1,0 +1,119 @@
+"""Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 8 << 20  # about one frame at 1080p: small frames travel together, so that each costs little Python
+PAGE = 4096
+STATISTICS = ("min", "max", "mean", "nonfinite")
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """How a frame lies in memory: one plane per saved field, byte-shuffled if the codec wants it so."""
+
+    rows: int
+    cols: int
+    dtype: np.dtype[Any]
+    fields: tuple[str, ...]
+    shuffle: bool
+    frames_per_block: int
+
+    @classmethod
+    def of(cls, rows: int, cols: int, dtype: str, fields: str, *, shuffle: bool) -> "FrameLayout":
+        """Choose the frames per block so that a block holds about `BLOCK_BYTES`."""
+        names = tuple(fields.split(","))
+        nbytes = rows * cols * np.dtype(dtype).itemsize * len(names)
+        return cls(rows, cols, np.dtype(dtype).newbyteorder("<"), names, shuffle, max(1, round(BLOCK_BYTES / nbytes)))
+
+    @property
+    def plane_nbytes(self) -> int:
+        """Bytes of one field of one frame."""
+        return self.rows * self.cols * self.dtype.itemsize
+
+    @property
+    def frame_nbytes(self) -> int:
+        """Bytes of one frame, all saved fields."""
+        return self.plane_nbytes * len(self.fields)
+
+    @property
+    def header_nbytes(self) -> int:
+        """Bytes before the frames of a block: the statistics, padded to whole pages."""
+        raw = self.frames_per_block * len(self.fields) * len(STATISTICS) * 8
+        return -(-raw // PAGE) * PAGE
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of a full block."""
+        return self.header_nbytes + self.frames_per_block * self.frame_nbytes
+
+
+class Block:
+    """Host memory of up to `frames_per_block` consecutive frames, and what is known of them.
+
+    Attributes
+    ----------
+    buffer
+        uint8, the whole block in one piece: statistics, then frames. A solver may fill it with one copy.
+    statistics
+        float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
+    data
+        uint8 [frame, field, byte], a view of `buffer`: each field in C order, or its byte planes if the layout shuffles
+        (all first bytes, then all second bytes, …).
+    first, count
+        Number of the first frame, and how many frames the block holds now.
+    checksums, chunks
+        What the encoder made: crc32c [frame] of `data`, and one encoded chunk per frame and field.
+    compute_seconds, link_seconds
+        Time the device spent computing and copying these frames; set by the solver.
+    """
+
+    def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
+        header, frames, fields = layout.header_nbytes, layout.frames_per_block, len(layout.fields)
+        numbers = frames * fields * len(STATISTICS)
+        self.buffer = buffer
+        self.statistics = buffer[: numbers * 8].view(np.float64).reshape(frames, fields, len(STATISTICS))
+        self.data = buffer[header:].reshape(frames, fields, layout.plane_nbytes)
+        self.first = 0
+        self.count = 0
+        self.checksums = np.zeros(frames, np.uint32)
+        self.chunks: list[list[bytes]] = []
+        self.compute_seconds = 0.0
+        self.link_seconds = 0.0
+
+
+class BlockPool:
+    """A fixed number of blocks, the only bound in the system: whoever fills frames waits here, and nowhere else."""
+
+    def __init__(self, layout: FrameLayout, blocks: int, allocate: Callable[[int], NDArray[np.uint8]]) -> None:
+        self.layout = layout
+        self.blocks = blocks
+        self._free: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        for _ in range(blocks):
+            self._free.put(Block(layout, allocate(layout.block_nbytes)))
+
+    @property
+    def in_use(self) -> int:
+        """Blocks acquired and not released."""
+        return self.blocks - self._free.qsize()
+
+    def acquire(self) -> Block | None:
+        """Wait for a free block; None once the pool is closed and no block is free."""
+        block = self._free.get()
+        if block is None:
+            self._free.put(None)  # for the next caller
+        return block
+
+    def release(self, block: Block) -> None:
+        """Give a block back; its bytes may be overwritten from now on."""
+        block.chunks = []
+        self._free.put(block)
+
+    def close(self) -> None:
+        """Wake whoever waits for a block."""
+        self._free.put(None)

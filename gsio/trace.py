@@ -1,0 +1,138 @@
+"""Spans: one context manager that is an NVTX range in the domain `gsio` and a counter; and the summary they feed."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nvtx
+
+# Constant names, each in the category of the resource it uses; the payload is the frame number.
+CATEGORIES = {
+    "advance": "compute",
+    "wait_block": "compute",
+    "stage": "d2h",
+    "encode": "io",
+    "write": "io",
+    "commit": "io",
+}
+
+
+class Counter:
+    """How long something was going on: as a union over threads, and summed over threads."""
+
+    def __init__(self) -> None:
+        self.busy = 0.0  # seconds in which at least one thread was inside
+        self.total = 0.0  # thread-seconds
+        self._inside = 0
+        self._since = 0.0
+        self._lock = threading.Lock()
+
+    def enter(self, now: float) -> None:
+        """Count one thread in."""
+        with self._lock:
+            if self._inside == 0:
+                self._since = now
+            self._inside += 1
+
+    def leave(self, since: float, now: float) -> None:
+        """Count one thread out that entered at `since`."""
+        with self._lock:
+            self._inside -= 1
+            self.total += now - since
+            if self._inside == 0:
+                self.busy += now - self._since
+
+
+class Trace:
+    """The spans and counters of one run.
+
+    Attributes
+    ----------
+    wait, encode, write, io
+        Computing that waits for a block; encoding; writing and committing; the last two together.
+    """
+
+    def __init__(self) -> None:
+        self._domain = nvtx.get_domain("gsio")
+        self.wait, self.encode, self.write, self.io = Counter(), Counter(), Counter(), Counter()
+        self._counters = {
+            "wait_block": (self.wait,),
+            "encode": (self.encode, self.io),
+            "write": (self.write, self.io),
+            "commit": (self.write, self.io),
+        }
+
+    def span(self, name: str, frame: int) -> "Span":
+        """Return the context manager of one of `CATEGORIES`, for the block that begins at `frame`."""
+        attributes = self._domain.get_event_attributes(name, category=CATEGORIES[name], payload=frame)
+        return Span(self._domain, attributes, self._counters.get(name, ()))
+
+
+class Span:
+    """One range on the current thread; made by `Trace.span`."""
+
+    __slots__ = ("_attributes", "_counters", "_domain", "_since")
+
+    def __init__(self, domain: Any, attributes: Any, counters: tuple[Counter, ...]) -> None:
+        self._domain = domain
+        self._attributes = attributes
+        self._counters = counters
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._domain.push_range(self._attributes)
+        self._since = time.perf_counter()
+        for counter in self._counters:
+            counter.enter(self._since)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        now = time.perf_counter()
+        for counter in self._counters:
+            counter.leave(self._since, now)
+        self._domain.pop_range()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run took; times in seconds, of the frame loop but for `wall_seconds`.
+
+    `compute` and `link` are times the device was busy; `encode` and `write` times at least one thread was; `wait` is
+    the time computing waited for a free block. `hidden` is the share of I/O (encode, write, link) that went on while
+    the device computed.
+    """
+
+    output: Path
+    device: str
+    frames: int
+    cells: int
+    wall_seconds: float
+    loop_seconds: float
+    compute_seconds: float
+    link_seconds: float
+    encode_seconds: float
+    write_seconds: float
+    wait_seconds: float
+    bottleneck: str
+    hidden: float
+    nbytes_in: int
+    nbytes_out: int
+
+    def __str__(self) -> str:
+        ratio = self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0
+        speed = self.cells / max(self.compute_seconds, 1e-9) / 1e9
+        return "\n".join([
+            f"{self.output}: {self.frames} frames, {self.nbytes_out / 1e9:.3f} GB ({ratio:.2f} times smaller than raw)",
+            f"device      {self.device}",
+            f"wall        {self.wall_seconds:9.3f} s, of which the frame loop {self.loop_seconds:.3f} s",
+            f"compute     {self.compute_seconds:9.3f} s   {speed:.2f} Gcell/s",
+            f"link        {self.link_seconds:9.3f} s",
+            f"encode      {self.encode_seconds:9.3f} s   {self.nbytes_in / 1e9 / self.loop_seconds:.2f} GB/s in",
+            f"write       {self.write_seconds:9.3f} s   {self.nbytes_out / 1e9 / self.loop_seconds:.2f} GB/s out",
+            f"waited      {self.wait_seconds:9.3f} s for a free block",
+            f"bottleneck  {self.bottleneck}; {self.hidden:.0%} of the I/O was hidden under compute",
+        ])  # fmt: skip

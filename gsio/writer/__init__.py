@@ -1,0 +1,1 @@
+"""Writers: they turn staged blocks into files, and know nothing of GPUs."""

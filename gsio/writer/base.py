@@ -1,0 +1,26 @@
+"""What every writer offers: a place in memory is turned into a place in a file, in two steps."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gsio.staging import Block
+
+
+class FrameWriter(Protocol):
+    """Encodes blocks in any order and commits them in frame order.
+
+    Both steps raise OSError where storage fails; what was committed before stays readable.
+    """
+
+    def encode(self, block: Block) -> None:
+        """Encode the frames of `block`; called from several threads at once, for different blocks."""
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, make everything durable (fsync) and close; called once, whatever happened."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the file holds now."""

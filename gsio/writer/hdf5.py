@@ -1,0 +1,307 @@
+"""HDF5: compressed chunks appended as frames commit, or raw frames written beside the library into reserved space.
+
+Files are made with the default library version and flushed at every commit, so that a killed process leaves a file that
+opens plainly. They are not locked: others may read the committed frames while the run goes on.
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.config import Config
+from gsio.errors import UsageError
+from gsio.staging import PAGE, Block, FrameLayout
+from gsio.trace import Trace
+from gsio.writer import codec
+from gsio.writer.base import FrameWriter
+from gsio.writer.metadata import (
+    COORDINATES,
+    field_attributes,
+    frame_series,
+    frame_steps,
+    now,
+    series_attributes,
+)
+
+RESERVE_STEP = 64 << 20
+RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
+SERIES_CHUNK = 1024
+LARGEST_CHUNK = 2**32 - 1  # of HDF5
+
+
+def check_chunk(config: Config, layout: FrameLayout) -> None:
+    """Raise UsageError if HDF5 cannot store one frame as a compressed chunk."""
+    if config.output.compression == "deflate" and layout.plane_nbytes > LARGEST_CHUNK:
+        raise UsageError(
+            f"output.compression: a frame of {layout.plane_nbytes / 2**30:.1f} GiB is larger than "
+            "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
+        )
+
+
+def open_writer(
+    path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+) -> FrameWriter:
+    """Create the file at `path`, with no frame in it, and return its writer.
+
+    The file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until the
+    new file is. Raises OSError where storage fails.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = DeflateWriter if config.output.compression == "deflate" else RawWriter
+    try:
+        return writer(path, temporary, config, layout, attributes, trace)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class DeflateWriter:
+    """Chunks of one frame, byte-shuffled and deflated outside HDF5, stored by `write_direct_chunk`.
+
+    HDF5 runs one call at a time whatever the number of threads: compressing outside it is what makes it parallel. The
+    time axis grows with each commit, so that its length is the number of committed frames.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        temporary: Path,
+        config: Config,
+        layout: FrameLayout,
+        attributes: Mapping[str, Any],
+        trace: Trace,
+    ) -> None:
+        self._trace = trace
+        self._config = config
+        self._layout = layout
+        self._path = path
+        # No chunk cache: every chunk is written once and whole.
+        self._file = h5py.File(temporary, "w", locking=False, rdcc_nbytes=0)
+        self._fd = os.open(temporary, os.O_RDWR)
+        self._reserved = 0
+        try:
+            self._reserve(0)
+            _lay_out(self._file, config, layout, attributes, frames=0)
+            self._series = {name: self._file[name].id for name in frame_series(config, layout, [])}
+            self._fields = [self._file[name].id for name in layout.fields]
+            self._file.flush()
+            temporary.rename(path)
+        except BaseException:
+            self._file.close()
+            os.close(self._fd)
+            raise
+
+    def encode(self, block: Block) -> None:
+        """Compress each plane of `block` and take its checksum."""
+        with self._trace.span("encode", block.first):
+            codec.checksum(block)
+            codec.deflate(block, self._config.output.level)
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Append the frames of `blocks` and flush: from now on a reader finds them."""
+        first, frames = blocks[0].first, blocks[-1].first + blocks[-1].count
+        with self._trace.span("write", first):
+            self._reserve(sum(len(chunk) for block in blocks for frame in block.chunks for chunk in frame))
+            for field in self._fields:
+                field.set_extent((frames, self._layout.rows, self._layout.cols))
+            for block in blocks:
+                for frame, chunks in enumerate(block.chunks, block.first):
+                    for field, chunk in zip(self._fields, chunks, strict=True):
+                        field.write_direct_chunk((frame, 0, 0), chunk)
+        with self._trace.span("commit", first):
+            for name, values in frame_series(self._config, self._layout, blocks).items():
+                _append(self._series[name], frames, values)
+            self._file.flush()
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, close the file, and wait until the disk has it."""
+        try:
+            _finish(self._file, status)
+        finally:
+            self._file.close()
+            os.ftruncate(self._fd, self.nbytes)  # gives back what was reserved beyond the end
+            _sync(self._fd, self._path)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the file holds now."""
+        return os.fstat(self._fd).st_size
+
+    def _reserve(self, nbytes: int) -> None:
+        """Make sure that the next `nbytes` and their metadata fit: HDF5 must never meet a full disk."""
+        end = self.nbytes + nbytes + RESERVE_MARGIN
+        if end <= self._reserved:
+            return
+        try:
+            _allocate(self._fd, end + RESERVE_STEP)
+            self._reserved = end + RESERVE_STEP
+        except OSError:  # not that much, but perhaps enough
+            _allocate(self._fd, end)
+            self._reserved = end
+
+
+class RawWriter:
+    """Raw frames in one contiguous, aligned array per field, put in place by `pwrite` from the encoding threads.
+
+    HDF5 makes the whole file first; after that no HDF5 call is made until the end, so that a kill leaves the file's
+    metadata as they were. The time axis has its full length from the start; `/frames_committed` says how far it is.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        temporary: Path,
+        config: Config,
+        layout: FrameLayout,
+        attributes: Mapping[str, Any],
+        trace: Trace,
+    ) -> None:
+        self._trace = trace
+        self._config = config
+        self._layout = layout
+        self._path = path
+        with h5py.File(temporary, "w", locking=False, alignment_threshold=PAGE, alignment_interval=PAGE) as file:
+            _lay_out(file, config, layout, attributes, frames=config.run.frames)
+            places = ["frames_committed", *layout.fields, *frame_series(config, layout, [])]
+            self._offsets: dict[str, int] = {name: file[name].id.get_offset() for name in places}
+        self._fd = os.open(temporary, os.O_RDWR)
+        try:
+            os.posix_fallocate(self._fd, 0, self.nbytes)
+            _sync(self._fd, path)
+            temporary.rename(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def encode(self, block: Block) -> None:
+        """Take the checksums of `block` and write its frames to their place, where no reader counts them yet."""
+        with self._trace.span("encode", block.first):
+            codec.checksum(block)
+        nbytes = self._layout.plane_nbytes
+        with self._trace.span("write", block.first):
+            for field, name in enumerate(self._layout.fields):
+                for frame in range(block.count):
+                    self._write(block.data[frame, field], self._offsets[name] + (block.first + frame) * nbytes)
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Write what is recorded of each frame, then the number of committed frames."""
+        with self._trace.span("commit", blocks[0].first):
+            for name, values in frame_series(self._config, self._layout, blocks).items():
+                self._write(values.view(np.uint8), self._offsets[name] + blocks[0].first * values.itemsize)
+            frames = np.array([blocks[-1].first + blocks[-1].count], np.int64)
+            self._write(frames.view(np.uint8), self._offsets["frames_committed"])
+
+    def close(self, status: str) -> None:
+        """Wait until the disk has the frames, record how the run ended, and close."""
+        try:
+            os.fsync(self._fd)
+            with h5py.File(self._path, "r+", locking=False) as file:
+                _finish(file, status)
+        finally:
+            _sync(self._fd, self._path)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the file holds now."""
+        return os.fstat(self._fd).st_size
+
+    def _write(self, values: NDArray[np.uint8], offset: int) -> None:
+        rest = memoryview(values.data)
+        while rest:
+            written = os.pwrite(self._fd, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+
+def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], frames: int) -> None:
+    """Create every array and attribute; arrays along time are contiguous if they have `frames` from the start."""
+    file.attrs.update(attributes)
+    # Of fixed size, so that the end of a run overwrites them in place and never needs new space.
+    file.attrs.create("status", b"running", dtype="S16")
+    file.attrs.create("ended", b"", dtype="S32")
+    raw = config.output.compression == "none"
+    if raw:
+        file.create_dataset("frames_committed", data=np.zeros((), np.int64), dcpl=_early(raw))
+    for name, size in (("y", layout.rows), ("x", layout.cols)):
+        file.create_dataset(name, data=np.arange(size, dtype=np.float64))
+        file[name].make_scale(name)
+        file[name].attrs.update(COORDINATES[name])
+    for name, values in frame_series(config, layout, []).items():
+        growth: dict[str, Any] = {} if raw else {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
+        series = file.create_dataset(name, (frames,), values.dtype, dcpl=_early(raw), **growth)
+        series.attrs.update(series_attributes(name, layout))
+        if name == "time":
+            series.make_scale("time")
+        else:
+            series.dims[0].attach_scale(file["time"])
+    if raw:
+        file["step"][:] = frame_steps(config, 0, frames)
+        file["time"][:] = frame_steps(config, 0, frames) * config.model.dt
+    for name in layout.fields:
+        growth = {} if raw else {
+            "chunks": (1, layout.rows, layout.cols),
+            "maxshape": (None, layout.rows, layout.cols),
+            "shuffle": True,
+            "compression": "gzip",
+            "compression_opts": config.output.level,
+        }  # fmt: skip
+        field = file.create_dataset(name, (frames, layout.rows, layout.cols), layout.dtype, dcpl=_early(raw), **growth)
+        field.attrs.update(field_attributes(name))
+        for axis, scale in enumerate(("time", "y", "x")):
+            field.dims[axis].attach_scale(file[scale])
+    file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
+
+
+def _early(raw: bool) -> h5py.h5p.PropDCID | None:
+    """Return the creation properties of a contiguous array that has its place in the file from the start, unfilled."""
+    if not raw:
+        return None
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return properties
+
+
+def _append(dataset: h5py.h5d.DatasetID, length: int, values: NDArray[Any]) -> None:
+    """Grow a 1-D dataset to `length` and write `values` at its end; h5py's own indexing takes five times as long."""
+    dataset.set_extent((length,))
+    space = dataset.get_space()
+    space.select_hyperslab((length - len(values),), (len(values),))
+    dataset.write(h5py.h5s.create_simple((len(values),)), space, values)
+
+
+def _finish(file: h5py.File, status: str) -> None:
+    file.attrs.modify("status", np.array(status.encode(), "S16"))
+    file.attrs.modify("ended", np.array(now().encode(), "S32"))
+
+
+def _sync(fd: int, path: Path) -> None:
+    """Wait until the disk has the file and its name."""
+    os.fsync(fd)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _allocate(fd: int, end: int) -> None:
+    """Reserve disk space up to `end` without changing the file's size; raise OSError if there is not enough."""
+    keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve: look at the free space instead
+        free = os.fstatvfs(fd)
+        if end - os.fstat(fd).st_size <= free.f_bavail * free.f_frsize:
+            return
+        code = errno.ENOSPC
+    raise OSError(code, os.strerror(code))

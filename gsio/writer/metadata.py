@@ -1,0 +1,118 @@
+"""What a file says of itself, whatever its format: coordinates, CF-1.11 attributes, provenance."""
+
+import datetime
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gsio
+from gsio.config import Config
+from gsio.staging import STATISTICS, Block, FrameLayout
+
+Attributes = dict[str, Any]
+
+LONG_NAMES = {"u": "concentration of U", "v": "concentration of V"}
+COORDINATES: dict[str, Attributes] = {
+    "time": {"long_name": "model time", "units": "1", "axis": "T"},
+    "step": {"long_name": "time steps since the initial state", "units": "1"},
+    "y": {"long_name": "row, in grid spacings", "units": "1", "axis": "Y"},
+    "x": {"long_name": "column, in grid spacings", "units": "1", "axis": "X"},
+}
+CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
+PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def now() -> str:
+    """Return the present UTC time in ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def field_attributes(name: str) -> Attributes:
+    """Return the CF attributes of a saved field."""
+    return {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
+
+
+def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
+    """Return the number of time steps behind each of `count` frames; frame 0 is the state after `steps_per_frame`."""
+    return np.arange(first + 1, first + count + 1, dtype=np.int64) * config.run.steps_per_frame
+
+
+def frame_series(config: Config, layout: FrameLayout, blocks: Sequence[Block]) -> dict[str, NDArray[Any]]:
+    """Return what is recorded of each frame of consecutive `blocks`, by the path of its array; each is [frame]."""
+    count = sum(block.count for block in blocks)
+    steps = frame_steps(config, blocks[0].first if blocks else 0, count)
+    series: dict[str, NDArray[Any]] = {"time": steps * config.model.dt, "step": steps}
+    for field, name in enumerate(layout.fields):
+        for statistic, word in enumerate(STATISTICS[:3]):
+            values = [block.statistics[: block.count, field, statistic] for block in blocks]
+            series[f"stats/{name}_{word}"] = np.concatenate([np.empty(0), *values])
+    checksums = [block.checksums[: block.count] for block in blocks]
+    series["integrity/crc32c"] = np.concatenate([np.empty(0, np.uint32), *checksums])
+    return series
+
+
+def series_attributes(path: str, layout: FrameLayout) -> Attributes:
+    """Return the attributes of one array of `frame_series`."""
+    if path in COORDINATES:
+        return COORDINATES[path]
+    if path == "integrity/crc32c":
+        planes = "as byte planes (all first bytes, then all second bytes, …)" if layout.shuffle else "in C order"
+        return {
+            "long_name": "CRC-32C (Castagnoli) of each frame before compression",
+            "bytes": f"little-endian {layout.dtype.name}, {planes}; {' then '.join(layout.fields)}",
+        }
+    name, _, statistic = path.removeprefix("stats/").partition("_")
+    return {
+        "long_name": f"{statistic} of {LONG_NAMES[name]}",
+        "units": "1",
+        "cell_methods": f"area: {CELL_METHODS[statistic]}",
+    }
+
+
+def root_attributes(config: Config, backend: str, device: str) -> Attributes:
+    """Return the attributes of the file as a whole: conventions and provenance."""
+    return {
+        "Conventions": "CF-1.11",
+        "title": "Gray-Scott reaction-diffusion simulation",
+        "source": f"gsio {gsio.__version__}",
+        "history": f"{now()} {' '.join(sys.argv)}",
+        "gsio_version": gsio.__version__,
+        "gsio_commit": _commit(),
+        "config": config.to_toml(),
+        "argv": " ".join(sys.argv),
+        "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
+        "backend": backend,
+        "device": device,
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "started": now(),
+    }
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    """Return the git commit of the source, or "" where gsio does not run from its own checkout."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
+        return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
