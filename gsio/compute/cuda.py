@@ -14,7 +14,7 @@ from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.base import Field
-from gsio.compute.stencil import Coefficients, coefficients
+from gsio.compute.stencil import coefficients
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 
@@ -80,8 +80,7 @@ class CudaSolver:
                 ),
             )
             self._step, self._stage, self._summarise = map(module.get_function, ("step", "stage", "summarise"))
-            record = np.dtype([(name, dtype) for name in Coefficients._fields])
-            self._coefficients = np.array(tuple(coefficients(config.model)), record)[()]
+            self._coefficients = tuple(map(dtype.type, coefficients(config.model)))
             # Two copies of (u, v): a step reads one and writes the other.
             self._states = [
                 tuple(cupy.asarray(f, dtype) for f in (u, v)),
@@ -117,7 +116,7 @@ class CudaSolver:
         self._compute.begin_capture()
         for i in range(steps):
             old, new = self._states[(self._now + i) % 2], self._states[(self._now + i + 1) % 2]
-            self._step(grid, STEP_THREADS, (*old, *new, np.int32(rows), np.int32(cols), self._coefficients))
+            self._step(grid, STEP_THREADS, (*old, *new, np.int32(rows), np.int32(cols), *self._coefficients))
         return self._compute.end_capture()
 
     def fields(self) -> tuple[Field, Field]:

@@ -4,10 +4,6 @@
 typedef REAL real;
 typedef unsigned char byte;
 
-struct Coefficients {  // of gsio/compute/stencil.py
-    real u_corner, u_edge, u_centre, v_corner, v_edge, v_centre, feed, dt;
-};
-
 // The value of a cell at most one row and one column outside the grid.
 __device__ inline real at(const real* __restrict__ field, int row, int col, int rows, int cols)
 {
@@ -35,20 +31,23 @@ __device__ inline real edges(const real* __restrict__ f, int r, int c, int rows,
          + (at(f, r, c - 1, rows, cols) + at(f, r, c + 1, rows, cols));
 }
 
-// One forward Euler step of both fields, a thread a cell. Sums are taken in mirror-symmetric order.
+// One forward Euler step of both fields, a thread a cell; the constants are those of gsio/compute/stencil.py. Sums are
+// taken in mirror-symmetric order.
 extern "C" __global__ void step(const real* __restrict__ u, const real* __restrict__ v, real* __restrict__ u_new,
-                                real* __restrict__ v_new, int rows, int cols, Coefficients k)
+                                real* __restrict__ v_new, int rows, int cols,
+                                real u_corner, real u_edge, real u_centre, real v_corner, real v_edge, real v_centre,
+                                real feed, real dt)
 {
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
     const int r = blockIdx.y * blockDim.y + threadIdx.y;
     if (r >= rows || c >= cols) return;
     const size_t i = (size_t)r * cols + c;
     const real a = u[i], b = v[i];
-    const real reaction = k.dt * a * (b * b);
-    u_new[i] = a + (k.u_corner * corners(u, r, c, rows, cols) + k.u_edge * edges(u, r, c, rows, cols)
-                    + k.u_centre * a + (k.feed - reaction));
-    v_new[i] = b + (k.v_corner * corners(v, r, c, rows, cols) + k.v_edge * edges(v, r, c, rows, cols)
-                    + k.v_centre * b + reaction);
+    const real reaction = dt * a * (b * b);
+    u_new[i] = a + (u_corner * corners(u, r, c, rows, cols) + u_edge * edges(u, r, c, rows, cols)
+                    + u_centre * a + (feed - reaction));
+    v_new[i] = b + (v_corner * corners(v, r, c, rows, cols) + v_edge * edges(v, r, c, rows, cols)
+                    + v_centre * b + reaction);
 }
 
 struct Statistics {  // in the order of gsio/staging.py
@@ -60,7 +59,9 @@ __device__ inline Statistics merge(Statistics a, Statistics b)
     return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.nonfinite + b.nonfinite};
 }
 
-__device__ inline Statistics nothing() { return {INFINITY, -INFINITY, 0, 0}; }
+#define LARGEST 1.7976931348623157e308
+
+__device__ inline Statistics nothing() { return {LARGEST, -LARGEST, 0, 0}; }
 
 // Merges over a block of 256 threads, always in the same order, so that the mean has the same bits every time.
 __device__ inline Statistics merge_block(Statistics mine)
@@ -83,23 +84,34 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
     Statistics mine = nothing();
     const long long stride = (long long)gridDim.x * blockDim.x * WORDS;
     for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WORDS; i < cells; i += stride) {
-        const int count = (int)min((long long)WORDS, cells - i);
         union { real value[WORDS]; byte bytes[WORDS][sizeof(real)]; } here;
+#pragma unroll
         for (int j = 0; j < WORDS; ++j) {
-            if (j >= count) break;
-            const real x = here.value[j] = field[i + j];
-            mine = merge(mine, isfinite(x) ? Statistics{x, x, x, 0} : Statistics{INFINITY, -INFINITY, 0, 1});
+            here.value[j] = field[min(i + j, cells - 1)];
+            if (i + j >= cells) continue;
+            if (isfinite(here.value[j]))
+                mine = merge(mine, {here.value[j], here.value[j], here.value[j], 0});
+            else
+                mine.nonfinite += 1;
         }
 #if SHUFFLE
+#pragma unroll
         for (int plane = 0; plane < sizeof(real); ++plane) {
             byte* out = data + plane * cells + i;
-            if (cells % WORDS == 0)
-                *(uchar4*)out = make_uchar4(here.bytes[0][plane], here.bytes[1][plane], here.bytes[2][plane], here.bytes[3][plane]);
-            else
-                for (int j = 0; j < count; ++j) out[j] = here.bytes[j][plane];
+            const uchar4 four = make_uchar4(here.bytes[0][plane], here.bytes[1][plane], here.bytes[2][plane], here.bytes[3][plane]);
+            if (cells % WORDS == 0) {
+                *(uchar4*)out = four;
+            } else {
+                out[0] = four.x;
+                if (i + 1 < cells) out[1] = four.y;
+                if (i + 2 < cells) out[2] = four.z;
+                if (i + 3 < cells) out[3] = four.w;
+            }
         }
 #else
-        for (int j = 0; j < count; ++j) ((real*)data)[i + j] = here.value[j];
+#pragma unroll
+        for (int j = 0; j < WORDS; ++j)
+            if (i + j < cells) ((real*)data)[i + j] = here.value[j];
 #endif
     }
     mine = merge_block(mine);
