@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,14 @@ def run(
     CONFIG is a TOML file that changes some of the keys of 'gsio config show'.
     """
     config = _load(config_path, preset, assignments, options)
+    import structlog
+
     from gsio import log
     from gsio.progress import shown
     from gsio.run import simulate
 
     log.configure(log_format, quiet=quiet, debug=debug)
+    structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     with shown(quiet=quiet) as watch:
         summary = simulate(config, output, overwrite=overwrite, watch=watch)
     if not quiet:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import structlog
 import trio
 
 from gsio.compute import open_solver
@@ -31,6 +32,12 @@ from gsio.writer.base import FrameWriter
 from gsio.writer.metadata import root_attributes
 
 WATCH_SECONDS = 0.25
+SIGNALLED = (
+    "stopping when the frames already computed are written; a second signal drops them",
+    "stopping after the block being written; a third signal aborts",
+)
+
+log = structlog.get_logger()
 
 
 def simulate(
@@ -70,9 +77,12 @@ def simulate(
         writer = open_writer(output, config, layout, root_attributes(config, solver.backend, solver.device), trace)
     except OSError as error:
         raise StorageError(f"cannot create {output}: {error.strerror or error}; no frame was written") from error
+    log.info("run started", output=str(output), frames=config.run.frames, backend=solver.backend, device=solver.device)
     pipeline = Pipeline(config, solver, pool, writer, trace, threads)
     pipeline.run(watch)
-    return summarise(pipeline, output, time.perf_counter() - began)
+    summary = summarise(pipeline, output, time.perf_counter() - began)
+    log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
+    return summary
 
 
 def layout_of(config: Config) -> FrameLayout:
@@ -229,6 +239,7 @@ class Pipeline:
             with self._storage():
                 self.writer.commit(ready)
             self.frames_committed = following
+            log.debug("block committed", frame=following)
             for block in ready:
                 self.pool.release(block)
         if diverged is not None:
@@ -269,6 +280,7 @@ class Pipeline:
                 self._abandoning = received > 1
                 if received > 2:
                     os._exit(128 + number)
+                log.warning(SIGNALLED[received - 1])
                 self._stop()
 
     async def _watch(self, watch: "Callable[[Pipeline], None]") -> None:

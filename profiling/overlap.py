@@ -160,7 +160,9 @@ def main() -> None:
     cells = config.run.frames * config.run.steps_per_frame * config.grid.rows * config.grid.cols
     print(f"{solver.device}, {threads} encoding threads, {blocks} blocks; Python {platform.python_version()}")
     print(f"{config.run.frames} frames of {config.grid.rows} × {config.grid.cols} {config.model.precision}, ", end="")
-    print(f"{config.run.steps_per_frame} steps apart, {config.output.compression}; {arguments.repeats} repeats, medians\n")
+    print(
+        f"{config.run.steps_per_frame} steps apart, {config.output.compression}; {arguments.repeats} repeats, medians\n"
+    )
     print("| what | median s | min – max | |\n|---|---|---|---|")
     notes = {
         "compute alone": f"{cells / median['compute alone'] / 1e9:.1f} Gcell/s",

@@ -14,7 +14,7 @@ SMALL = {"grid.rows": 12, "grid.cols": 17, "run.frames": 5, "run.steps_per_frame
 def make_config() -> Callable[..., Config]:
     """Return a function from dotted keys to a small configuration that ignores the environment."""
 
-    def make(changes: Mapping[str, Any] = {}) -> Config:  # noqa: B006 - never written to
+    def make(changes: Mapping[str, Any] = {}) -> Config:
         return load_config(overrides={**SMALL, **changes}, environ={})
 
     return make

@@ -47,7 +47,8 @@ def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics
     statistics
         float64 [4]: minimum, maximum and mean of the finite values, number of non-finite ones.
     """
-    values = np.ascontiguousarray(plane, layout.dtype).reshape(-1)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is counted
+        values = np.ascontiguousarray(plane, layout.dtype).reshape(-1)
     finite = values[np.isfinite(values)]
     statistics[:] = (finite.min(), finite.max(), finite.mean(dtype=np.float64), 0) if finite.size else (0, 0, 0, 0)
     statistics[3] = values.size - finite.size

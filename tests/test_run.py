@@ -1,0 +1,340 @@
+"""A run from end to end: back-pressure, failing storage, divergence, signals and kills."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import h5py
+import numpy as np
+import pytest
+
+import gsio
+from gsio.compute.reference import ReferenceSolver
+from gsio.config import Config
+from gsio.errors import DivergenceError, Interrupted, StorageError
+from gsio.initial import initial_state
+from gsio.run import Pipeline, layout_of
+from gsio.staging import Block, BlockPool
+from gsio.trace import Trace
+from gsio.writer.hdf5 import open_writer
+
+Make = Callable[..., Config]
+DEADLINE = 60.0
+ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "run.steps_per_frame": 1}
+
+
+class KeepingWriter:
+    """Keeps the numbers of the committed frames, and can wait or fail where a test says so."""
+
+    nbytes = 0
+
+    def __init__(self) -> None:
+        self.committed: list[int] = []
+        self.status = ""
+        self.before_encode: Callable[[Block], object] = lambda block: None
+        self.before_commit: Callable[[Sequence[Block]], object] = lambda blocks: None
+
+    def encode(self, block: Block) -> None:
+        self.before_encode(block)
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        self.before_commit(blocks)
+        for block in blocks:
+            self.committed += range(block.first, block.first + block.count)
+
+    def close(self, status: str) -> None:
+        self.status = status
+
+
+class CountingSolver(ReferenceSolver):
+    """The reference, counting the blocks it fills."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, layout_of(config), *initial_state(config))
+        self.filled = 0
+        self.before_fill: Callable[[Block], object] = lambda block: None
+
+    def fill(self, block: Block) -> None:
+        self.before_fill(block)
+        self.filled += 1
+        super().fill(block)
+
+
+def new_pipeline(config: Config, writer: Any, *, blocks: int = 3, threads: int = 2) -> tuple[Pipeline, CountingSolver]:
+    solver = CountingSolver(config)
+    pool = BlockPool(layout_of(config), blocks, solver.allocate)
+    return Pipeline(config, solver, pool, writer, Trace(), threads), solver
+
+
+def working_threads() -> list[str]:
+    """Return the functions of gsio.run that some thread is in."""
+    return [
+        frame.f_code.co_name
+        for identifier, frame in sys._current_frames().items()
+        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/run.py")
+    ]
+
+
+def intact_frames(path: Path) -> int:
+    """Return the number of committed frames after checking each against its checksum."""
+    with h5py.File(path) as file:
+        raw = "frames_committed" in file
+        committed = int(file["frames_committed"][()]) if raw else len(file["v"])
+        assert len(file["time"]) == len(file["v"])
+        for frame in range(committed):
+            values = file["v"][frame].reshape(-1).view(np.uint8)
+            staged = values if raw else np.ascontiguousarray(values.reshape(-1, 4).T)
+            assert crc32c.crc32c(staged) == file["integrity/crc32c"][frame]
+    return committed
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_frames_are_the_same_for_any_number_of_threads(
+    threads: int, compression: str, make_config: Make, tmp_path: Path
+) -> None:
+    changes = {"output.compression": compression, "initial.kind": "noise", "run.frames": 40}
+    gsio.simulate(make_config(changes), tmp_path / "one.h5")
+    gsio.simulate(make_config(changes | {"output.threads": threads, "run.backend": "numpy"}), tmp_path / "many.h5")
+    with h5py.File(tmp_path / "one.h5") as one, h5py.File(tmp_path / "many.h5") as many:
+        np.testing.assert_array_equal(one["v"], many["v"])
+        np.testing.assert_array_equal(one["integrity/crc32c"], many["integrity/crc32c"])
+
+
+def test_a_slow_writer_bounds_what_is_computed_ahead_and_loses_nothing(make_config: Make) -> None:
+    config, writer, full = make_config(ONE_FRAME_A_BLOCK), KeepingWriter(), threading.Event()
+    pipeline, solver = new_pipeline(config, writer, blocks=3)
+    ahead = []
+
+    def before_fill(block: Block) -> None:
+        ahead.append(solver.filled + 1 - len(writer.committed))
+        if solver.filled + 1 == 3:
+            full.set()
+
+    solver.before_fill = before_fill
+    writer.before_commit = lambda blocks: full.wait(DEADLINE)
+    pipeline.run()
+    assert full.is_set()
+    assert writer.committed == list(range(12))
+    assert max(ahead) == 3
+    assert writer.status == "complete"
+
+
+def test_frames_encoded_out_of_order_are_committed_in_order(make_config: Make) -> None:
+    config, writer, later = make_config(ONE_FRAME_A_BLOCK), KeepingWriter(), threading.Event()
+    pipeline, _ = new_pipeline(config, writer)
+    writer.before_encode = lambda block: later.wait(DEADLINE) if block.first == 0 else later.set()
+    pipeline.run()
+    assert later.is_set()
+    assert writer.committed == list(range(12))
+
+
+@pytest.mark.parametrize("failing", ["encode", "commit"])
+def test_a_failing_writer_ends_the_run_with_the_frames_before_it(failing: str, make_config: Make) -> None:
+    config, writer = make_config(ONE_FRAME_A_BLOCK), KeepingWriter()
+    pipeline, _ = new_pipeline(config, writer)
+
+    def fail(first: int) -> None:
+        if first >= 5:
+            raise OSError(errno.EIO, "Input/output error")
+
+    writer.before_encode = lambda block: fail(block.first) if failing == "encode" else None
+    writer.before_commit = lambda blocks: fail(blocks[-1].first) if failing == "commit" else None
+    with pytest.raises(StorageError, match="Input/output error") as error:
+        pipeline.run()
+    assert error.value.exit_code == 74
+    assert "\n" not in str(error.value)
+    assert writer.committed == list(range(len(writer.committed)))
+    assert len(writer.committed) <= 5
+    assert f"the {len(writer.committed)} frames" in str(error.value)
+    assert writer.status == "failed"
+    assert working_threads() == []
+
+
+def test_a_failing_close_is_a_storage_error(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = KeepingWriter()
+    pipeline, _ = new_pipeline(make_config(), writer)
+
+    def close(status: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(writer, "close", close)
+    with pytest.raises(StorageError):
+        pipeline.run()
+    assert writer.committed == [0, 1, 2, 3, 4]
+
+
+def test_a_failing_solver_keeps_the_frames_before_it(make_config: Make) -> None:
+    config, writer = make_config(ONE_FRAME_A_BLOCK), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer)
+
+    def before_fill(block: Block) -> None:
+        if block.first == 7:
+            raise ValueError("device lost")
+
+    solver.before_fill = before_fill
+    with pytest.raises(ValueError, match="device lost"):
+        pipeline.run()
+    assert writer.committed == list(range(7))
+    assert writer.status == "failed"
+    assert working_threads() == []
+
+
+def test_the_file_of_a_failed_run_opens_with_what_was_committed(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(ONE_FRAME_A_BLOCK)
+    writer = open_writer(tmp_path / "run.h5", config, layout_of(config), {}, Trace())
+
+    def fail(blocks: Sequence[Block]) -> None:
+        if blocks[-1].first >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        writer.commit(blocks)
+
+    broken = KeepingWriter()
+    broken.encode, broken.commit, broken.close = writer.encode, fail, writer.close  # type: ignore[method-assign]
+    pipeline, _ = new_pipeline(config, broken)
+    with pytest.raises(StorageError, match="No space left"):
+        pipeline.run()
+    assert intact_frames(tmp_path / "run.h5") == pipeline.frames_committed <= 4
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file.attrs["status"] == b"failed"
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_the_first_non_finite_frame_is_not_committed(compression: str, make_config: Make, tmp_path: Path) -> None:
+    start = np.full((12, 17), 0.5)
+    start[5, 5] = 30.0  # large enough for u v² to run away within a few steps
+    np.savez(tmp_path / "start.npz", u=np.ones_like(start), v=start)
+    config = make_config({
+        "initial.kind": "file", "initial.path": str(tmp_path / "start.npz"), "output.compression": compression,
+        "run.steps_per_frame": 1, "run.frames": 50,
+    })  # fmt: skip
+    solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+    finite = -1
+    with np.errstate(over="ignore"):
+        while np.isfinite(solver.fields()[1].astype(np.float32)).all():
+            solver.advance(1)
+            finite += 1
+    assert finite > 1
+    with pytest.raises(DivergenceError, match=f"frame {finite}, step {finite + 1};") as error:
+        gsio.simulate(config, tmp_path / "run.h5")
+    assert error.value.exit_code == 70
+    assert intact_frames(tmp_path / "run.h5") == finite
+
+
+def test_watch_sees_the_pipeline(make_config: Make, tmp_path: Path) -> None:
+    seen: list[Pipeline] = []
+    gsio.simulate(make_config(), tmp_path / "run.h5", watch=seen.append)
+    assert seen
+    assert seen[0].frames_committed == 5
+
+
+def test_the_summary_adds_up(make_config: Make, tmp_path: Path) -> None:
+    summary = gsio.simulate(make_config(), tmp_path / "run.h5")
+    assert (summary.frames, summary.cells, summary.nbytes_in) == (5, 5 * 3 * 12 * 17, 5 * 12 * 17 * 4)
+    assert summary.nbytes_out == (tmp_path / "run.h5").stat().st_size
+    assert 0 < summary.compute_seconds <= summary.loop_seconds <= summary.wall_seconds
+    assert summary.bottleneck in ("compute", "encode", "write")
+    assert 0 <= summary.hidden <= 1
+
+
+def test_a_signal_stops_the_run_with_what_is_computed(make_config: Make) -> None:
+    config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer)
+    solver.before_fill = lambda block: signal.raise_signal(signal.SIGTERM) if solver.filled == 3 else None
+    with pytest.raises(Interrupted, match="SIGTERM") as error:
+        pipeline.run()
+    assert error.value.exit_code == 75
+    assert len(writer.committed) == pipeline.frames_committed == solver.filled * 8
+    assert writer.status == "stopped"
+    assert working_threads() == []
+
+
+def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
+    """Start `gsio run` with a start that keeps it busy, logging each commit to stderr."""
+    command = [sys.executable, "-m", "gsio", "run", "--debug", "--set", "run.backend=numpy", "-n", "100000", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def wait_for_event(process: "subprocess.Popen[str]", event: str, times: int = 1) -> dict[str, Any]:
+    """Read events from stderr until `event` has come `times` times."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        found = json.loads(line)
+        times -= found["event"].startswith(event)
+        if times == 0:
+            return dict(found)
+    raise AssertionError(f"the process ended before '{event}'")
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+@pytest.mark.parametrize("commits", [1, 7])
+def test_a_killed_run_leaves_every_committed_frame(compression: str, commits: int, tmp_path: Path) -> None:
+    small = ["-r", "400", "-c", "300", "-n", "2000", "-e", "1", "--compression", compression]
+    with start_gsio(*small, "-o", str(tmp_path / "run.h5")) as process:
+        committed = wait_for_event(process, "block committed", commits)["frame"]
+        process.kill()
+    assert intact_frames(tmp_path / "run.h5") >= committed
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file.attrs["status"] == b"running"
+
+
+def test_ctrl_c_leaves_a_closed_file_and_one_line(tmp_path: Path) -> None:
+    with start_gsio("-r", "400", "-c", "300", "-e", "1", "-o", str(tmp_path / "run.h5")) as process:
+        wait_for_event(process, "block committed")
+        process.send_signal(signal.SIGINT)
+        wait_for_event(process, "stopping")
+        assert process.stderr is not None
+        last = process.stderr.read().splitlines()[-1]
+        assert process.wait(DEADLINE) == 75
+    assert last.startswith("gsio: error: stopped by SIGINT after ")
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file.attrs["status"] == b"stopped"
+        assert f"after {len(file['v'])} of 100000 frames" in last
+    intact_frames(tmp_path / "run.h5")
+
+
+STUCK = """
+import sys, threading
+from gsio import load_config, log
+from gsio.run import Pipeline, layout_of
+from gsio.compute.reference import ReferenceSolver
+from gsio.initial import initial_state
+from gsio.staging import BlockPool
+from gsio.trace import Trace
+
+class StuckWriter:
+    nbytes = 0
+    def encode(self, block): pass
+    def commit(self, blocks):
+        print("stuck", file=sys.stderr, flush=True)
+        threading.Event().wait()
+    def close(self, status): pass
+
+log.configure("json")
+config = load_config(overrides={"grid.rows": 9, "grid.cols": 9}, environ={})
+solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+pool = BlockPool(layout_of(config), 3, solver.allocate)
+Pipeline(config, solver, pool, StuckWriter(), Trace(), 1).run()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_third_signal_aborts_even_a_stuck_writer(number: int, code: int) -> None:
+    command = [sys.executable, "-c", STUCK]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "stuck\n"
+        process.send_signal(number)
+        wait_for_event(process, "stopping when")
+        process.send_signal(number)
+        wait_for_event(process, "stopping after")
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == code

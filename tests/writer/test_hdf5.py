@@ -1,0 +1,226 @@
+"""HDF5 files: what stock readers find in them, and what is left when storage fails."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+import gsio
+from gsio.compute.reference import ReferenceSolver
+from gsio.config import Config
+from gsio.errors import StorageError, UsageError
+from gsio.initial import initial_state
+from gsio.run import layout_of
+from gsio.staging import Block
+from gsio.trace import Trace
+from gsio.writer import hdf5
+from gsio.writer.hdf5 import check_chunk, open_writer
+
+Make = Callable[..., Config]
+COMPRESSIONS = ("deflate", "none")
+
+
+def expected_frames(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Return u and v of every frame, [frame, rows, cols], without staging or files."""
+    solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+    frames = []
+    for _ in range(config.run.frames):
+        solver.advance(config.run.steps_per_frame)
+        frames.append([field.astype(config.model.precision) for field in solver.fields()])
+    u, v = np.swapaxes(np.array(frames), 0, 1)
+    return u, v
+
+
+def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
+    """Return a block of random frames."""
+    layout = layout_of(config)
+    block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+    block.first, block.count = first, count
+    block.data[:count] = np.random.default_rng(first).integers(0, 256, block.data[:count].shape, np.uint8)
+    return block
+
+
+def new_writer(path: Path, config: Config) -> Any:
+    return open_writer(path, config, layout_of(config), {"gsio_version": "test", "config": ""}, Trace())
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("fields", ["v", "u", "u,v"])
+def test_every_frame_reads_back_exactly(
+    compression: str, precision: str, fields: str, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(
+        {
+            "output.compression": compression,
+            "model.precision": precision,
+            "output.fields": fields,
+            "initial.kind": "noise",
+        }
+    )
+    gsio.simulate(config, tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        for name, expected in zip("uv", expected_frames(config), strict=True):
+            assert (name in file) == (name in fields)
+            if name in fields:
+                assert file[name].dtype == precision
+                np.testing.assert_array_equal(file[name], expected)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_coordinates_statistics_and_checksums_describe_the_frames(
+    compression: str, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config({"output.compression": compression, "model.dt": 0.5, "initial.kind": "noise"})
+    gsio.simulate(config, tmp_path / "run.h5")
+    _, v = expected_frames(config)
+    with h5py.File(tmp_path / "run.h5") as file:
+        np.testing.assert_array_equal(file["step"], [3, 6, 9, 12, 15])
+        np.testing.assert_array_equal(file["time"], [1.5, 3, 4.5, 6, 7.5])
+        np.testing.assert_array_equal(file["y"], np.arange(12))
+        np.testing.assert_array_equal(file["x"], np.arange(17))
+        np.testing.assert_array_equal(file["stats/v_min"], v.min(axis=(1, 2)))
+        np.testing.assert_array_equal(file["stats/v_max"], v.max(axis=(1, 2)))
+        np.testing.assert_allclose(file["stats/v_mean"], v.mean(axis=(1, 2)), rtol=1e-6)
+        for frame, checksum in zip(v, file["integrity/crc32c"], strict=True):
+            raw = np.ascontiguousarray(frame).reshape(-1).view(np.uint8)
+            staged = raw.reshape(-1, 4).T if compression == "deflate" else raw
+            assert crc32c.crc32c(staged.tobytes()) == checksum
+
+
+def test_a_process_with_only_h5py_reads_frames_and_the_schools_matrix(make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config(), tmp_path / "run.h5")
+    code = (
+        "import sys, h5py, json; f = h5py.File(sys.argv[1])\n"
+        "print(json.dumps([f['v'].shape, f['matrix'].id == f['v'].id, float(f['v'][4].max()), list(f['v'].chunks),"
+        " f['v'].shuffle, f['v'].compression, 'gsio' in sys.modules]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run.h5")]
+    shape, linked, top, chunks, shuffle, compression, imported = json.loads(subprocess.check_output(command))
+    assert (shape, linked, chunks, shuffle, compression, imported) == (
+        [5, 12, 17],
+        True,
+        [1, 12, 17],
+        True,
+        "gzip",
+        False,
+    )
+    assert 0 < top <= 1
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_xarray_finds_named_dimensions_coordinates_and_units(
+    compression: str, make_config: Make, tmp_path: Path
+) -> None:
+    gsio.simulate(make_config({"output.compression": compression}), tmp_path / "run.h5")
+    with xarray.open_dataset(tmp_path / "run.h5", engine="h5netcdf") as data:
+        assert data["v"].dims == ("time", "y", "x")
+        assert set(data["v"].coords) == {"time", "step", "y", "x"}
+        assert data["v"].attrs["units"] == "1"
+        assert data["time"].attrs["units"] == "1"
+        assert data["v"].shape == (5, 12, 17)
+        assert data.attrs["Conventions"] == "CF-1.11"
+
+
+def test_the_file_says_where_it_comes_from(make_config: Make, tmp_path: Path) -> None:
+    config = make_config()
+    gsio.simulate(config, tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        attributes = dict(file.attrs)
+    (tmp_path / "again.toml").write_text(attributes["config"])
+    assert gsio.load_config(tmp_path / "again.toml", environ={}) == config
+    assert attributes["gsio_version"] == gsio.__version__
+    assert attributes["status"] == b"complete"
+    assert attributes["started"] <= attributes["ended"].decode()
+    assert "numpy " in attributes["versions"]
+    assert {"argv", "host", "device", "backend", "gsio_commit"} <= attributes.keys()
+
+
+def test_the_time_axis_is_as_long_as_the_committed_frames(make_config: Make, tmp_path: Path) -> None:
+    config = make_config()
+    writer = new_writer(tmp_path / "run.h5", config)
+    code = (
+        "import sys, h5py; f = h5py.File(sys.argv[1]); print(len(f['v']), len(f['time']), len(f['integrity/crc32c']))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run.h5")]
+    for committed in range(4):
+        assert subprocess.check_output(command).split() == [str(committed).encode()] * 3
+        block = staged_block(config, committed)
+        writer.encode(block)
+        writer.commit([block])
+    writer.close("complete")
+
+
+def test_a_raw_file_counts_its_committed_frames(make_config: Make, tmp_path: Path) -> None:
+    config = make_config({"output.compression": "none", "grid.rows": 64, "grid.cols": 64})
+    writer = new_writer(tmp_path / "run.h5", config)
+    first, second = staged_block(config, 0, 2), staged_block(config, 2, 1)
+    writer.encode(second)
+    writer.encode(first)
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert (len(file["v"]), file["frames_committed"][()]) == (5, 0)
+    writer.commit([first, second])
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["frames_committed"][()] == 3
+        assert file["v"].id.get_offset() % 4096 == 0
+        np.testing.assert_array_equal(np.ascontiguousarray(file["v"][2]).reshape(-1).view(np.uint8), second.data[0, 0])
+    writer.close("stopped")
+
+
+def no_space(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_met_before_hdf5_sees_it(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config({"grid.rows": 256, "grid.cols": 256, "run.frames": 2000})
+    writer = new_writer(tmp_path / "run.h5", config)
+    first, second = staged_block(config, 0, 8), staged_block(config, 8, 8)
+    for block in (first, second):
+        writer.encode(block)
+    writer.commit([first])
+    monkeypatch.setattr(hdf5, "RESERVE_MARGIN", 1 << 40)  # more than any disk has
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        writer.commit([second])
+    writer.close("failed")
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert len(file["v"]) == 8
+        assert file.attrs["status"] == b"failed"
+        raw = np.ascontiguousarray(file["v"][7]).reshape(-1).view(np.uint8).reshape(-1, 4)
+        np.testing.assert_array_equal(raw.T.reshape(-1), first.data[7, 0])
+
+
+def test_reserved_space_is_given_back_at_the_end(make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config(), tmp_path / "run.h5")
+    status = (tmp_path / "run.h5").stat()
+    assert status.st_blocks * 512 < status.st_size + 65536 < hdf5.RESERVE_STEP
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_file_that_cannot_be_laid_out_leaves_the_old_one_and_no_other(
+    compression: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.h5").write_bytes(b"old")
+    monkeypatch.setattr(hdf5, "_allocate", no_space)
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    with pytest.raises(StorageError, match="No space left"):
+        gsio.simulate(make_config({"output.compression": compression}), tmp_path / "run.h5", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+    assert (tmp_path / "run.h5").read_bytes() == b"old"
+
+
+def test_a_frame_too_large_for_a_chunk_is_refused(make_config: Make) -> None:
+    config = make_config({"grid.rows": 40000, "grid.cols": 40000})
+    with pytest.raises(UsageError, match="compression"):
+        check_chunk(config, layout_of(config))
