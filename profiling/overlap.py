@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import gsio
+from gsio import log
 from gsio.compute import open_solver
 from gsio.config import Config, parse_assignment
 from gsio.run import Pipeline, layout_of, pool_size
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    log.configure("text", quiet=True)
     config = gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments)))
     layout = layout_of(config)
     threads = config.output.threads or len(os.sched_getaffinity(0))
@@ -137,6 +139,7 @@ def main() -> None:
 
     def to_file(make: Callable[[], Any], pool: BlockPool) -> float:
         solver, trace = make(), Trace()
+        arguments.output.unlink(missing_ok=True)
         writer = open_writer(arguments.output, config, layout, root_attributes(config, "", solver.device), trace)
         pipeline = loop(config, solver, pool, writer, trace, threads)
         closing.append(time.perf_counter() - pipeline.finished)
