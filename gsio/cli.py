@@ -29,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:
         return _fail(str(error), error.exit_code, debug="--debug" in arguments)
+    except OSError as error:
+        return _fail(
+            f"{error.strerror or error}; expected a place that can be written to", 74, debug="--debug" in arguments
+        )
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted before the first frame; nothing was written", 130)
     except Exception as error:
@@ -128,9 +132,9 @@ def run(
     from gsio.progress import shown
     from gsio.run import simulate
 
-    log.configure(log_format, quiet=quiet, debug=debug)
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     with shown(quiet=quiet) as watch:
+        log.configure(log_format, quiet=quiet, debug=debug)  # inside, so that events are printed above the bar
         summary = simulate(config, output, overwrite=overwrite, watch=watch)
     if not quiet:
         click.echo(summary)

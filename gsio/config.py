@@ -34,9 +34,9 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
 
     feed: Fraction
     kill: Fraction
-    diffusion_u: Annotated[float, Meta(ge=0)]
-    diffusion_v: Annotated[float, Meta(ge=0)]
-    dt: Annotated[float, Meta(gt=0)]
+    diffusion_u: Annotated[float, Meta(ge=0, le=1e6)]
+    diffusion_v: Annotated[float, Meta(ge=0, le=1e6)]
+    dt: Annotated[float, Meta(gt=0, le=1e6)]
     stencil: Literal["oono-puri", "five-point", "patra-karttunen", "ones"]
     precision: Literal["float32", "float64"]
 
@@ -159,9 +159,14 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"expected a value in UTF-8, got {text!a}") from None
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _read(path: Path) -> Layer:
@@ -214,12 +219,11 @@ def _known_keys() -> list[str]:
 def _check_keys(layer: Layer) -> None:
     known = _known_keys()
     for section, values in layer.items():
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or (not values and section not in _sections()):
             raise UsageError(f"unknown key '{section}'{_nearest(section, known)}")
-        for name in values or {"": None}:
-            key = f"{section}.{name}"
-            if key not in known and (name or section not in _sections()):
-                raise UsageError(f"unknown key '{key.rstrip('.')}'{_nearest(key, known)}")
+        for name in values:
+            if f"{section}.{name}" not in known:
+                raise UsageError(f"unknown key '{section}.{name}'{_nearest(f'{section}.{name}', known)}")
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -238,7 +242,12 @@ def _explain(message: str, merged: Layer) -> str:
         allowed = " or ".join([", ".join(get_args(hint)[:-1]), get_args(hint)[-1]])
     else:
         allowed = _range(hint)
-    return f"{section}.{name}: expected {allowed}, got {merged[section][name]!r}" if what else message
+    return f"{section}.{name}: expected {allowed}, got {_short(merged[section][name])}" if what else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 
 def _range(hint: Any) -> str:

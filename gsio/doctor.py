@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from gsio.compute.driver import find_driver, how_to_install_cupy
+from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 
 Finding = tuple[str, str]
 
@@ -41,10 +41,10 @@ def _cupy(install: str) -> Iterator[Finding]:
         yield "cupy", f"{cupy.__version__}, CUDA runtime {cupy.cuda.runtime.runtimeGetVersion()}"
         yield "gpu memory", f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
     except Exception as error:
-        yield "cupy", f"does not start: {str(error).splitlines()[0]}; reinstall with: {install}"
+        yield "cupy", f"does not start: {one_line(error)}; reinstall with: {install}"
         return
     try:
         cupy.RawKernel('extern "C" __global__ void probe() {}', "probe").compile()
         yield "nvrtc", "compiles"
     except Exception as error:
-        yield "nvrtc", f"does not compile: {str(error).splitlines()[0]}; reinstall with: {install}"
+        yield "nvrtc", f"does not compile: {one_line(error)}; reinstall with: {install}"

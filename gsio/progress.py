@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, an event every ten seconds off it."""
 
+import datetime
 import sys
 import time
 from collections.abc import Iterator
@@ -85,15 +86,13 @@ def _bar() -> "Iterator[Callable[[Pipeline], None]]":
 
         def watch(pipeline: "Pipeline") -> None:
             now, total = rates(pipeline), pipeline.config.run.frames
-            left = (
-                time.strftime("%H:%M:%S", time.gmtime(now.seconds_left)) if now.seconds_left is not None else "--:--:--"
-            )
+            left = datetime.timedelta(seconds=round(now.seconds_left)) if now.seconds_left is not None else "-:--:--"
             lines = (
                 f"frame {now.frames}/{total}   {now.steps_per_second:.0f} steps/s   {now.gcells_per_second:.2f} Gcell/s"
                 f"   {left} left",
                 f"in {now.gigabytes_in:.2f} GB/s   out {now.gigabytes_out:.2f} GB/s   {now.ratio:.2f} times smaller"
                 f"   {now.blocks_in_flight} blocks in flight",
             )
-            live.update(Group(ProgressBar(total=total, completed=now.frames), *lines), refresh=True)
+            live.update(Group(*lines, ProgressBar(total=total, completed=now.frames)), refresh=True)
 
         yield watch

@@ -50,7 +50,7 @@ def open_stack(path: Path) -> Iterator[Stack]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        reason = "no such file" if not path.exists() else str(error)
+        reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
         raise DataError(f"cannot read {path}: {reason}; expected a file written by gsio") from None
     with file:
         if "gsio_version" not in file.attrs:

@@ -61,13 +61,12 @@ def simulate(
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
-    from gsio.writer.hdf5 import check_chunk, open_writer
+    from gsio.writer.hdf5 import open_writer
 
     began = time.perf_counter()
     check_stability(config.model)
     check_output(output, overwrite=overwrite)
     layout = layout_of(config)
-    check_chunk(config, layout)
     threads = config.output.threads or len(os.sched_getaffinity(0))
     blocks = pool_size(layout, threads)
     solver = open_solver(config, layout, blocks)
@@ -94,6 +93,10 @@ def layout_of(config: Config) -> FrameLayout:
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raise UsageError if `output` cannot be created."""
+    try:
+        os.fspath(output).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
     if output.suffix not in (".h5", ".hdf5"):
         raise UsageError(f"--output: expected a name that ends in .h5 or .hdf5, got '{output}'")
     if not output.parent.is_dir():
@@ -102,7 +105,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--output: the folder '{output.parent}' is not writable; choose another")
     if output.is_dir():
         raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
-    if output.exists() and not overwrite:
+    if os.path.lexists(output) and not overwrite:
         raise UsageError(f"--output: '{output}' exists; choose another name, or replace it with --overwrite")
 
 

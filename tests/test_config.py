@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gsio.compute.stencil import check_stability
@@ -139,7 +139,7 @@ def test_default_toml_names_and_explains_every_key() -> None:
     [
         {},
         {"initial.path": 'a "b"\\c\n\té\x7f'},
-        {"model.feed": 5e-324, "model.kill": 0.1 + 0.2, "model.diffusion_u": 1e22},
+        {"model.feed": 5e-324, "model.kill": 0.1 + 0.2, "model.diffusion_u": 1e-22},
         {"grid.rows": 2**31 - 1, "initial.frame": -1, "output.fields": "u,v"},
     ],
 )
@@ -163,32 +163,36 @@ def test_toml_of_a_configuration_loads_unchanged(
         ("gird.rows", 3, ["'gird.rows'", "'grid.rows'"]),
         ("zzzzzz", 3, ["'zzzzzz'", *DEFAULTS]),
         # wrong type
-        ("grid.rows", "many", ["grid.rows", "whole number", "'many'"]),
-        ("grid.rows", True, ["grid.rows", "whole number", "True"]),
-        ("grid.rows", 3.5, ["grid.rows", "whole number", "3.5"]),
-        ("grid.rows", {"a": 1}, ["grid.rows", "whole number", "{'a': 1}"]),
-        ("model.feed", "0.5", ["model.feed", "number", "'0.5'"]),
-        ("initial.path", 5, ["initial.path", "text", "5"]),
-        ("model.stencil", 9, ["model.stencil", "oono-puri", "9"]),
+        ("grid.rows", "many", ["grid.rows", "whole number", "got 'many'"]),
+        ("grid.rows", True, ["grid.rows", "whole number", "got True"]),
+        ("grid.rows", 3.5, ["grid.rows", "whole number", "got 3.5"]),
+        ("grid.rows", {"a": 1}, ["grid.rows", "whole number", "got {'a': 1}"]),
+        ("model.feed", "0.5", ["model.feed", "number", "got '0.5'"]),
+        ("initial.path", 5, ["initial.path", "text", "got 5"]),
+        ("model.stencil", 9, ["model.stencil", "oono-puri", "got 9"]),
         # out of range
-        ("grid.rows", 0, ["grid.rows", ">= 1", "0"]),
-        ("grid.cols", -4, ["grid.cols", ">= 1", "-4"]),
-        ("grid.cols", 2**31, ["grid.cols", "2147483647", "2147483648"]),
-        ("run.frames", 0, ["run.frames", ">= 1", "0"]),
-        ("run.steps_per_frame", 0, ["run.steps_per_frame", ">= 1", "0"]),
-        ("model.feed", 1.5, ["model.feed", ">= 0", "<= 1", "1.5"]),
-        ("model.kill", -0.1, ["model.kill", ">= 0", "-0.1"]),
-        ("model.diffusion_v", -1, ["model.diffusion_v", ">= 0", "-1"]),
-        ("model.dt", 0, ["model.dt", "> 0", "0"]),
-        ("model.dt", float("nan"), ["model.dt", "nan"]),
-        ("initial.frame", -2, ["initial.frame", ">= -1", "-2"]),
-        ("output.level", 4, ["output.level", "<= 3", "4"]),
+        ("grid.rows", 0, ["grid.rows", ">= 1", "got 0"]),
+        ("grid.cols", -4, ["grid.cols", ">= 1", "got -4"]),
+        ("grid.cols", 2**31, ["grid.cols", "2147483647", "got 2147483648"]),
+        ("run.frames", 0, ["run.frames", ">= 1", "got 0"]),
+        ("run.steps_per_frame", 0, ["run.steps_per_frame", ">= 1", "got 0"]),
+        ("model.feed", 1.5, ["model.feed", ">= 0", "<= 1", "got 1.5"]),
+        ("model.kill", -0.1, ["model.kill", ">= 0", "got -0.1"]),
+        ("model.diffusion_v", -1, ["model.diffusion_v", ">= 0", "got -1"]),
+        ("model.dt", 0, ["model.dt", "> 0", "got 0"]),
+        ("model.dt", float("nan"), ["model.dt", "got nan"]),
+        ("initial.frame", -2, ["initial.frame", ">= -1", "got -2"]),
+        ("output.level", 4, ["output.level", "<= 3", "got 4"]),
         # not a choice
-        ("grid.boundary", "wall", ["grid.boundary", "periodic", "neumann", "zero", "'wall'"]),
-        ("model.stencil", "nine", ["model.stencil", "oono-puri", "five-point", "patra-karttunen", "ones", "'nine'"]),
-        ("model.precision", "float16", ["model.precision", "float32", "float64", "'float16'"]),
-        ("run.backend", "cuda", ["run.backend", "auto", "cupy", "numba", "numpy", "'cuda'"]),
-        ("output.fields", "w", ["output.fields", "u,v", "'w'"]),
+        ("grid.boundary", "wall", ["grid.boundary", "periodic", "neumann", "zero", "got 'wall'"]),
+        (
+            "model.stencil",
+            "nine",
+            ["model.stencil", "oono-puri", "five-point", "patra-karttunen", "got 'nine'"],
+        ),
+        ("model.precision", "float16", ["model.precision", "float32", "float64", "got 'float16'"]),
+        ("run.backend", "cuda", ["run.backend", "auto", "cupy", "numba", "numpy", "got 'cuda'"]),
+        ("output.fields", "w", ["output.fields", "u,v", "got 'w'"]),
     ],
 )
 def test_a_refused_value_names_key_found_and_allowed(key: str, found: object, facts: list[str]) -> None:
@@ -208,7 +212,7 @@ def test_a_refused_value_names_key_found_and_allowed(key: str, found: object, fa
         ("rows = 3", ["'rows'", "'grid.rows'"]),
         ("[[grid]]\nrows = 3", ["'grid'"]),
         ("[model]\nfeed = 2.0", ["model.feed", "<= 1", "2.0"]),
-        ("[grid]\nrows = ", ["mine.toml", "TOML", "line 2"]),
+        ("[grid]\nrows = \n", ["mine.toml", "TOML", "line 2"]),
         ("rows: 3", ["mine.toml", "TOML", "line 1"]),
     ],
 )
@@ -251,19 +255,18 @@ def test_a_refused_variable_names_its_key() -> None:
         load_config(environ={"GSIO_MODEL_FEED": "high"})
 
 
-@pytest.mark.xfail(strict=True, reason="an empty name in a section ends in ValueError from config._explain")
 def test_an_empty_name_in_a_section_is_refused() -> None:
     with pytest.raises(UsageError, match=r"grid\."):
         load_config(overrides={"grid.": 3}, environ={})
 
 
-@pytest.mark.xfail(strict=True, reason="int() refuses more than 4300 digits with a ValueError that is not caught")
 def test_an_assignment_with_too_many_digits_is_refused_or_text() -> None:
     key, number = parse_assignment("grid.rows=" + "9" * 5000)
     with pytest.raises(UsageError, match=r"grid\.rows"):
         load_config(overrides={key: number}, environ={})
 
 
+@settings(deadline=None)
 @given(key=st.sampled_from(NUMERIC), value=st.integers() | st.floats())
 @example("model.feed", 10**400)
 @example("grid.rows", 10**400)
@@ -276,14 +279,15 @@ def test_a_number_loads_as_given_or_is_refused_by_name(key: str, value: float) -
         config = load_config(overrides={key: value}, environ={})
     except UsageError as error:
         assert key in str(error)
-        assert repr(value) in str(error)
+        assert repr(value)[:40] in str(error)
     else:
         kind = type(DEFAULTS[key.split(".")[0]][key.split(".")[1]])
         assert value_of(config, key) == kind(value)
         assert type(value_of(config, key)) is kind
 
 
-@given(key=st.sampled_from(NUMERIC), text=st.text())
+@settings(deadline=None)
+@given(key=st.sampled_from(NUMERIC), text=st.text("0123456789.eE+-_naif #'\"\n[]{}\\", max_size=12))
 def test_any_text_of_a_variable_loads_or_is_refused(key: str, text: str) -> None:
     name = "GSIO_" + key.replace(".", "_").upper()
     try:

@@ -7,7 +7,7 @@ import psutil
 import structlog
 
 from gsio.compute.base import Solver
-from gsio.compute.driver import find_driver, how_to_install_cupy
+from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.initial import initial_state
@@ -30,9 +30,7 @@ def choose_backend(config: Config) -> Backend:
 
         cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
-        found = (
-            "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {error}".splitlines()[0]
-        )
+        found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
         log.warning(f"{driver.gpus[0]} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
         return "numba"
     return "cupy"
@@ -72,9 +70,7 @@ def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
 
         devices = count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways
-        raise UsageError(
-            f"run.backend: cupy cannot be used here: {error}; see 'gsio doctor'".replace("\n", " ")
-        ) from None
+        raise UsageError(f"run.backend: cupy cannot be used here: {one_line(error)}; see 'gsio doctor'") from None
     if config.run.device >= devices:
         raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
     check_memory("device", needed_bytes(layout), free_bytes(config.run.device))

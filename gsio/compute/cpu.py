@@ -40,8 +40,10 @@ def _step_row(u0, u1, u2, v0, v1, v2, u_new, v_new, c):  # type: ignore[no-untyp
         v_corners = (v0[j - 1] + v0[j + 1]) + (v2[j - 1] + v2[j + 1])
         u_edges = (u0[j] + u2[j]) + (u1[j - 1] + u1[j + 1])
         v_edges = (v0[j] + v2[j]) + (v1[j - 1] + v1[j + 1])
-        u_new[j] = u + (c.u_corner * u_corners + c.u_edge * u_edges + c.u_centre * u + (c.feed - reaction))
-        v_new[j] = v + (c.v_corner * v_corners + c.v_edge * v_edges + c.v_centre * v + reaction)
+        u_laplacian = c.corner * u_corners + c.edge * u_edges + c.centre * u
+        v_laplacian = c.corner * v_corners + c.edge * v_edges + c.centre * v
+        u_new[j] = u + (c.u_diffusion * u_laplacian + (c.feed * (1 - u) - reaction))
+        v_new[j] = v + (c.v_diffusion * v_laplacian + (reaction - c.decay * v))
 
 
 @njit
@@ -90,10 +92,11 @@ def _advance(u, v, u_new, v_new, c, boundary, bands, steps):  # type: ignore[no-
 
 
 @njit(parallel=True, nogil=True, fastmath={"reassoc", "nsz"}, cache=True)
-def _stage(field, words, data, shuffle, bands):  # type: ignore[no-untyped-def]
-    """Copy the inner cells of `field` (and `words`, the same memory as unsigned integers) to `data` [plane, cell].
+def _stage(field, words, planes, values, shuffle, bands):  # type: ignore[no-untyped-def]
+    """Copy the inner cells of `field` to `planes` [byte, cell] if `shuffle`, else to `values` [cell].
 
-    Returns minimum, maximum, sum (float64, summed per row: the same for any number of bands) and non-finite count.
+    `words` is the memory of `field` as unsigned integers; `planes` and `values` are the same memory too. Returns
+    minimum, maximum, sum (float64, summed per row: the same for any number of bands) and non-finite count.
     """
     rows, cols = field.shape[0] - 2, field.shape[1] - 2
     low, high = np.empty(rows, field.dtype), np.empty(rows, field.dtype)
@@ -110,13 +113,13 @@ def _stage(field, words, data, shuffle, bands):  # type: ignore[no-untyped-def]
                 wrong += 0 if abs(x) <= largest else 1
             low[i], high[i], total[i], bad[i] = smallest, biggest, added, wrong
             if shuffle:
-                for plane in range(data.shape[0]):
-                    out = data[plane, i * cols : (i + 1) * cols]
+                for plane in range(planes.shape[0]):
+                    out = planes[plane, i * cols : (i + 1) * cols]
                     for j in range(cols):
                         out[j] = bits[j] >> (8 * plane)
             else:
-                out = data.reshape(-1)[i * cols * data.shape[0] : (i + 1) * cols * data.shape[0]].view(field.dtype)
-                out[:] = row
+                for j in range(cols):
+                    values[i * cols + j] = row[j]
     return low.min(), high.max(), total.sum(), bad.sum()
 
 
@@ -178,7 +181,8 @@ class CpuSolver:
         itemsize = self._layout.dtype.itemsize
         words = field.view(f"u{itemsize}")
         bands = min(self._threads, self._layout.rows)
-        low, high, total, bad = _stage(field, words, data.reshape(itemsize, -1), self._layout.shuffle, bands)
+        planes, values = data.reshape(itemsize, -1), data.view(field.dtype)
+        low, high, total, bad = _stage(field, words, planes, values, self._layout.shuffle, bands)
         if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
             stage(field[1:-1, 1:-1], self._layout, data, statistics)
         else:

@@ -28,6 +28,11 @@ def find_driver() -> Driver | None:
     return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names))
 
 
+def one_line(error: Exception) -> str:
+    """Return the first line of what CuPy reports, which can be long or empty."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def how_to_install_cupy(driver: Driver) -> str:
     """Return the command that installs the CuPy this driver can run."""
     return f"pip install 'gsio[cuda{13 if driver.cuda >= (13, 0) else 12}]'"

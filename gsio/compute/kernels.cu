@@ -35,8 +35,8 @@ __device__ inline real edges(const real* __restrict__ f, int r, int c, int rows,
 // taken in mirror-symmetric order.
 extern "C" __global__ void step(const real* __restrict__ u, const real* __restrict__ v, real* __restrict__ u_new,
                                 real* __restrict__ v_new, int rows, int cols,
-                                real u_corner, real u_edge, real u_centre, real v_corner, real v_edge, real v_centre,
-                                real feed, real dt)
+                                real corner, real edge, real centre, real u_diffusion, real v_diffusion,
+                                real feed, real decay, real dt)
 {
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
     const int r = blockIdx.y * blockDim.y + threadIdx.y;
@@ -44,10 +44,10 @@ extern "C" __global__ void step(const real* __restrict__ u, const real* __restri
     const size_t i = (size_t)r * cols + c;
     const real a = u[i], b = v[i];
     const real reaction = dt * a * (b * b);
-    u_new[i] = a + (u_corner * corners(u, r, c, rows, cols) + u_edge * edges(u, r, c, rows, cols)
-                    + u_centre * a + (feed - reaction));
-    v_new[i] = b + (v_corner * corners(v, r, c, rows, cols) + v_edge * edges(v, r, c, rows, cols)
-                    + v_centre * b + reaction);
+    const real u_laplacian = corner * corners(u, r, c, rows, cols) + edge * edges(u, r, c, rows, cols) + centre * a;
+    const real v_laplacian = corner * corners(v, r, c, rows, cols) + edge * edges(v, r, c, rows, cols) + centre * b;
+    u_new[i] = a + (u_diffusion * u_laplacian + (feed * (1 - a) - reaction));
+    v_new[i] = b + (v_diffusion * v_laplacian + (reaction - decay * b));
 }
 
 struct Statistics {  // in the order of gsio/staging.py

@@ -1,5 +1,6 @@
 """Laplacian stencils, the coefficients of one time step, and the stability limit."""
 
+import math
 from typing import NamedTuple
 
 from gsio.config import Model
@@ -17,40 +18,39 @@ STENCILS = {
 
 
 class Coefficients(NamedTuple):
-    """Constants of one forward Euler step, with dt, the diffusion and the stencil folded together.
+    """Constants of one forward Euler step.
 
-    With C and E the sums over the four corners and the four edges of a cell and r = dt u v²::
+    With C and E the sums over the four corners and the four edges of a cell, and r = dt u v²::
 
-        u' = u + (u_corner C(u) + u_edge E(u) + u_centre u + (feed − r))
-        v' = v + (v_corner C(v) + v_edge E(v) + v_centre v + r)
+        u' = u + (u_diffusion (corner C(u) + edge E(u) + centre u) + (feed (1 − u) − r))
+        v' = v + (v_diffusion (corner C(v) + edge E(v) + centre v) + (r − decay v))
 
-    The increment is added to the old value last: a uniform state u = 1, v = 0 stays exactly as it is, where folding the
-    old value into the centre would drift by one rounding error a step.
+    The stencil's weights stay apart from the rates: folded together they round so that the Laplacian of a uniform field
+    is no longer zero, which in float32 costs up to ten times the error after 1000 steps. Adding the increment to the
+    old value last keeps u = 1, v = 0 exactly as it is.
     """
 
-    u_corner: float
-    u_edge: float
-    u_centre: float
-    v_corner: float
-    v_edge: float
-    v_centre: float
+    corner: float
+    edge: float
+    centre: float
+    u_diffusion: float
+    v_diffusion: float
     feed: float
+    decay: float
     dt: float
 
 
 def coefficients(model: Model) -> Coefficients:
     """Return the constants of one time step of `model`."""
     corner, edge = STENCILS[model.stencil]
-    centre = -4 * (corner + edge)
-    u, v = model.dt * model.diffusion_u, model.dt * model.diffusion_v
     return Coefficients(
-        u_corner=u * corner,
-        u_edge=u * edge,
-        u_centre=u * centre - model.dt * model.feed,
-        v_corner=v * corner,
-        v_edge=v * edge,
-        v_centre=v * centre - model.dt * (model.feed + model.kill),
+        corner=corner,
+        edge=edge,
+        centre=-4 * (corner + edge),
+        u_diffusion=model.dt * model.diffusion_u,
+        v_diffusion=model.dt * model.diffusion_v,
         feed=model.dt * model.feed,
+        decay=model.dt * (model.feed + model.kill),
         dt=model.dt,
     )
 
@@ -70,7 +70,7 @@ def check_stability(model: Model) -> None:
     diffusion = max(model.diffusion_u, model.diffusion_v)
     reach = model.dt * diffusion * largest_eigenvalue(model.stencil)
     if not reach <= 2:  # also refuses NaN
-        limit = 2 / (diffusion * largest_eigenvalue(model.stencil))
+        limit = 2 / (diffusion * largest_eigenvalue(model.stencil)) if diffusion else math.inf
         raise UsageError(
             f"model.dt: {model.dt:g} is unstable with the {model.stencil} stencil and diffusion {diffusion:g}: "
             f"expected at most {limit:.6g}; lower model.dt or the diffusion"

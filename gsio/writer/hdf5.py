@@ -7,6 +7,7 @@ opens plainly. They are not locked: others may read the committed frames while t
 import ctypes
 import errno
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,24 +37,20 @@ SERIES_CHUNK = 1024
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 
 
-def check_chunk(config: Config, layout: FrameLayout) -> None:
-    """Raise UsageError if HDF5 cannot store one frame as a compressed chunk."""
-    if config.output.compression == "deflate" and layout.plane_nbytes > LARGEST_CHUNK:
-        raise UsageError(
-            f"output.compression: a frame of {layout.plane_nbytes / 2**30:.1f} GiB is larger than "
-            "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
-        )
-
-
 def open_writer(
     path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
 ) -> FrameWriter:
     """Create the file at `path`, with no frame in it, and return its writer.
 
     The file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until the
-    new file is. Raises OSError where storage fails.
+    new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if config.output.compression == "deflate" and layout.plane_nbytes > LARGEST_CHUNK:
+        raise UsageError(
+            f"output.compression: a frame of {layout.plane_nbytes / 2**30:.1f} GiB is larger than "
+            "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
+        )
+    temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
     writer = DeflateWriter if config.output.compression == "deflate" else RawWriter
     try:
         return writer(path, temporary, config, layout, attributes, trace)

@@ -24,7 +24,7 @@ from gsio.run import layout_of
 from gsio.staging import Block
 from gsio.trace import Trace
 from gsio.writer import hdf5
-from gsio.writer.hdf5 import check_chunk, open_writer
+from gsio.writer.hdf5 import open_writer
 
 Make = Callable[..., Config]
 COMPRESSIONS = ("deflate", "none")
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_laid_out_leaves_the_old_one_and_no_other(
     assert (tmp_path / "run.h5").read_bytes() == b"old"
 
 
-def test_a_frame_too_large_for_a_chunk_is_refused(make_config: Make) -> None:
-    config = make_config({"grid.rows": 40000, "grid.cols": 40000})
+def test_a_frame_too_large_for_a_chunk_is_refused(make_config: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="compression"):
-        check_chunk(config, layout_of(config))
+        new_writer(tmp_path / "run.h5", make_config({"grid.rows": 40000, "grid.cols": 40000}))
+    assert list(tmp_path.iterdir()) == []
