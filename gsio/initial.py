@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsio.config import Config, Grid, Initial
-from gsio.errors import DataError, UsageError
+from gsio.errors import UsageError
 from gsio.reader import open_stack
 
 State = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -76,15 +76,21 @@ def _image(grid: Grid, initial: Initial) -> NDArray[np.float64]:
 
     try:
         with Image.open(initial.path) as picture:
-            grey = picture.convert("L").resize((grid.cols, grid.rows), Image.Resampling.BILINEAR)
-    except (OSError, Image.DecompressionBombError) as error:
+            # The value of white: floating-point pictures hold 0 to 1, integer ones 16 bits, others become 8-bit grey.
+            white = 1 if picture.mode == "F" else 65535 if picture.mode.startswith("I") else 255
+            grey = picture if white != 255 else picture.convert("L")
+            resized = grey.convert("F").resize((grid.cols, grid.rows), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow tells of a damaged picture in many ways
         raise UsageError(f"initial.path: expected a picture at '{initial.path}': {error}") from None
-    return np.asarray(grey, np.float64) / 255
+    values = np.asarray(resized, np.float64) / white
+    if not (np.isfinite(values) & (values >= 0) & (values <= 1)).all():
+        raise UsageError(f"initial.path: expected brightness from 0 to 1 in '{initial.path}', got values outside")
+    return values
 
 
 def _file(grid: Grid, initial: Initial) -> State:
     path = Path(initial.path)
-    if not path.is_file():
+    if "\0" in initial.path or not path.is_file():
         raise UsageError(f"initial.path: expected an .npz or a gsio output, got '{initial.path}', which is no file")
     try:
         u, v = _from_npz(path) if path.suffix == ".npz" else _from_output(path, initial.frame)
@@ -92,11 +98,11 @@ def _file(grid: Grid, initial: Initial) -> State:
         raise UsageError(
             f"initial.path: expected u and v in '{path}': {error.args[0]}; save both with fields=u,v"
         ) from None
-    except (OSError, ValueError, IndexError, DataError) as error:
+    except Exception as error:  # NumPy and HDF5 tell of a damaged file in many ways
         raise UsageError(f"initial.path: cannot read '{path}': {error}") from None
     for name, field in (("u", u), ("v", v)):
         if field.shape != (grid.rows, grid.cols):
-            found = " × ".join(map(str, field.shape))
+            found = " × ".join(map(str, field.shape)) or "a single number"
             raise UsageError(f"initial.path: expected {name} of {grid.rows} × {grid.cols} in '{path}', got {found}")
         if not np.isfinite(field).all():
             raise UsageError(f"initial.path: expected finite values in '{path}', got NaN or infinity in {name}")
@@ -104,8 +110,12 @@ def _file(grid: Grid, initial: Initial) -> State:
 
 
 def _from_npz(path: Path) -> State:
-    with np.load(path) as arrays:
-        return arrays["u"].astype(np.float64), arrays["v"].astype(np.float64)
+    with path.open("rb") as file, np.load(file) as arrays:
+        u, v = arrays["u"], arrays["v"]
+    for array in (u, v):
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"expected real numbers, got {array.dtype}")
+    return u.astype(np.float64), v.astype(np.float64)
 
 
 def _from_output(path: Path, frame: int) -> State:

@@ -67,7 +67,7 @@ def simulate(
     check_stability(config.model)
     check_output(output, overwrite=overwrite)
     layout = layout_of(config)
-    threads = config.output.threads or len(os.sched_getaffinity(0))
+    threads = encoding_threads(config)
     blocks = pool_size(layout, threads)
     solver = open_solver(config, layout, blocks)
     pool = BlockPool(layout, blocks, solver.allocate)
@@ -89,6 +89,11 @@ def layout_of(config: Config) -> FrameLayout:
     grid, output = config.grid, config.output
     shuffle = output.compression == "deflate"
     return FrameLayout.of(grid.rows, grid.cols, config.model.precision, output.fields, shuffle=shuffle)
+
+
+def encoding_threads(config: Config) -> int:
+    """Return how many threads encode; by default two cores are left to the threads that compute and commit."""
+    return config.output.threads or max(1, len(os.sched_getaffinity(0)) - 2)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

@@ -10,7 +10,6 @@ written           the whole loop, into the file
 """
 
 import argparse
-import os
 import platform
 import statistics
 import time
@@ -24,7 +23,7 @@ import gsio
 from gsio import log
 from gsio.compute import open_solver
 from gsio.config import Config, parse_assignment
-from gsio.run import Pipeline, layout_of, pool_size
+from gsio.run import Pipeline, encoding_threads, layout_of, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout
 from gsio.trace import Trace
 from gsio.writer.hdf5 import open_writer
@@ -125,7 +124,7 @@ def main() -> None:
     log.configure("text", quiet=True)
     config = gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments)))
     layout = layout_of(config)
-    threads = config.output.threads or len(os.sched_getaffinity(0))
+    threads = encoding_threads(config)
     blocks = pool_size(layout, threads)
     solver = open_solver(config, layout, blocks)
     pool = BlockPool(layout, blocks, solver.allocate)
@@ -154,9 +153,9 @@ def main() -> None:
         "loop, frames written": lambda: to_file(lambda: open_solver(config, layout, blocks), pool),
     }
     seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(arguments.repeats):  # interleaved, so that a drift of the machine meets all alike
+    for repeat in range(arguments.repeats + 1):  # interleaved, so that a drift of the machine meets all alike
         for name, part in parts.items():
-            if (measured := part()) is not None:
+            if (measured := part()) is not None and repeat:  # the first round warms up
                 seconds[name].append(measured)
     median = {name: statistics.median(values) for name, values in seconds.items() if values}
     slowest = max(median[name] for name in list(parts)[:3] if name in median)

@@ -40,8 +40,8 @@ def _step_row(u0, u1, u2, v0, v1, v2, u_new, v_new, c):  # type: ignore[no-untyp
         v_corners = (v0[j - 1] + v0[j + 1]) + (v2[j - 1] + v2[j + 1])
         u_edges = (u0[j] + u2[j]) + (u1[j - 1] + u1[j + 1])
         v_edges = (v0[j] + v2[j]) + (v1[j - 1] + v1[j + 1])
-        u_laplacian = c.corner * u_corners + c.edge * u_edges + c.centre * u
-        v_laplacian = c.corner * v_corners + c.edge * v_edges + c.centre * v
+        u_laplacian = c.corner * (u_corners - 4 * u) + c.edge * (u_edges - 4 * u)
+        v_laplacian = c.corner * (v_corners - 4 * v) + c.edge * (v_edges - 4 * v)
         u_new[j] = u + (c.u_diffusion * u_laplacian + (c.feed * (1 - u) - reaction))
         v_new[j] = v + (c.v_diffusion * v_laplacian + (reaction - c.decay * v))
 
@@ -133,7 +133,7 @@ class CpuSolver:
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
-        self._threads = min(config.run.threads or usable_cores(), numba.get_num_threads())
+        self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._coefficients = Coefficients._make(map(dtype.type, coefficients(config.model)))
         self.device = f"CPU, {self._threads} threads"
         mode = {PERIODIC: "wrap", NEUMANN: "edge", ZERO: "constant"}[self._boundary]

@@ -35,7 +35,7 @@ __device__ inline real edges(const real* __restrict__ f, int r, int c, int rows,
 // taken in mirror-symmetric order.
 extern "C" __global__ void step(const real* __restrict__ u, const real* __restrict__ v, real* __restrict__ u_new,
                                 real* __restrict__ v_new, int rows, int cols,
-                                real corner, real edge, real centre, real u_diffusion, real v_diffusion,
+                                real corner, real edge, real u_diffusion, real v_diffusion,
                                 real feed, real decay, real dt)
 {
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
@@ -44,8 +44,8 @@ extern "C" __global__ void step(const real* __restrict__ u, const real* __restri
     const size_t i = (size_t)r * cols + c;
     const real a = u[i], b = v[i];
     const real reaction = dt * a * (b * b);
-    const real u_laplacian = corner * corners(u, r, c, rows, cols) + edge * edges(u, r, c, rows, cols) + centre * a;
-    const real v_laplacian = corner * corners(v, r, c, rows, cols) + edge * edges(v, r, c, rows, cols) + centre * b;
+    const real u_laplacian = corner * (corners(u, r, c, rows, cols) - 4 * a) + edge * (edges(u, r, c, rows, cols) - 4 * a);
+    const real v_laplacian = corner * (corners(v, r, c, rows, cols) - 4 * b) + edge * (edges(v, r, c, rows, cols) - 4 * b);
     u_new[i] = a + (u_diffusion * u_laplacian + (feed * (1 - a) - reaction));
     v_new[i] = b + (v_diffusion * v_laplacian + (reaction - decay * b));
 }
