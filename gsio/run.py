@@ -92,8 +92,8 @@ def layout_of(config: Config) -> FrameLayout:
 
 
 def encoding_threads(config: Config) -> int:
-    """Return how many threads encode; by default two cores are left to the threads that compute and commit."""
-    return config.output.threads or max(1, len(os.sched_getaffinity(0)) - 2)
+    """Return how many threads encode; by default one for each core this process may use."""
+    return config.output.threads or len(os.sched_getaffinity(0))
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

@@ -338,3 +338,23 @@ def test_the_third_signal_aborts_even_a_stuck_writer(number: int, code: int) -> 
         wait_for_event(process, "stopping after")
         process.send_signal(number)
         assert process.wait(DEADLINE) == code
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compression: str, tmp_path: Path) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, 12_000_000))\n"
+        "from gsio.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    noise = ["--set=initial.kind=noise", "--set=run.backend=numpy", "-r200", "-c300", "-n100", "-e1"]
+    output = ["--compression", compression, "-o", str(tmp_path / "run.h5")]
+    command = [sys.executable, "-c", limited, "run", *noise, *output]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 74
+    assert "File too large" in ended.stderr.splitlines()[-1]
+    if compression == "none":  # the whole file is reserved before the first frame
+        assert list(tmp_path.iterdir()) == []
+    else:
+        committed = intact_frames(tmp_path / "run.h5")
+        assert 0 < committed < 100
+        assert f"the {committed} frames" in ended.stderr
