@@ -98,6 +98,22 @@ def test_coordinates_statistics_and_checksums_describe_the_frames(
             assert crc32c.crc32c(staged.tobytes()) == checksum
 
 
+def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(
+        {"grid.rows": 5, "grid.cols": 4, "run.frames": 2500, "run.steps_per_frame": 1, "initial.kind": "noise"}
+    )
+    writer = new_writer(tmp_path / "run.h5", config)
+    for first, count in ((0, 1000), (1000, 30), (1030, 1), (1031, 1469)):
+        block = staged_block(config, first, count)
+        block.statistics[:count, 0, 0] = np.arange(first, first + count)
+        writer.encode(block)
+        writer.commit([block])
+    writer.close("complete")
+    with h5py.File(tmp_path / "run.h5") as file:
+        np.testing.assert_array_equal(file["step"], np.arange(1, 2501))
+        np.testing.assert_array_equal(file["stats/v_min"], np.arange(2500))
+
+
 def test_a_process_with_only_h5py_reads_frames_and_the_schools_matrix(make_config: Make, tmp_path: Path) -> None:
     gsio.simulate(make_config(), tmp_path / "run.h5")
     code = (
