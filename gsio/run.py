@@ -26,6 +26,7 @@ from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
 from gsio.config import Config
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
+from gsio.log import configure
 from gsio.staging import Block, BlockPool, FrameLayout
 from gsio.trace import Summary, Trace
 from gsio.writer.base import FrameWriter
@@ -52,7 +53,7 @@ def simulate(
     overwrite
         Replace what is at `output`, which else is an error.
     watch
-        Called four times a second while frames are computed, from the thread that called `run`.
+        Called four times a second while frames are computed, from the thread that called `simulate`.
 
     Raises
     ------
@@ -63,6 +64,8 @@ def simulate(
     """
     from gsio.writer.hdf5 import open_writer
 
+    if not structlog.is_configured():  # called from a program that has said nothing about logging
+        configure("auto", quiet=True)
     began = time.perf_counter()
     check_stability(config.model)
     check_output(output, overwrite=overwrite)

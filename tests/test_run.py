@@ -15,6 +15,7 @@ import crc32c
 import h5py
 import numpy as np
 import pytest
+import structlog
 
 import gsio
 from gsio.compute.reference import ReferenceSolver
@@ -227,6 +228,14 @@ def test_the_first_non_finite_frame_is_not_committed(compression: str, make_conf
         gsio.simulate(config, tmp_path / "run.h5")
     assert error.value.exit_code == 70
     assert intact_frames(tmp_path / "run.h5") == finite
+
+
+def test_a_program_that_says_nothing_about_logging_hears_nothing(
+    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    gsio.simulate(make_config(), tmp_path / "run.h5")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_watch_sees_the_pipeline(make_config: Make, tmp_path: Path) -> None:

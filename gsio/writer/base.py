@@ -23,4 +23,4 @@ class FrameWriter(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes the file holds now."""
+        """Bytes the file held after the last commit."""

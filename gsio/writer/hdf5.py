@@ -90,6 +90,7 @@ class DeflateWriter:
             self._series = {name: _Series(self._file[name]) for name in frame_series(config, layout, [])}
             self._fields = [self._file[name].id for name in layout.fields]
             self._file.flush()
+            self.nbytes = _size(self._fd)
             temporary.rename(path)
         except BaseException:
             self._file.close()
@@ -117,6 +118,7 @@ class DeflateWriter:
             for name, values in frame_series(self._config, self._layout, blocks).items():
                 self._series[name].append(first, values)
             self._file.flush()
+            self.nbytes = _size(self._fd)
 
     def close(self, status: str) -> None:
         """Record how the run ended, close the file, and wait until the disk has it."""
@@ -124,17 +126,13 @@ class DeflateWriter:
             _finish(self._file, status)
         finally:
             self._file.close()
-            os.ftruncate(self._fd, self.nbytes)  # gives back what was reserved beyond the end
+            os.ftruncate(self._fd, _size(self._fd))  # gives back what was reserved beyond the end
             _sync(self._fd, self._path)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the file holds now."""
-        return os.fstat(self._fd).st_size
+            os.close(self._fd)
 
     def _reserve(self, nbytes: int) -> None:
         """Make sure that the next `nbytes` and their metadata fit: HDF5 must never meet a full disk."""
-        end = self.nbytes + nbytes + RESERVE_MARGIN
+        end = _size(self._fd) + nbytes + RESERVE_MARGIN
         if end <= self._reserved:
             return
         _start_writeback(self._fd)
@@ -172,6 +170,7 @@ class RawWriter:
             self._offsets: dict[str, int] = {name: file[name].id.get_offset() for name in places}
         self._fd = os.open(temporary, os.O_RDWR)
         try:
+            self.nbytes = _size(self._fd)
             os.posix_fallocate(self._fd, 0, self.nbytes)
             _sync(self._fd, path)
             temporary.rename(path)
@@ -205,11 +204,7 @@ class RawWriter:
                 _finish(file, status)
         finally:
             _sync(self._fd, self._path)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the file holds now."""
-        return os.fstat(self._fd).st_size
+            os.close(self._fd)
 
     def _write(self, values: NDArray[np.uint8], offset: int) -> None:
         rest = memoryview(values.data)
@@ -295,6 +290,10 @@ def _finish(file: h5py.File, status: str) -> None:
     file.attrs.modify("ended", np.array(now().encode(), "S32"))
 
 
+def _size(fd: int) -> int:
+    return os.fstat(fd).st_size
+
+
 def _sync(fd: int, path: Path) -> None:
     """Wait until the disk has the file and its name."""
     os.fsync(fd)
@@ -325,7 +324,7 @@ def _allocate(fd: int, end: int) -> None:
     code = ctypes.get_errno()
     if code in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve: look at the free space instead
         free = os.fstatvfs(fd)
-        if end - os.fstat(fd).st_size <= free.f_bavail * free.f_frsize:
+        if end - _size(fd) <= free.f_bavail * free.f_frsize:
             return
         code = errno.ENOSPC
     raise OSError(code, os.strerror(code))
