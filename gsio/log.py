@@ -12,8 +12,7 @@ LogFormat = Literal["auto", "text", "json"]
 
 def configure(log_format: LogFormat, *, quiet: bool = False, debug: bool = False, stream: TextIO | None = None) -> None:
     """Send events to `stream` (stderr if not given); `quiet` leaves warnings, `debug` adds an event for each commit."""
-    stream = stream or sys.stderr
-    as_text = log_format == "text" or (log_format == "auto" and stream.isatty())
+    as_text = log_format == "text" or (log_format == "auto" and (stream or sys.stderr).isatty())
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     processors: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if as_text:
@@ -23,7 +22,7 @@ def configure(log_format: LogFormat, *, quiet: bool = False, debug: bool = False
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),  # the stderr of the moment
         cache_logger_on_first_use=False,
     )
 

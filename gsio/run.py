@@ -168,21 +168,25 @@ class Pipeline:
         async with trio.open_nursery() as nursery:
             if threading.current_thread() is threading.main_thread():
                 await nursery.start(self._listen)
-            if watch is not None:
-                nursery.start_soon(self._watch, watch)
-            status = "failed"
-            self.started = time.perf_counter()
-            try:
-                limiter = trio.CapacityLimiter(self.threads + 2)
-                async with trio.open_nursery() as workers:
-                    for work in [self._compute, self._commit, *[self._encode] * self.threads]:
-                        workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
-                status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
-            finally:
-                self.finished = time.perf_counter()
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._close, status)
+            nursery.start_soon(self._watch, watch)
+            # Shielded: threads cannot be cancelled, but one that never starts would leave the others waiting for it.
+            # A cancelled run ends all the same, because `_watch` then stops the threads.
+            with trio.CancelScope(shield=True):
+                await self._work()
             nursery.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        status = "failed"
+        limiter = trio.CapacityLimiter(self.threads + 2)
+        self.started = time.perf_counter()
+        try:
+            async with trio.open_nursery() as workers:
+                for work in [self._compute, self._commit, *[self._encode] * self.threads]:
+                    workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+            status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
+        finally:
+            self.finished = time.perf_counter()
+            await trio.to_thread.run_sync(self._close, status)
 
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
@@ -291,13 +295,19 @@ class Pipeline:
                 self._abandoning = received > 1
                 if received > 2:
                     os._exit(128 + number)
-                log.warning(SIGNALLED[received - 1])
                 self._stop()
+                log.warning(SIGNALLED[received - 1])
 
-    async def _watch(self, watch: "Callable[[Pipeline], None]") -> None:
-        while True:
-            watch(self)
-            await trio.sleep(WATCH_SECONDS)
+    async def _watch(self, watch: "Callable[[Pipeline], None] | None") -> None:
+        """Show how far the run is; when cancelled, for whatever reason, stop the threads, which trio cannot cancel."""
+        try:
+            while watch is not None:
+                watch(self)
+                await trio.sleep(WATCH_SECONDS)
+            await trio.sleep_forever()
+        finally:
+            if not self.finished:
+                self._stop()
 
 
 def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:

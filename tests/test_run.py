@@ -245,6 +245,20 @@ def test_watch_sees_the_pipeline(make_config: Make, tmp_path: Path) -> None:
     assert seen[0].frames_committed == 5
 
 
+def test_a_watch_that_fails_ends_the_run(make_config: Make) -> None:
+    config, writer = make_config({"run.frames": 1_000_000_000}), KeepingWriter()
+    pipeline, _ = new_pipeline(config, writer)
+
+    def watch(pipeline: Pipeline) -> None:
+        raise ValueError("no display")
+
+    with pytest.raises(ValueError, match="no display"):
+        pipeline.run(watch)
+    assert writer.status in ("failed", "stopped")
+    assert writer.committed == list(range(len(writer.committed)))
+    assert working_threads() == []
+
+
 def test_the_summary_adds_up(make_config: Make, tmp_path: Path) -> None:
     summary = gsio.simulate(make_config(), tmp_path / "run.h5")
     assert (summary.frames, summary.cells, summary.nbytes_in) == (5, 5 * 3 * 12 * 17, 5 * 12 * 17 * 4)
