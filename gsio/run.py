@@ -70,8 +70,7 @@ def simulate(
     check_stability(config.model)
     check_output(output, overwrite=overwrite)
     layout = layout_of(config)
-    threads = encoding_threads(config)
-    blocks = pool_size(layout, threads)
+    threads, blocks = encoding_threads(config), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)
     pool = BlockPool(layout, blocks, solver.allocate)
     trace = Trace()
@@ -117,10 +116,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--output: '{output}' exists; choose another name, or replace it with --overwrite")
 
 
-def pool_size(layout: FrameLayout, threads: int) -> int:
-    """Return the number of blocks: enough to keep `threads` encoders and the link busy, in a quarter of the memory."""
+def pool_size(config: Config, layout: FrameLayout) -> int:
+    """Return the number of blocks: enough to keep the encoders and the link busy, in a quarter of the memory."""
     affordable = psutil.virtual_memory().available // 4 // (2 * layout.block_nbytes)
-    return max(2, min(threads + 4, int(affordable)))
+    in_the_run = -(-config.run.frames // layout.frames_per_block)
+    return min(in_the_run, max(2, min(encoding_threads(config) + 4, int(affordable))))
 
 
 class Pipeline:

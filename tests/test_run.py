@@ -22,7 +22,7 @@ from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config
 from gsio.errors import DivergenceError, Interrupted, StorageError
 from gsio.initial import initial_state
-from gsio.run import Pipeline, layout_of
+from gsio.run import Pipeline, layout_of, pool_size
 from gsio.staging import Block, BlockPool
 from gsio.trace import Trace
 from gsio.writer.hdf5 import open_writer
@@ -268,6 +268,13 @@ def test_the_summary_adds_up(make_config: Make, tmp_path: Path) -> None:
     assert 0 <= summary.hidden <= 1
 
 
+def test_the_pool_is_no_larger_than_the_run(make_config: Make) -> None:
+    short = make_config({**ONE_FRAME_A_BLOCK, "run.frames": 2, "output.threads": 16})
+    long = make_config({**ONE_FRAME_A_BLOCK, "run.frames": 1000, "output.threads": 16})
+    assert pool_size(short, layout_of(short)) == 2
+    assert pool_size(long, layout_of(long)) == 20
+
+
 def test_a_signal_stops_the_run_with_what_is_computed(make_config: Make) -> None:
     config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
     pipeline, solver = new_pipeline(config, writer)
@@ -327,7 +334,7 @@ def test_ctrl_c_leaves_a_closed_file_and_one_line(tmp_path: Path) -> None:
 STUCK = """
 import sys, threading
 from gsio import load_config, log
-from gsio.run import Pipeline, layout_of
+from gsio.run import Pipeline, layout_of, pool_size
 from gsio.compute.reference import ReferenceSolver
 from gsio.initial import initial_state
 from gsio.staging import BlockPool
