@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gsio import __version__
-from gsio.config import load_config, parse_assignment, preset_names
+from gsio.config import Config, load_config, parse_assignment, preset_names
 from gsio.errors import GsioError
 
 PATH = click.Path(path_type=Path)
@@ -85,7 +85,9 @@ KEYS = {
 }
 
 
-def _load(config_path: Path | None, preset: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Any:
+def _load(
+    config_path: Path | None, preset: str | None, assignments: tuple[str, ...], options: dict[str, Any]
+) -> Config:
     overrides = dict(map(parse_assignment, assignments))
     overrides |= {KEYS[name]: value for name, value in options.items() if value is not None}
     return load_config(config_path, preset=preset, overrides=overrides)

@@ -92,6 +92,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 Layer = dict[str, Any]
 
 
+def usable_cores() -> int:
+    """Return the number of cores this process may run on (a Slurm job has fewer than the machine)."""
+    return len(os.sched_getaffinity(0))
+
+
 def config_folder() -> Path:
     """Return the folder of the shipped configurations: inside the wheel, or beside the package in a checkout."""
     package = Path(__file__).parent

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
+from gsio.config import usable_cores
 
 Finding = tuple[str, str]
 
@@ -17,7 +18,7 @@ Finding = tuple[str, str]
 def findings() -> Iterator[Finding]:
     """Yield what was found, each as a name and one line."""
     yield "python", f"{platform.python_version()}, {platform.platform()}"
-    yield "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"
+    yield "cores", f"{usable_cores()} usable of {os.cpu_count()}"
     memory = psutil.virtual_memory()
     yield "memory", f"{memory.available / 1e9:.1f} GB available of {memory.total / 1e9:.1f} GB"
     yield "disk", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"

@@ -24,7 +24,7 @@ import trio
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
-from gsio.config import Config
+from gsio.config import Config, usable_cores
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.log import configure
 from gsio.staging import Block, BlockPool, FrameLayout
@@ -95,7 +95,7 @@ def layout_of(config: Config) -> FrameLayout:
 
 def encoding_threads(config: Config) -> int:
     """Return how many threads encode; by default one for each core this process may use."""
-    return config.output.threads or len(os.sched_getaffinity(0))
+    return config.output.threads or usable_cores()
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:

@@ -15,7 +15,6 @@ itself the rows beyond that it needs, one less per level and side. A cell has th
 as the same instructions make every copy of it.
 """
 
-import os
 import time
 
 import numba
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from gsio.compute.base import Field, stage
 from gsio.compute.stencil import Coefficients, coefficients
-from gsio.config import Config
+from gsio.config import Config, usable_cores
 from gsio.staging import Block, FrameLayout
 
 log = structlog.get_logger()
@@ -35,11 +34,6 @@ LEVELS = 16  # as many as leave the rings of a 1080p grid in a core's L2 cache (
 PAGE = 4096  # bytes
 PERIODIC, NEUMANN, ZERO = range(3)
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may run on (a Slurm job has fewer than the machine)."""
-    return len(os.sched_getaffinity(0))
 
 
 @njit(fastmath={"contract"})

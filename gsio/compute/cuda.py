@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gsio.compute.base import Field
 from gsio.compute.stencil import coefficients
 from gsio.config import Config
-from gsio.staging import Block, FrameLayout
+from gsio.staging import STATISTICS, Block, FrameLayout
 
 SLOTS = 3  # one filling, one copying, one to spare
 GRAPH_STEPS = 1024  # longest graph
@@ -88,7 +88,7 @@ class CudaSolver:
             ]
             self._now = 0
             self._graphs: dict[tuple[int, int], Any] = {}
-            self._partial = cupy.empty((STAGE_BLOCKS, 4), np.float64)
+            self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
             self._slots = [Slot(layout.block_nbytes) for _ in range(SLOTS)]
             self._filled = 0
             self._marks: dict[int, Marks] = {}
@@ -135,8 +135,11 @@ class CudaSolver:
         """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
         slot = self._slots[self._filled % SLOTS]
         self._filled += 1
-        marks = self._marks.setdefault(block.buffer.ctypes.data, Marks())
+        address = block.buffer.ctypes.data
         with self._device:
+            if address not in self._marks:
+                self._marks[address] = Marks()
+            marks = self._marks[address]
             with self._compute:
                 self._compute.wait_event(slot.copied)
                 marks.computing.record()
@@ -147,9 +150,7 @@ class CudaSolver:
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
             self._link.wait_event(marks.computed)
             marks.copying.record(self._link)
-            runtime.memcpyAsync(
-                block.buffer.ctypes.data, slot.memory.data.ptr, nbytes, runtime.memcpyDeviceToHost, self._link.ptr
-            )
+            runtime.memcpyAsync(address, slot.memory.data.ptr, nbytes, runtime.memcpyDeviceToHost, self._link.ptr)
             marks.copied.record(self._link)
             slot.copied.record(self._link)
 
@@ -160,7 +161,7 @@ class CudaSolver:
             number = frame * len(layout.fields) + i
             data = slot.memory[layout.header_nbytes + number * layout.plane_nbytes :]
             self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
-            self._summarise((1,), (STAGE_BLOCKS,), (self._partial, slot.memory[number * 32 :], cells))
+            self._summarise((1,), (STAGE_BLOCKS,), (self._partial, slot.memory[number * 8 * len(STATISTICS) :], cells))
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""

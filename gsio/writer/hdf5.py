@@ -36,6 +36,7 @@ RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_CHUNK = 1024
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def open_writer(
@@ -220,15 +221,16 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
     file.attrs.create("status", b"running", dtype="S16")
     file.attrs.create("ended", b"", dtype="S32")
     raw = config.output.compression == "none"
+    properties = _reserved_contiguous() if raw else None
     if raw:
-        file.create_dataset("frames_committed", data=np.zeros((), np.int64), dcpl=_early(raw))
+        file.create_dataset("frames_committed", data=np.zeros((), np.int64), dcpl=properties)
     for name, size in (("y", layout.rows), ("x", layout.cols)):
         file.create_dataset(name, data=np.arange(size, dtype=np.float64))
         file[name].make_scale(name)
         file[name].attrs.update(COORDINATES[name])
     for name, values in frame_series(config, layout, []).items():
         growth: dict[str, Any] = {} if raw else {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
-        series = file.create_dataset(name, (frames,), values.dtype, dcpl=_early(raw), **growth)
+        series = file.create_dataset(name, (frames,), values.dtype, dcpl=properties, **growth)
         series.attrs.update(series_attributes(name, layout))
         if name == "time":
             series.make_scale("time")
@@ -245,17 +247,15 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
             "compression": "gzip",
             "compression_opts": config.output.level,
         }  # fmt: skip
-        field = file.create_dataset(name, (frames, layout.rows, layout.cols), layout.dtype, dcpl=_early(raw), **growth)
+        field = file.create_dataset(name, (frames, layout.rows, layout.cols), layout.dtype, dcpl=properties, **growth)
         field.attrs.update(field_attributes(name))
         for axis, scale in enumerate(("time", "y", "x")):
             field.dims[axis].attach_scale(file[scale])
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
 
 
-def _early(raw: bool) -> h5py.h5p.PropDCID | None:
+def _reserved_contiguous() -> h5py.h5p.PropDCID:
     """Return the creation properties of a contiguous array that has its place in the file from the start, unfilled."""
-    if not raw:
-        return None
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -307,9 +307,8 @@ def _sync(fd: int, path: Path) -> None:
 def _start_writeback(fd: int) -> None:
     """Let the disk begin with what is written, so that little is left for the fsync at the end; only a hint."""
     write = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "sync_file_range"):
-        libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
+    if hasattr(LIBC, "sync_file_range"):
+        LIBC.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
 
 
 def _allocate(fd: int, end: int) -> None:
@@ -318,8 +317,7 @@ def _allocate(fd: int, end: int) -> None:
     if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)) == 0:
+    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)) == 0:
         return
     code = ctypes.get_errno()
     if code in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve: look at the free space instead
