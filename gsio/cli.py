@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gsio import __version__
-from gsio.config import Config, load_config, parse_assignment, preset_names
+from gsio.config import Config, load_config, parse_assignment, preset_names, toml_value
 from gsio.errors import GsioError
 
 PATH = click.Path(path_type=Path)
@@ -58,8 +58,8 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-e", "--steps-per-frame", type=int, help="Time steps between two frames."),
         click.option("-r", "--rows", type=int, help="Rows of the grid."),
         click.option("-c", "--cols", type=int, help="Columns of the grid."),
-        click.option("-f", "--feed", type=float, help="Feed rate F."),
-        click.option("-k", "--kill", type=float, help="Kill rate k."),
+        click.option("-f", "--feed", type=toml_value, metavar="RATE", help="Feed rate F, or a list or map of it."),
+        click.option("-k", "--kill", type=toml_value, metavar="RATE", help="Kill rate k, or a list or map of it."),
         click.option("-t", "--dt", type=float, help="Time step."),
         click.option("--backend", help="auto, cupy, numba or numpy."),
         click.option("--device", type=int, help="Which GPU."),
@@ -152,7 +152,7 @@ def info(path: Path, debug: bool) -> None:
     with open_stack(path) as stack:
         first = next(iter(stack.fields.values()))
         click.echo(
-            f"{path}: {stack.frames} frames of {first.shape[1]} × {first.shape[2]}, {stack.attributes['status']}"
+            f"{path}: {stack.frames} frames of {' × '.join(map(str, first.shape[1:]))}, {stack.attributes['status']}"
         )
         for name, field in stack.fields.items():
             click.echo(

@@ -5,6 +5,7 @@ The defaults are those of ``config/default.toml``, which names every key; the st
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,26 @@ Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
+class Map(Struct, frozen=True, forbid_unknown_fields=True):
+    """A parameter that varies over the grid: start + (stop − start) s.
+
+    s goes from 0 to 1 along an axis, from the first row or column to the last, or is what a file holds.
+    """
+
+    along: Literal["", "x", "y"] = ""
+    path: str = ""
+    start: Annotated[float, Meta(ge=-1e6, le=1e6)] = 0.0
+    stop: Annotated[float, Meta(ge=-1e6, le=1e6)] = 1.0
+
+    def __post_init__(self) -> None:
+        if bool(self.along) == bool(self.path):
+            raise ValueError("along or path")
+
+
+# One number for the whole grid, one for each member of a batch, or a map.
+Parameter = Fraction | Annotated[tuple[Fraction, ...], Meta(min_length=1)] | Map
+
+
 class Grid(Struct, frozen=True, forbid_unknown_fields=True):
     """Size and edges of the grid; arrays are [rows, cols]."""
 
@@ -32,13 +53,18 @@ class Grid(Struct, frozen=True, forbid_unknown_fields=True):
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of the equations and of their discretisation."""
 
-    feed: Fraction
-    kill: Fraction
+    feed: Parameter
+    kill: Parameter
     diffusion_u: Annotated[float, Meta(ge=0, le=1e6)]
     diffusion_v: Annotated[float, Meta(ge=0, le=1e6)]
     dt: Annotated[float, Meta(gt=0, le=1e6)]
     stencil: Literal["oono-puri", "five-point", "patra-karttunen", "ones"]
     precision: Literal["float32", "float64"]
+
+    @property
+    def members(self) -> int:
+        """Return the number of grids that run side by side: the length of the lists among feed and kill, else 1."""
+        return max(len(value) if isinstance(value, tuple) else 1 for value in (self.feed, self.kill))
 
 
 class Initial(Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,9 +175,16 @@ def load_config(
         for section, values in layer.items():
             merged.setdefault(section, {}).update(values)
     try:
-        return msgspec.convert(merged, Config)
+        config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
         raise UsageError(_explain(str(error), merged)) from None
+    lengths = {len(value) for value in (config.model.feed, config.model.kill) if isinstance(value, tuple)}
+    if len(lengths) > 1:
+        raise UsageError(
+            "model.feed, model.kill: expected one value for each member of the batch in both lists, "
+            f"got {len(config.model.feed)} and {len(config.model.kill)}"  # type: ignore[arg-type]
+        )
+    return config
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -159,10 +192,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"expected KEY=VALUE, got '{text}'; for example model.feed=0.03")
-    return key.strip(), _toml_value(value.strip())
+    return key.strip(), toml_value(value.strip())
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """Return `text` read as a TOML value where it is one, else as it is."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -199,7 +233,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
             continue
         if name not in variables:
             raise UsageError(f"unknown environment variable {name}{_nearest(name, list(variables))}")
-        found[variables[name]] = _toml_value(text)
+        found[variables[name]] = toml_value(text)
     return _nested(found)
 
 
@@ -241,10 +275,13 @@ def _nearest(word: str, known: list[str]) -> str:
 def _explain(message: str, merged: Layer) -> str:
     """Turn msgspec's message, which ends in the path of the value, into the key, what is allowed and what was found."""
     what, _, where = message.partition(" - at ")
-    section, name = where.strip("`$.").split(".")
+    section, name = re.split(r"[.\[]", where.strip("`$."))[:2]
     hint = get_type_hints(_sections()[section], include_extras=True)[name]
     if get_origin(hint) is Literal:
         allowed = " or ".join([", ".join(get_args(hint)[:-1]), get_args(hint)[-1]])
+    elif hint == Parameter:
+        table = "{along='x' or 'y', start=…, stop=…} or {path='FILE', start=…, stop=…}"
+        allowed = f"{_range(Fraction)}, a list of such numbers, or a table: {table}"
     else:
         allowed = _range(hint)
     return f"{section}.{name}: expected {allowed}, got {_short(merged[section][name])}" if what else message

@@ -41,7 +41,7 @@ def rates(pipeline: "Pipeline") -> Rates:
     return Rates(
         frames=frames,
         steps_per_second=steps / seconds,
-        gcells_per_second=steps * config.grid.rows * config.grid.cols / seconds / 1e9,
+        gcells_per_second=steps * pipeline.pool.layout.cells / seconds / 1e9,
         gigabytes_in=raw / seconds / 1e9,
         gigabytes_out=stored / seconds / 1e9,
         ratio=raw / stored if stored else 0.0,

@@ -19,7 +19,8 @@ class Stack:
     frames
         Number of committed frames.
     fields
-        Saved fields by name; each is indexed by frame and gives an array [rows, cols].
+        Saved fields by name; each is indexed by frame and gives an array [rows, cols] ([members, rows, cols] of
+        a batch).
     attributes
         Attributes of the file as a whole.
     """
@@ -31,7 +32,7 @@ class Stack:
         self.frames = int(committed)
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
-        """Return one frame of a saved field, [rows, cols]; -1 is the last.
+        """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.
 
         Raises KeyError if the field is not saved and IndexError if the frame is not committed.
         """

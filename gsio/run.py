@@ -88,9 +88,9 @@ def simulate(
 
 def layout_of(config: Config) -> FrameLayout:
     """Return how the frames of a run lie in memory; only a codec gains from byte planes."""
-    grid, output = config.grid, config.output
-    shuffle = output.compression == "deflate"
-    return FrameLayout.of(grid.rows, grid.cols, config.model.precision, output.fields, shuffle=shuffle)
+    members, grid, output = config.model.members, config.grid, config.output
+    shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
+    return FrameLayout.of(shape, config.model.precision, output.fields, shuffle=output.compression == "deflate")
 
 
 def encoding_threads(config: Config) -> int:
@@ -326,7 +326,7 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         output=output,
         device=pipeline.solver.device,
         frames=frames,
-        cells=frames * config.run.steps_per_frame * config.grid.rows * config.grid.cols,
+        cells=frames * config.run.steps_per_frame * pipeline.pool.layout.cells,
         wall_seconds=wall_seconds,
         loop_seconds=loop,
         compute_seconds=pipeline.compute_seconds,

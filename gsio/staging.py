@@ -1,5 +1,6 @@
 """Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
 
+import math
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,26 +16,33 @@ STATISTICS = ("min", "max", "mean", "nonfinite")
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """How a frame lies in memory: one plane per saved field, byte-shuffled if the codec wants it so."""
+    """How a frame lies in memory: one plane per saved field, byte-shuffled if the codec wants it so.
 
-    rows: int
-    cols: int
+    The `shape` of a plane is [rows, cols], or [members, rows, cols] for a batch.
+    """
+
+    shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fields: tuple[str, ...]
     shuffle: bool
     frames_per_block: int
 
     @classmethod
-    def of(cls, rows: int, cols: int, dtype: str, fields: str, *, shuffle: bool) -> "FrameLayout":
+    def of(cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool) -> "FrameLayout":
         """Choose the frames per block so that a block holds about `BLOCK_BYTES`."""
         names = tuple(fields.split(","))
-        nbytes = rows * cols * np.dtype(dtype).itemsize * len(names)
-        return cls(rows, cols, np.dtype(dtype).newbyteorder("<"), names, shuffle, max(1, round(BLOCK_BYTES / nbytes)))
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize * len(names)
+        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, max(1, round(BLOCK_BYTES / nbytes)))
+
+    @property
+    def cells(self) -> int:
+        """Cells of a plane."""
+        return math.prod(self.shape)
 
     @property
     def plane_nbytes(self) -> int:
         """Bytes of one field of one frame."""
-        return self.rows * self.cols * self.dtype.itemsize
+        return self.cells * self.dtype.itemsize
 
     @property
     def frame_nbytes(self) -> int:

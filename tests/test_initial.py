@@ -27,7 +27,7 @@ def state(kind: str, rows: int = ROWS, cols: int = COLS, **initial: Any) -> tupl
     """Return u and v at time 0; `initial` are keys of [initial]."""
     changes = {"grid.rows": rows, "grid.cols": cols, "initial.kind": kind}
     changes |= {f"initial.{key}": str(value) if key == "path" else value for key, value in initial.items()}
-    u, v = initial_state(load_config(overrides=changes, environ={}))
+    u, v, *_ = initial_state(load_config(overrides=changes, environ={}))
     assert u.dtype == v.dtype == np.float64
     assert u.shape == v.shape == (rows, cols)
     return u, v
@@ -232,7 +232,7 @@ def test_file_gives_a_frame_of_an_output(frame: int, steps: int, tmp_path: Path)
     path = save_output(tmp_path / "run.h5")
     u, v = state("noise")
     for _ in range(steps):
-        u, v = step(u, v, load_config(environ={}).model, "periodic")
+        u, v = step(u, v, np.array(0.014), np.array(0.054), load_config(environ={}).model, "periodic")
     np.testing.assert_array_equal(state("file", path=path, frame=frame), (u, v))
 
 

@@ -129,7 +129,7 @@ def pipeline(make_config: Make) -> Any:
         config=config,
         frames_committed=40,
         started=100.0,
-        pool=SimpleNamespace(layout=SimpleNamespace(frame_nbytes=8_000_000), in_use=3),
+        pool=SimpleNamespace(layout=SimpleNamespace(frame_nbytes=8_000_000, cells=2_000_000), in_use=3),
         writer=SimpleNamespace(nbytes=80_000_000),
     )
 

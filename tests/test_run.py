@@ -59,7 +59,7 @@ class CountingSolver(ReferenceSolver):
     """The reference, counting the blocks it fills."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, layout_of(config), *initial_state(config))
+        super().__init__(config, layout_of(config), initial_state(config))
         self.filled = 0
         self.before_fill: Callable[[Block], object] = lambda block: None
 
@@ -217,7 +217,7 @@ def test_the_first_non_finite_frame_is_not_committed(compression: str, make_conf
         "initial.kind": "file", "initial.path": str(tmp_path / "start.npz"), "output.compression": compression,
         "run.steps_per_frame": 1, "run.frames": 50,
     })  # fmt: skip
-    solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+    solver = ReferenceSolver(config, layout_of(config), initial_state(config))
     finite = -1
     with np.errstate(over="ignore"):
         while np.isfinite(solver.fields()[1].astype(np.float32)).all():
@@ -350,7 +350,7 @@ class StuckWriter:
 
 log.configure("json")
 config = load_config(overrides={"grid.rows": 9, "grid.cols": 9}, environ={})
-solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+solver = ReferenceSolver(config, layout_of(config), initial_state(config))
 pool = BlockPool(layout_of(config), 3, solver.allocate)
 Pipeline(config, solver, pool, StuckWriter(), Trace(), 1).run()
 """

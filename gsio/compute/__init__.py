@@ -8,7 +8,7 @@ import structlog
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
-from gsio.config import Config
+from gsio.config import Config, Map
 from gsio.errors import UsageError
 from gsio.initial import initial_state
 from gsio.staging import FrameLayout
@@ -48,20 +48,21 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     backend = choose_backend(config)
     fields = 4 if backend == "numba" else 12 if backend == "numpy" else 0  # that live in host memory
     itemsize = 8 if backend == "numpy" else layout.dtype.itemsize
-    cells = layout.rows * layout.cols
-    # The initial state is two float64 fields; what is staged waits in `blocks` blocks, once raw and once encoded.
-    needed = cells * (2 * 8 + fields * itemsize) + 2 * blocks * layout.block_nbytes
+    # The initial state is two float64 fields, feed and kill may be two more; what is staged waits in `blocks` blocks,
+    # once raw and once encoded.
+    maps = sum(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
+    needed = layout.cells * ((2 + maps) * 8 + fields * itemsize) + 2 * blocks * layout.block_nbytes
     check_memory("host", needed, psutil.virtual_memory().available)
     if backend == "cupy":
         return _open_cuda(config, layout)
-    u, v = initial_state(config)
+    start = initial_state(config)
     if backend == "numpy":
         from gsio.compute.reference import ReferenceSolver
 
-        return ReferenceSolver(config, layout, u, v)
+        return ReferenceSolver(config, layout, start)
     from gsio.compute.cpu import CpuSolver
 
-    return CpuSolver(config, layout, u, v)
+    return CpuSolver(config, layout, start)
 
 
 def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
@@ -74,8 +75,7 @@ def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
     if config.run.device >= devices:
         raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
     check_memory("device", needed_bytes(layout), free_bytes(config.run.device))
-    u, v = initial_state(config)
-    return CudaSolver(config, layout, u, v)
+    return CudaSolver(config, layout, initial_state(config))
 
 
 def check_memory(where: str, needed: int, available: int) -> None:

@@ -23,7 +23,7 @@ class Solver(Protocol):
         """Advance both fields by `steps` time steps; may return before they are done."""
 
     def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, [rows, cols]."""
+        """Return host copies of u and v, of the layout's shape."""
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return host memory for a block, of the kind the device copies to fastest."""
@@ -41,7 +41,7 @@ def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics
     Parameters
     ----------
     plane
-        [rows, cols], any float dtype; stored as the layout's.
+        Of the layout's shape, any float dtype; stored as the layout's.
     data
         uint8 [plane_nbytes].
     statistics

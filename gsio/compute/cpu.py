@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from gsio.compute.base import Field, stage
 from gsio.compute.stencil import Coefficients, coefficients
 from gsio.config import Config, usable_cores
+from gsio.initial import Start
 from gsio.staging import Block, FrameLayout
 
 log = structlog.get_logger()
@@ -169,21 +170,21 @@ class CpuSolver:
 
     backend = "numba"
 
-    def __init__(self, config: Config, layout: FrameLayout, u: Field, v: Field) -> None:
+    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
         dtype = np.dtype(config.model.precision)
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
         self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        self._coefficients = Coefficients._make(map(dtype.type, coefficients(config.model)))
+        self._coefficients = Coefficients._make(map(dtype.type, coefficients(config.model, start.feed, start.kill)))
         self.device = f"CPU, {self._threads} threads"
-        self._u, self._v = (np.array(field, dtype, order="C") for field in (u, v))
+        self._u, self._v = (np.array(field, dtype, order="C") for field in start[:2])
         self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
-        bands = min(self._threads, layout.rows)
+        bands = min(self._threads, layout.shape[-2])
         page = PAGE // dtype.itemsize
-        stride = -(-(layout.cols + 2 + page // 2) // page) * page
+        stride = -(-(layout.shape[-1] + 2 + page // 2) // page) * page
         # A band makes about as many rows again beyond its ends as it has levels: few, if it has few rows.
-        levels = min(LEVELS, max(4, layout.rows // bands // 8))
+        levels = min(LEVELS, max(4, layout.shape[-2] // bands // 8))
         self._rings = np.zeros((bands, levels, 2, 3, stride), dtype)  # [band, level, field, row modulo 3, cell]
         self._compile()
 
@@ -224,13 +225,13 @@ class CpuSolver:
     def _stage(self, field: Field, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
         itemsize = self._layout.dtype.itemsize
         words = field.view(f"u{itemsize}")
-        bands = min(self._threads, self._layout.rows)
+        bands = min(self._threads, self._layout.shape[-2])
         planes, values = data.reshape(itemsize, -1), data.view(field.dtype)
         low, high, total, bad = _stage(field, words, planes, values, self._layout.shuffle, bands)
         if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
             stage(field, self._layout, data, statistics)
         else:
-            statistics[:] = low, high, total / (self._layout.rows * self._layout.cols), 0
+            statistics[:] = low, high, total / self._layout.cells, 0
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gsio.compute.base import Field
 from gsio.compute.stencil import coefficients
 from gsio.config import Config
+from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
 
 SLOTS = 3  # one filling, one copying, one to spare
@@ -61,7 +62,7 @@ class CudaSolver:
 
     backend = "cupy"
 
-    def __init__(self, config: Config, layout: FrameLayout, u: Field, v: Field) -> None:
+    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._device = cupy.cuda.Device(config.run.device)
@@ -80,11 +81,11 @@ class CudaSolver:
                 ),
             )
             self._step, self._stage, self._summarise = map(module.get_function, ("step", "stage", "summarise"))
-            self._coefficients = tuple(map(dtype.type, coefficients(config.model)))
+            self._coefficients = tuple(map(dtype.type, coefficients(config.model, start.feed, start.kill)))
             # Two copies of (u, v): a step reads one and writes the other.
             self._states = [
-                tuple(cupy.asarray(f, dtype) for f in (u, v)),
-                tuple(cupy.empty(u.shape, dtype) for _ in "uv"),
+                tuple(cupy.asarray(f, dtype) for f in start[:2]),
+                tuple(cupy.empty(layout.shape, dtype) for _ in "uv"),
             ]
             self._now = 0
             self._graphs: dict[tuple[int, int], Any] = {}
@@ -111,7 +112,7 @@ class CudaSolver:
 
     def _capture(self, steps: int) -> Any:
         """Record `steps` launches from the present state as one CUDA graph, which costs the host one call."""
-        rows, cols = self._layout.rows, self._layout.cols
+        rows, cols = self._layout.shape
         grid = (-(-cols // STEP_THREADS[0]), -(-rows // STEP_THREADS[1]))
         self._compute.begin_capture()
         for i in range(steps):
@@ -155,7 +156,7 @@ class CudaSolver:
             slot.copied.record(self._link)
 
     def _stage_frame(self, slot: Slot, frame: int) -> None:
-        layout, cells = self._layout, np.int64(self._layout.rows * self._layout.cols)
+        layout, cells = self._layout, np.int64(self._layout.cells)
         for i, name in enumerate(layout.fields):
             field = self._states[self._now]["uv".index(name)]
             number = frame * len(layout.fields) + i

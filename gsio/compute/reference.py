@@ -15,26 +15,27 @@ from numpy.typing import NDArray
 from gsio.compute.base import Field, stage
 from gsio.compute.stencil import STENCILS
 from gsio.config import Config, Model
+from gsio.initial import Start
 from gsio.staging import Block, FrameLayout
 
 PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}
 
 
 def laplacian(field: Field, stencil: str, boundary: str) -> Field:
-    """Return ∇² of `field` [rows, cols] by one of `STENCILS`, with cells outside the grid given by `boundary`."""
+    """Return ∇² of `field` [..., rows, cols] by one of `STENCILS`, with cells outside the grid given by `boundary`."""
     corner, edge = STENCILS[stencil]
-    p = np.pad(field, 1, mode=PADDING[boundary])  # type: ignore[call-overload]
-    corners = p[:-2, :-2] + p[:-2, 2:] + p[2:, :-2] + p[2:, 2:]
-    edges = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:]
+    p = np.pad(field, [(0, 0)] * (field.ndim - 2) + [(1, 1)] * 2, mode=PADDING[boundary])  # type: ignore[call-overload]
+    corners = p[..., :-2, :-2] + p[..., :-2, 2:] + p[..., 2:, :-2] + p[..., 2:, 2:]
+    edges = p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
     total: Field = corner * corners + edge * edges - 4 * (corner + edge) * field
     return total
 
 
-def step(u: Field, v: Field, model: Model, boundary: str) -> tuple[Field, Field]:
-    """Return u and v one time step later."""
+def step(u: Field, v: Field, feed: Field, kill: Field, model: Model, boundary: str) -> tuple[Field, Field]:
+    """Return u and v one time step later; `feed` and `kill` broadcast to them."""
     reaction = u * v * v
-    du = model.diffusion_u * laplacian(u, model.stencil, boundary) - reaction + model.feed * (1 - u)
-    dv = model.diffusion_v * laplacian(v, model.stencil, boundary) + reaction - (model.feed + model.kill) * v
+    du = model.diffusion_u * laplacian(u, model.stencil, boundary) - reaction + feed * (1 - u)
+    dv = model.diffusion_v * laplacian(v, model.stencil, boundary) + reaction - (feed + kill) * v
     return u + model.dt * du, v + model.dt * dv
 
 
@@ -44,20 +45,21 @@ class ReferenceSolver:
     backend = "numpy"
     device = "CPU, NumPy float64"
 
-    def __init__(self, config: Config, layout: FrameLayout, u: Field, v: Field) -> None:
+    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
         self._config = config
         self._layout = layout
-        self._u: Field = u.astype(np.float64)
-        self._v: Field = v.astype(np.float64)
+        self._u: Field = np.array(np.broadcast_to(start.u, layout.shape), np.float64)
+        self._v: Field = np.array(np.broadcast_to(start.v, layout.shape), np.float64)
+        self._rates = start.feed, start.kill
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is told by its frames
             for _ in range(steps):
-                self._u, self._v = step(self._u, self._v, self._config.model, self._config.grid.boundary)
+                self._u, self._v = step(self._u, self._v, *self._rates, self._config.model, self._config.grid.boundary)
 
     def fields(self) -> tuple[Field, Field]:
-        """Return copies of u and v, float64 [rows, cols]."""
+        """Return copies of u and v, float64, of the layout's shape."""
         return self._u.copy(), self._v.copy()
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:

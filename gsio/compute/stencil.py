@@ -4,6 +4,9 @@ import decimal
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsio.config import Model
 from gsio.errors import UsageError
 
@@ -16,6 +19,7 @@ STENCILS = {
     "patra-karttunen": (1 / 6, 2 / 3),
     "ones": (1.0, 1.0),
 }
+Rate = NDArray[np.float64]  # broadcasts to [members, rows, cols]
 
 
 class Coefficients(NamedTuple):
@@ -35,21 +39,21 @@ class Coefficients(NamedTuple):
     edge: float
     u_diffusion: float
     v_diffusion: float
-    feed: float
-    decay: float
+    feed: Rate
+    decay: Rate
     dt: float
 
 
-def coefficients(model: Model) -> Coefficients:
-    """Return the constants of one time step of `model`."""
+def coefficients(model: Model, feed: Rate, kill: Rate) -> Coefficients:
+    """Return the constants of one time step of `model` with the rates `feed` and `kill`, per unit time."""
     corner, edge = STENCILS[model.stencil]
     return Coefficients(
         corner=corner,
         edge=edge,
         u_diffusion=model.dt * model.diffusion_u,
         v_diffusion=model.dt * model.diffusion_v,
-        feed=model.dt * model.feed,
-        decay=model.dt * (model.feed + model.kill),
+        feed=model.dt * feed,
+        decay=model.dt * (feed + kill),
         dt=model.dt,
     )
 

@@ -24,6 +24,7 @@ from gsio.trace import Trace
 from gsio.writer import codec
 from gsio.writer.base import FrameWriter
 from gsio.writer.metadata import (
+    AXES,
     COORDINATES,
     field_attributes,
     frame_series,
@@ -110,11 +111,11 @@ class DeflateWriter:
         with self._trace.span("write", first):
             self._reserve(sum(len(chunk) for block in blocks for frame in block.chunks for chunk in frame))
             for field in self._fields:
-                field.set_extent((frames, self._layout.rows, self._layout.cols))
+                field.set_extent((frames, *self._layout.shape))
             for block in blocks:
                 for frame, chunks in enumerate(block.chunks, block.first):
                     for field, chunk in zip(self._fields, chunks, strict=True):
-                        field.write_direct_chunk((frame, 0, 0), chunk)
+                        field.write_direct_chunk((frame, *[0] * len(self._layout.shape)), chunk)
         with self._trace.span("commit", first):
             for name, values in frame_series(self._config, self._layout, blocks).items():
                 self._series[name].append(first, values)
@@ -224,7 +225,8 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
     properties = _reserved_contiguous() if raw else None
     if raw:
         file.create_dataset("frames_committed", data=np.zeros((), np.int64), dcpl=properties)
-    for name, size in (("y", layout.rows), ("x", layout.cols)):
+    axes = AXES[-len(layout.shape) :]
+    for name, size in zip(axes, layout.shape, strict=True):
         file.create_dataset(name, data=np.arange(size, dtype=np.float64))
         file[name].make_scale(name)
         file[name].attrs.update(COORDINATES[name])
@@ -241,15 +243,15 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
         file["time"][:] = frame_steps(config, 0, frames) * config.model.dt
     for name in layout.fields:
         growth = {} if raw else {
-            "chunks": (1, layout.rows, layout.cols),
-            "maxshape": (None, layout.rows, layout.cols),
+            "chunks": (1, *layout.shape),
+            "maxshape": (None, *layout.shape),
             "shuffle": True,
             "compression": "gzip",
             "compression_opts": config.output.level,
         }  # fmt: skip
-        field = file.create_dataset(name, (frames, layout.rows, layout.cols), layout.dtype, dcpl=properties, **growth)
+        field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
         field.attrs.update(field_attributes(name))
-        for axis, scale in enumerate(("time", "y", "x")):
+        for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
 

@@ -23,9 +23,11 @@ LONG_NAMES = {"u": "concentration of U", "v": "concentration of V"}
 COORDINATES: dict[str, Attributes] = {
     "time": {"long_name": "model time", "units": "1", "axis": "T"},
     "step": {"long_name": "time steps since the initial state", "units": "1"},
+    "member": {"long_name": "member of the batch", "units": "1"},
     "y": {"long_name": "row, in grid spacings", "units": "1", "axis": "Y"},
     "x": {"long_name": "column, in grid spacings", "units": "1", "axis": "X"},
 }
+AXES = ("member", "y", "x")  # of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
 

@@ -36,20 +36,24 @@ LONG_TOLERANCE = {"float32": 5e-5, "float64": 1e-13}
 PATTERNS = [(0.014, 0.054), (0.035, 0.065), (0.062, 0.0609)]  # feed, kill
 
 
-def make_solver(backend: str, config: Config, layout: FrameLayout, u: Field, v: Field) -> Solver:
+def make_solver(backend: str, config: Config, layout: FrameLayout, fields: tuple[Field, Field] | None = None) -> Solver:
+    """Return a solver of `config` that starts from `fields`, u and v, instead of its initial state."""
+    start = initial_state(config)
+    if fields:
+        start = start._replace(u=fields[0], v=fields[1])
     if backend == "numpy":
-        return ReferenceSolver(config, layout, u, v)
+        return ReferenceSolver(config, layout, start)
     if backend == "numba":
-        return CpuSolver(config, layout, u, v)
+        return CpuSolver(config, layout, start)
     from gsio.compute.cuda import CudaSolver
 
-    return CudaSolver(config, layout, u, v)
+    return CudaSolver(config, layout, start)
 
 
 def solve(backend: str, config: Config, steps: int, start: tuple[Field, Field] | None = None) -> tuple[Field, Field]:
     # One thread: more would wait for one another longer than they compute where other processes share the cores.
     config = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, threads=1))
-    solver = make_solver(backend, config, layout_of(config), *(start or initial_state(config)))
+    solver = make_solver(backend, config, layout_of(config), start)
     solver.advance(steps)
     return solver.fields()
 
@@ -101,7 +105,7 @@ def record(solver: Solver, layout: FrameLayout, frames: int) -> tuple[NDArray[An
 def staged_field(layout: FrameLayout, data: NDArray[np.uint8]) -> Field:
     """Return the field [rows, cols] that lies in `data` as its byte planes or as it is."""
     raw = data.reshape(layout.dtype.itemsize, -1).T.copy() if layout.shuffle else data.copy()
-    return raw.reshape(-1).view(layout.dtype).reshape(layout.rows, layout.cols)
+    return raw.reshape(-1).view(layout.dtype).reshape(layout.shape)
 
 
 def assert_statistics(found: NDArray[np.float64], field: Field) -> None:
@@ -133,9 +137,9 @@ def test_sum_of_v_is_that_of_py_pde(backend: str, make_config: MakeConfig) -> No
             "initial.v": 0.25,
         }
     )
-    start = initial_state(config)
-    assert start[1][28:36, 28:36].sum() == start[1].sum() == 16
-    solver = make_solver(backend, config, layout_of(config), *start)
+    v = initial_state(config).v
+    assert v[28:36, 28:36].sum() == v.sum() == 16
+    solver = make_solver(backend, config, layout_of(config))
     sums = []
     for _ in range(4):
         solver.advance(50)
@@ -223,8 +227,8 @@ for rows in (3, 67):
     for threads in (7, 3, 2, 1):
         grid = {"grid.rows": rows, "grid.cols": 61, "initial.kind": "noise", "run.threads": threads}
         config = load_config(overrides=grid, environ={})
-        layout = FrameLayout.of(rows, 61, "float32", "u,v", shuffle=True)
-        solver = CpuSolver(config, layout, *initial_state(config))
+        layout = FrameLayout.of((rows, 61), "float32", "u,v", shuffle=True)
+        solver = CpuSolver(config, layout, initial_state(config))
         block = Block(layout, solver.allocate(layout.block_nbytes))
         block.count = 2
         solver.fill(block)
@@ -252,7 +256,7 @@ def test_threads_of_one_solver_do_not_limit_the_next(make_config: MakeConfig) ->
     devices = []
     for threads in (1, 2):
         config = make_config({"run.threads": threads})
-        devices.append(make_solver("numba", config, layout_of(config), *initial_state(config)).device)
+        devices.append(make_solver("numba", config, layout_of(config)).device)
     assert devices == ["CPU, 1 threads", "CPU, 2 threads"]
 
 
@@ -264,7 +268,7 @@ def test_a_run_in_pieces_has_the_bits_of_one_go(
 ) -> None:
     config = make_config({"grid.rows": 23, "grid.cols": 34, "model.precision": precision})
     start = random_start(23, 34)
-    solver = make_solver(backend, config, layout_of(config), *start)
+    solver = make_solver(backend, config, layout_of(config), start)
     for steps in pieces:
         solver.advance(steps)
     assert_same_bits(solver.fields(), solve(backend, config, 40, start))
@@ -280,7 +284,7 @@ def test_frames_have_the_same_bits_for_any_block_size(
     frames = []
     for size in (1, frames_per_block):
         layout = replace(layout_of(config), frames_per_block=size)
-        frames.append(record(make_solver(backend, config, layout, *random_start(23, 34)), layout, 7))
+        frames.append(record(make_solver(backend, config, layout, random_start(23, 34)), layout, 7))
     (data, statistics), (expected_data, expected_statistics) = frames
     assert len(data) == 7
     np.testing.assert_array_equal(data, expected_data)
@@ -428,8 +432,8 @@ def test_blocks_hold_the_fields_and_their_statistics(
     backend: str, precision: str, fields: str, shape: tuple[int, int], shuffle: bool, make_config: MakeConfig
 ) -> None:
     config = make_config({"grid.rows": shape[0], "grid.cols": shape[1], "model.precision": precision})
-    layout = replace(FrameLayout.of(*shape, precision, fields, shuffle=shuffle), frames_per_block=3)
-    solver, twin = (make_solver(backend, config, layout, *random_start(*shape)) for _ in range(2))
+    layout = replace(FrameLayout.of(shape, precision, fields, shuffle=shuffle), frames_per_block=3)
+    solver, twin = (make_solver(backend, config, layout, random_start(*shape)) for _ in range(2))
     block = Block(layout, solver.allocate(layout.block_nbytes))
     for count in (3, 3, 2):  # the last block of a run is not full
         block.count = count
@@ -453,10 +457,10 @@ def test_statistics_count_non_finite_values_and_describe_the_others(
     backend: str, bad: float, precision: str, shuffle: bool, make_config: MakeConfig
 ) -> None:
     config = make_config({"grid.rows": 21, "grid.cols": 33, "model.precision": precision})
-    layout = replace(FrameLayout.of(21, 33, precision, "u,v", shuffle=shuffle), frames_per_block=1)
+    layout = replace(FrameLayout.of((21, 33), precision, "u,v", shuffle=shuffle), frames_per_block=1)
     u, v = random_start(21, 33)
     u[4, 5] = v[0, 0] = v[20, 17] = bad
-    solver = make_solver(backend, config, layout, u, v)
+    solver = make_solver(backend, config, layout, (u, v))
     block = Block(layout, solver.allocate(layout.block_nbytes))
     block.count = 1
     solver.fill(block)
@@ -473,5 +477,5 @@ def test_statistics_of_a_field_without_a_finite_value_are_zero(backend: str, mak
     config = make_config()
     layout = replace(layout_of(config), frames_per_block=1)
     nowhere = np.full((12, 17), np.nan)
-    _, statistics = record(make_solver(backend, config, layout, nowhere, nowhere), layout, 1)
+    _, statistics = record(make_solver(backend, config, layout, (nowhere, nowhere)), layout, 1)
     assert statistics.tolist() == [[[0, 0, 0, 12 * 17]]]

@@ -13,6 +13,7 @@ from gsio.compute.reference import ReferenceSolver, laplacian, step
 from gsio.compute.stencil import STENCILS, Coefficients, check_stability, coefficients, largest_eigenvalue
 from gsio.config import Config, Model
 from gsio.errors import UsageError
+from gsio.initial import initial_state
 from gsio.run import layout_of
 
 MakeConfig = Callable[..., Config]
@@ -111,7 +112,8 @@ def test_diffusion_is_bounded_below_the_limit_and_grows_above_it(
                 "run.threads": 1,
             }
         )
-        run = solver(config, layout_of(config), start, np.zeros_like(start))
+        beginning = initial_state(config)._replace(u=start, v=np.zeros_like(start))
+        run = solver(config, layout_of(config), beginning)
         run.advance(300)
         growth.append(np.ptp(run.fields()[0]) / np.ptp(start))
     assert growth[0] < 1
@@ -119,17 +121,17 @@ def test_diffusion_is_bounded_below_the_limit_and_grows_above_it(
 
 
 def test_coefficients_are_those_worked_out_by_hand(make_model: Callable[..., Model]) -> None:
-    model = make_model(diffusion_u=0.2, diffusion_v=0.1, feed=0.04, kill=0.06, dt=0.5, stencil="oono-puri")
-    assert coefficients(model) == pytest.approx(
+    model = make_model(diffusion_u=0.2, diffusion_v=0.1, dt=0.5, stencil="oono-puri")
+    assert coefficients(model, np.array(0.04), np.array(0.06)) == pytest.approx(
         Coefficients(corner=0.25, edge=0.5, u_diffusion=0.1, v_diffusion=0.05, feed=0.02, decay=0.05, dt=0.5)
     )
 
 
 def test_one_step_is_that_worked_out_by_hand(make_model: Callable[..., Model]) -> None:
-    model = make_model(diffusion_u=0.2, diffusion_v=0.1, feed=0.04, kill=0.06, dt=0.5, stencil="oono-puri")
+    model = make_model(diffusion_u=0.2, diffusion_v=0.1, dt=0.5, stencil="oono-puri")
     u, v = np.full((3, 5), 0.9), np.zeros((3, 5))
     v[1, 2] = 0.5
-    u_new, v_new = step(u, v, model, "zero")
+    u_new, v_new = step(u, v, np.array(0.04), np.array(0.06), model, "zero")
     # u: no gradient; u v² = 0.225; feed 0.04 · 0.1. v: ∇² = −3 · 0.5, decay 0.1 · 0.5.
     assert u_new[1, 2] == pytest.approx(0.9 + 0.5 * (-0.225 + 0.004))
     assert v_new[1, 2] == pytest.approx(0.5 + 0.5 * (0.1 * -1.5 + 0.225 - 0.05))
@@ -144,8 +146,9 @@ def test_one_step_is_that_worked_out_by_hand(make_model: Callable[..., Model]) -
 def test_coefficients_make_the_step_of_the_equations(stencil: str, make_model: Callable[..., Model]) -> None:
     model = make_model(stencil=stencil, dt=0.7)
     u, v = np.random.default_rng(1).random((2, 3, 3))
-    c = coefficients(model)
-    u_new, v_new = (field[1, 1] for field in step(u, v, model, "periodic"))
+    feed, kill = np.array(0.03), np.array(0.06)
+    c = coefficients(model, feed, kill)
+    u_new, v_new = (field[1, 1] for field in step(u, v, feed, kill, model, "periodic"))
     reaction = c.dt * u[1, 1] * v[1, 1] ** 2
     (u_corners, u_edges), (v_corners, v_edges) = (
         (field[::2, ::2].sum(), field[1, ::2].sum() + field[::2, 1].sum()) for field in (u, v)

@@ -32,7 +32,7 @@ COMPRESSIONS = ("deflate", "none")
 
 def expected_frames(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Return u and v of every frame, [frame, rows, cols], without staging or files."""
-    solver = ReferenceSolver(config, layout_of(config), *initial_state(config))
+    solver = ReferenceSolver(config, layout_of(config), initial_state(config))
     frames = []
     for _ in range(config.run.frames):
         solver.advance(config.run.steps_per_frame)
