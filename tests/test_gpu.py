@@ -9,8 +9,11 @@ import pytest
 
 import gsio
 from gsio.compute import choose_backend, open_solver
+from gsio.compute.reference import ReferenceSolver
+from gsio.compute.tiling import Device, Job, Tiling, tilings
 from gsio.config import Config
 from gsio.errors import UsageError
+from gsio.initial import initial_state
 from gsio.run import layout_of
 
 Make = Callable[..., Config]
@@ -59,3 +62,64 @@ def test_a_gpu_that_is_not_there_is_refused(make_config: Make) -> None:
     config = make_config({"run.backend": "cupy", "run.device": 999})
     with pytest.raises(UsageError, match=r"run\.device"):
         open_solver(config, layout_of(config), 3)
+
+
+def some_tilings(job: Job, device: Device) -> list[Tiling]:
+    """Return four tilings that go over their tiles in different ways: each is compiled anew, which takes a second."""
+    possible = list(tilings(job, device))
+    stays = [tiling for tiling in possible if tiling.at_once and tiling.tiles(job) <= device.multiprocessors]
+    turns = [tiling for tiling in possible if tiling.at_once and tiling.tiles(job) > device.multiprocessors]
+    launches = [tiling for tiling in possible if not tiling.at_once]
+    return [*stays[:1], *stays[-1:], *turns[len(turns) // 2 :][:1], launches[len(launches) // 3]]
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "zero"])
+@pytest.mark.parametrize(
+    ("shape", "precision", "rates"),
+    [
+        ((204, 324), "float32", {}),
+        ((1079, 1925), "float32", {}),  # more tiles than multiprocessors; no lane's columns divide the grid
+        ((540, 1924), "float64", {"model.dt": 0.5}),
+        ((301, 128), "float32", {"model.feed": {"along": "x", "start": 0.01, "stop": 0.06}, "model.kill": 0.06}),
+        ((3, 1000), "float32", {"model.stencil": "five-point"}),
+        ((150, 152), "float32", {"model.feed": [0.014, 0.03, 0.04, 0.05, 0.06], "model.kill": 0.06}),
+    ],
+    ids=str,
+)
+def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_reference(
+    shape: tuple[int, int], precision: str, rates: dict[str, object], boundary: str, make_config: Make
+) -> None:
+    import cupy
+
+    from gsio.compute.cuda import CudaSolver
+
+    config = make_config(
+        {
+            "grid.rows": shape[0],
+            "grid.cols": shape[1],
+            "grid.boundary": boundary,
+            "model.precision": precision,
+            "run.steps_per_frame": 37,
+            "run.backend": "cupy",
+            **rates,
+        }
+    )
+    layout, start = layout_of(config), initial_state(config)
+    u, v = np.random.default_rng(5).random((2, *layout.shape), np.float32).astype(np.float64)
+    start = start._replace(u=u, v=v)
+    reference = ReferenceSolver(config, layout, start)
+    reference.advance(37)
+    chosen = CudaSolver(config, layout, start)
+    chosen.advance(37)
+    expected = chosen.fields()
+    tolerance = 2e-6 if precision == "float32" else 1e-14
+    for mine, theirs in zip(expected, reference.fields(), strict=True):
+        assert np.linalg.norm(mine - theirs) < tolerance * np.linalg.norm(theirs)
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    device = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
+    for tiling in some_tilings(chosen.job, device):
+        solver = CudaSolver(config, layout, start, tiling)
+        for steps in (30, 7):
+            solver.advance(steps)
+        for mine, theirs in zip(solver.fields(), expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs, err_msg=str(tiling))

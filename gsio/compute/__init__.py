@@ -26,14 +26,22 @@ def choose_backend(config: Config) -> Backend:
     if driver is None or not driver.gpus:
         return "numba"
     try:
-        import cupy
+        from gsio.compute.cuda import OLDEST, capability
 
-        cupy.cuda.runtime.getDeviceCount()
+        version = capability(0)
     except Exception as error:
         found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
         log.warning(f"{driver.gpus[0]} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
         return "numba"
+    if version < OLDEST:
+        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {too_old(version)}")
+        return "numba"
     return "cupy"
+
+
+def too_old(version: int) -> str:
+    """Return why a GPU of this compute capability cannot be used."""
+    return f"expected a GPU of compute capability 8.0 (Ampere) or later, got {version / 10:.1f}"
 
 
 def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
@@ -67,14 +75,16 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
 
 def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
     try:
-        from gsio.compute.cuda import CudaSolver, count_devices, free_bytes, needed_bytes
+        from gsio.compute.cuda import OLDEST, CudaSolver, capability, count_devices, free_bytes, needed_bytes
 
         devices = count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways
         raise UsageError(f"run.backend: cupy cannot be used here: {one_line(error)}; see 'gsio doctor'") from None
     if config.run.device >= devices:
         raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
-    check_memory("device", needed_bytes(layout), free_bytes(config.run.device))
+    if (version := capability(config.run.device)) < OLDEST:
+        raise UsageError(f"run.device: {too_old(version)}")
+    check_memory("device", needed_bytes(config, layout), free_bytes(config.run.device))
     return CudaSolver(config, layout, initial_state(config))
 
 

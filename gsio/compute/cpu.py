@@ -1,133 +1,276 @@
 """The production solver for machines without a GPU: Numba, compiled to vector code, on every core it may use.
 
-A field does not fit the cache, and a step does little with each cell: one by one, steps would wait for memory. So up
-to `LEVELS` steps go over the field together, as a wavefront. Level n holds rows after n steps; once three of its rows
-are there, level n + 1 can make the middle one. Here, three steps together::
+A field does not fit the cache, and a step does little with each cell: one by one, steps would wait for memory. So the
+grid is cut into parts, some hundred columns wide, and up to `LEVELS` steps go over a part together, as a wavefront.
+Level n holds rows after n steps; once three of its rows are there, level n + 1 can make the middle one. Here, three
+steps together::
 
     level 3  . n . . .             n: made at this front, from three rows of the level below
-    level 2  o o n . .             o: kept, in a ring of three rows that stays in the cache
+    level 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
     level 1  . o o n .
-    level 0  . . o o n             n: copied from the field, or outside the grid by the boundary
+    level 0  . . o o n             n: copied from the field, or set by the boundary outside it
              row ──▶ └ front
 
-The last level is written to a second array, which is read the next time. Each thread has a band of rows, and makes for
-itself the rows beyond that it needs, one less per level and side. A cell has the same bits wherever the bands are cut,
-as the same instructions make every copy of it.
+The last level is written to a second array, which is read the next time. A part makes for itself the cells beyond its
+edges that it needs, one less per level and side. A cell has the same bits wherever the parts are cut, as the same
+instructions make every copy of it.
 """
 
+import platform
 import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import structlog
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from gsio.compute.base import Field, stage
-from gsio.compute.stencil import Coefficients, coefficients
+from gsio.compute.stencil import coefficients
 from gsio.config import Config, usable_cores
 from gsio.initial import Start
 from gsio.staging import Block, FrameLayout
 
 log = structlog.get_logger()
 
-LEVELS = 16  # as many as leave the rings of a 1080p grid in a core's L2 cache (float32: 0.7 MB)
-PAGE = 4096  # bytes
+LEVELS = 6  # more of them, or wider parts, would not fit the first-level cache; fewer would read the fields more often
 PERIODIC, NEUMANN, ZERO = range(3)
+AHEAD = 4  # rows that are fetched before they are needed: the hardware does not foresee where the next one starts
+LINE = 64  # bytes of a cache line
+PAD = 22  # cells between the rows of a ring
+LANES = 8  # cells of a vector
+CACHE = 48 << 10  # bytes of a core's first-level cache, if the machine does not say
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
 
 
+class Constants(NamedTuple):
+    """The numbers among `Coefficients`, all of the precision of the run."""
+
+    centre: Any
+    spread_u: Any
+    spread_v: Any
+    rest: Any
+    dt: Any
+
+
+@intrinsic
+def _set_float_mode(typing_context, mode):  # type: ignore[no-untyped-def]
+    """Set the calling thread's MXCSR register, where there is one, and return what it was.
+
+    With FLUSH set, numbers too small to be normal count as zero: a step that meets them takes up to sixty times
+    as long.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return arguments[0]
+        pointer = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [pointer])
+        old, new = builder.alloca(ir.IntType(32)), builder.alloca(ir.IntType(32))
+        builder.store(arguments[0], new)
+        for name, place in (("stmxcsr", old), ("ldmxcsr", new)):
+            instruction = builder.module.declare_intrinsic(f"llvm.x86.sse.{name}", (), function)
+            builder.call(instruction, [builder.bitcast(place, pointer)])
+        return builder.load(old)
+
+    return types.uint32(types.uint32), generate
+
+
+@intrinsic
+def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
+    """Have the cache line of ``array[index]`` fetched."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        function = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        instruction = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+        builder.call(instruction, [place, i32(0), i32(3), i32(1)])  # to read, keep it near, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+FLUSH = np.uint32(0x1F80 | 0x8040)  # the mode a thread starts with, and both bits for such numbers
+
+
+def _row_of(rates: Any, member: int, ring: Any, start: Any) -> Any:
+    """Return a rate for a row: one number, or where it varies by cell, the part of the ring that holds its row."""
+
+
+@overload(_row_of)
+def _row_of_overload(rates, member, ring, start):  # type: ignore[no-untyped-def]
+    if rates.ndim == 1:  # [member]
+        return lambda rates, member, ring, start: rates[member]
+    return lambda rates, member, ring, start: (ring, start)
+
+
+def _cell_of(rate: Any, j: Any) -> Any:
+    """Return the rate of cell `j`, of what `_row_of` gave; one number costs nothing more than a constant."""
+
+
+@overload(_cell_of)
+def _cell_of_overload(rate, j):  # type: ignore[no-untyped-def]
+    return (lambda rate, j: rate[0][rate[1] + j]) if isinstance(rate, types.BaseTuple) else (lambda rate, j: rate)
+
+
 @njit(fastmath={"contract"})
-def _step_row(u0, u1, u2, v0, v1, v2, u_new, v_new, c):  # type: ignore[no-untyped-def]
-    """Advance one row, given the rows above, at and below it as 1-D arrays that have a halo cell at either end.
+def _step_row(ring, u, v, to_u, at_u, to_v, at_v, first, last, feed, keep, k):  # type: ignore[no-untyped-def]
+    """Advance the cells [first, last) of a row.
 
-    The sum of the cells above and below serves the corners on both sides and the edges; it is carried from cell to
-    cell, which costs less than loading it again.
+    `u` and `v` are where the rows above, at and below it start in `ring`, `at_u` and `at_v` where the new ones start in
+    `to_u` and `to_v`. Numbers of cells are unsigned, since NumPy's negative indices would cost a branch for each. Sums
+    along a column serve the cells on both sides too; they are carried from cell to cell.
     """
-    one, four = u1.dtype.type(1), u1.dtype.type(4)  # next to a Python number, float32 would become float64
-    u_left, u_here = u0[0] + u2[0], u0[1] + u2[1]
-    v_left, v_here = v0[0] + v2[0], v0[1] + v2[1]
-    for j in range(len(u_new)):
-        u, v = u1[j + 1], v1[j + 1]
-        u_right, v_right = u0[j + 2] + u2[j + 2], v0[j + 2] + v2[j + 2]
-        u_corners, u_edges = u_left + u_right, u_here + (u1[j] + u1[j + 2])
-        v_corners, v_edges = v_left + v_right, v_here + (v1[j] + v1[j + 2])
-        u_laplacian = c.corner * (u_corners - four * u) + c.edge * (u_edges - four * u)
-        v_laplacian = c.corner * (v_corners - four * v) + c.edge * (v_edges - four * v)
-        reaction = c.dt * u * (v * v)
-        u_new[j] = u + (c.u_diffusion * u_laplacian + (c.feed * (one - u) - reaction))
-        v_new[j] = v + (c.v_diffusion * v_laplacian + (reaction - c.decay * v))
-        u_left, u_here, v_left, v_here = u_here, u_right, v_here, v_right
+    (u0, u1, u2), (v0, v1, v2), one = u, v, np.uintp(1)
+    if k.centre == 0:
+        for j in range(first, last):
+            u_here, v_here = ring[u1 + j], ring[v1 + j]
+            reaction = u_here * v_here * (k.dt * v_here)
+            u_around = (ring[u1 + j - one] + ring[u1 + j + one]) + (ring[u0 + j] + ring[u2 + j])
+            v_around = (ring[v1 + j - one] + ring[v1 + j + one]) + (ring[v0 + j] + ring[v2 + j])
+            fed = _cell_of(feed, j)
+            to_u[at_u + j] = k.spread_u * u_around + ((k.rest - fed) * u_here + (fed - reaction))
+            to_v[at_v + j] = k.spread_v * v_around + (_cell_of(keep, j) * v_here + reaction)
+        return
+    j = first - one
+    u_left = k.centre * ring[u1 + j] + (ring[u0 + j] + ring[u2 + j])
+    v_left = k.centre * ring[v1 + j] + (ring[v0 + j] + ring[v2 + j])
+    u_sum = k.centre * ring[u1 + first] + (ring[u0 + first] + ring[u2 + first])
+    v_sum = k.centre * ring[v1 + first] + (ring[v0 + first] + ring[v2 + first])
+    for j in range(first, last):
+        right = j + one
+        u_right = k.centre * ring[u1 + right] + (ring[u0 + right] + ring[u2 + right])
+        v_right = k.centre * ring[v1 + right] + (ring[v0 + right] + ring[v2 + right])
+        u_here, v_here = ring[u1 + j], ring[v1 + j]
+        reaction = u_here * v_here * (k.dt * v_here)
+        u_around = k.centre * u_sum + (u_left + u_right)
+        v_around = k.centre * v_sum + (v_left + v_right)
+        fed = _cell_of(feed, j)
+        to_u[at_u + j] = k.spread_u * u_around + ((k.rest - fed) * u_here + (fed - reaction))
+        to_v[at_v + j] = k.spread_v * v_around + (_cell_of(keep, j) * v_here + reaction)
+        u_left, u_sum, v_left, v_sum = u_sum, u_right, v_sum, v_right
 
 
 @njit
-def _close_row(row, boundary):  # type: ignore[no-untyped-def]
-    """Set the halo cells at both ends of a row; those of the zero boundary never change."""
+def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
+    """Return the cell of a line of `n` that cell `i`, inside or outside, is a copy of; it evolves like that one."""
+    if 0 <= i < n or boundary == ZERO:
+        return i
     if boundary == PERIODIC:
-        row[0], row[-1] = row[-2], row[1]
-    elif boundary == NEUMANN:
-        row[0], row[-1] = row[1], row[-2]
+        return i % n
+    i %= 2 * n
+    return min(i, 2 * n - 1 - i)
 
 
 @njit
-def _copied_row(i, rows, boundary):  # type: ignore[no-untyped-def]
-    """Return the row of the grid that row `i`, inside or outside, is a copy of; a mirrored row evolves as its image."""
-    if boundary == PERIODIC:
-        return i % rows
-    if boundary == NEUMANN:
-        i %= 2 * rows
-        return min(i, 2 * rows - 1 - i)
-    return i
+def _load_row(ring, at, field, grid, shape, row, left, width, boundary):  # type: ignore[no-untyped-def]
+    """Copy `width` cells of a row of a grid to the ring; the row, and the first column `left`, can be outside the grid.
 
-
-@njit
-def _ring_row(rings, level, field, i, cols):  # type: ignore[no-untyped-def]
-    """Return the place of row `i`, with its halo cells.
-
-    Rings lie on whole pages, every other level half a page on: a store at the low 12 address bits of a load that comes
-    soon after would hold that load up, at up to half the speed.
+    Here as everywhere, arrays are 1-D and come with the place where something begins: a view of an array for each row
+    would count references, which takes longer than to advance the row.
     """
-    start = level % 2 * (PAGE // 2 // rings.itemsize)
-    return rings[level, field, i % 3, start : start + cols + 2]
+    rows, cols = shape
+    if boundary == ZERO and not 0 <= row < rows:
+        for j in range(np.uintp(width)):
+            ring[at + j] = 0
+        return
+    start = grid + np.uintp(_copied(row, rows, boundary) * cols)
+    first, last = min(max(0, -left), width), min(width, max(0, cols - left))
+    for j in range(np.uintp(first), np.uintp(last)):
+        ring[at + j] = field[start + np.uintp(left) + j]
+    ahead = grid + np.uintp(min(max(row + AHEAD, 0), rows - 1) * cols + left)
+    for j in range(np.uintp(first), np.uintp(last), np.uintp(LINE // field.itemsize)):
+        _prefetch(field, ahead + j)
+    for j in range(first):
+        copied = np.uintp(_copied(left + j, cols, boundary))
+        ring[at + np.uintp(j)] = 0 if boundary == ZERO else field[start + copied]
+    for j in range(last, width):
+        copied = np.uintp(_copied(left + j, cols, boundary))
+        ring[at + np.uintp(j)] = 0 if boundary == ZERO else field[start + copied]
 
 
 @njit
-def _advance_band(u, v, u_new, v_new, rings, c, boundary, first, last, steps):  # type: ignore[no-untyped-def]
-    """Write the rows [first, last) of `u_new`, `v_new`, which are `steps` steps on from `u`, `v`."""
-    rows, cols = u.shape
-    for front in range(first - steps, last + steps):
-        for level in range(min(steps, (front - first + steps) // 2) + 1):
+def _clear(ring, at, first, last):  # type: ignore[no-untyped-def]
+    for j in range(np.uintp(first), np.uintp(last)):
+        ring[at + j] = 0
+
+
+@njit
+def _advance_part(old, new, ring, feeds, keeps, member, k, boundary, shape, part, steps):  # type: ignore[no-untyped-def]
+    """Write the cells [top, bottom) × [left, right) of `new`, u and v, which are `steps` steps on from `old`."""
+    (u, v), (u_new, v_new) = old, new
+    rows, cols = shape
+    top, bottom, left, right = part
+    grid = np.uintp(member * rows * cols)
+    map_of = np.uintp(member % feeds.shape[0] * rows * cols)
+    start, width = left - steps, right - left + 2 * steps
+    first, last = min(max(0, -start), width), min(width, max(0, cols - start))  # that are inside the grid
+    # Some cells too many cost less than a loop for the last few.
+    whole = np.uintp(1 + (width - 2 + LANES - 1) // LANES * LANES)
+    stride = width + PAD
+    for front in range(top - steps, bottom + steps):
+        for level in range(min(steps, (front - top + steps) // 2) + 1):
             i = front - level
-            if level > 0:
-                u0, v0 = _ring_row(rings, level - 1, 0, i - 1, cols), _ring_row(rings, level - 1, 1, i - 1, cols)
-                u1, v1 = _ring_row(rings, level - 1, 0, i, cols), _ring_row(rings, level - 1, 1, i, cols)
-                u2, v2 = _ring_row(rings, level - 1, 0, i + 1, cols), _ring_row(rings, level - 1, 1, i + 1, cols)
-                if level == steps:
-                    _step_row(u0, u1, u2, v0, v1, v2, u_new[i], v_new[i], c)
-                    continue
-            u_row, v_row = _ring_row(rings, level, 0, i, cols), _ring_row(rings, level, 1, i, cols)
+            at_u = np.uintp((6 * level + i % 3) * stride)
+            at_v = at_u + np.uintp(3 * stride)
+            at_feed = np.uintp((6 * steps + 2 * (i % (steps + 1))) * stride)  # used if the rates vary by cell
+            at_keep = at_feed + np.uintp(stride)
+            if level == 0:
+                _load_row(ring, at_u, u, grid, shape, i, start, width, boundary)
+                _load_row(ring, at_v, v, grid, shape, i, start, width, boundary)
+                if feeds.ndim == 2:
+                    _load_row(ring, at_feed, feeds.reshape(-1), map_of, shape, i, start, width, boundary)
+                    _load_row(ring, at_keep, keeps.reshape(-1), map_of, shape, i, start, width, boundary)
+                continue
             if boundary == ZERO and not 0 <= i < rows:
-                u_row[:] = 0
-                v_row[:] = 0
-            elif level == 0:
-                k = _copied_row(i, rows, boundary)
-                u_row[1:-1] = u[k]
-                v_row[1:-1] = v[k]
-            else:
-                _step_row(u0, u1, u2, v0, v1, v2, u_row[1:-1], v_row[1:-1], c)
-            _close_row(u_row, boundary)
-            _close_row(v_row, boundary)
+                _clear(ring, at_u, 0, width)
+                _clear(ring, at_v, 0, width)
+                continue
+            level_below, field = 6 * (level - 1), np.uintp(3 * stride)
+            above = np.uintp((level_below + (i - 1) % 3) * stride)
+            here = np.uintp((level_below + i % 3) * stride)
+            below = np.uintp((level_below + (i + 1) % 3) * stride)
+            rows_u, rows_v = (above, here, below), (above + field, here + field, below + field)
+            feed, keep = _row_of(feeds, member, ring, at_feed), _row_of(keeps, member, ring, at_keep)
+            if level < steps:
+                _step_row(ring, rows_u, rows_v, ring, at_u, ring, at_v, np.uintp(1), whole, feed, keep, k)
+                if boundary == ZERO:
+                    for at in (at_u, at_v):
+                        _clear(ring, at, 0, first)
+                        _clear(ring, at, last, width)
+                continue
+            ahead = grid + np.uintp(min(i + AHEAD, rows - 1) * cols + left)
+            for j in range(np.uintp(0), np.uintp(right - left), np.uintp(LINE // ring.itemsize)):
+                _prefetch(u_new, ahead + j)
+                _prefetch(v_new, ahead + j)
+            to = grid + np.uintp(i * cols + start)  # the ring's first column; it can lie before the row
+            _step_row(
+                ring, rows_u, rows_v, u_new, to, v_new, to, np.uintp(steps), np.uintp(width - steps), feed, keep, k
+            )
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def _advance(u, v, u_new, v_new, rings, c, boundary, steps):  # type: ignore[no-untyped-def]
-    """Advance `steps` steps, and return the four arrays, those with the result first."""
-    rows, bands, levels = u.shape[0], rings.shape[0], rings.shape[1]
+def _advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, parts, steps):  # type: ignore[no-untyped-def]
+    """Advance `steps` steps, and return the four arrays [cell], those with the result first."""
+    members, rows, cols = shape
+    bands, chunks = parts
+    units = cols // LANES
     while steps > 0:
-        together = min(steps, levels)
-        for band in prange(bands):
-            first, last = rows * band // bands, rows * (band + 1) // bands
-            _advance_band(u, v, u_new, v_new, rings[band], c, boundary, first, last, together)
+        together = -(-steps // -(-steps // LEVELS))
+        for number in prange(members * bands * chunks):
+            member, band, chunk = number // (bands * chunks), number // chunks % bands, number % chunks
+            left, right = units * chunk // chunks * LANES, units * (chunk + 1) // chunks * LANES
+            part = rows * band // bands, rows * (band + 1) // bands, left, right if chunk < chunks - 1 else cols
+            ring = rings[numba.get_thread_id()]  # type: ignore[attr-defined]
+            mode = _set_float_mode(FLUSH)
+            _advance_part((u, v), (u_new, v_new), ring, feeds, keeps, member, k, boundary, (rows, cols), part, together)
+            _set_float_mode(mode)
         u, v, u_new, v_new = u_new, v_new, u, v
         steps -= together
     return u, v, u_new, v_new
@@ -176,16 +319,16 @@ class CpuSolver:
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
         self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        self._coefficients = Coefficients._make(map(dtype.type, coefficients(config.model, start.feed, start.kill)))
         self.device = f"CPU, {self._threads} threads"
-        self._u, self._v = (np.array(field, dtype, order="C") for field in start[:2])
+        members, rows, cols = self._shape = (config.model.members, *layout.shape[-2:])
+        # Fields are [cell] here: see `_load_row`.
+        self._u, self._v = (np.broadcast_to(f, self._shape).astype(dtype).reshape(-1) for f in start[:2])
         self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
-        bands = min(self._threads, layout.shape[-2])
-        page = PAGE // dtype.itemsize
-        stride = -(-(layout.shape[-1] + 2 + page // 2) // page) * page
-        # A band makes about as many rows again beyond its ends as it has levels: few, if it has few rows.
-        levels = min(LEVELS, max(4, layout.shape[-2] // bands // 8))
-        self._rings = np.zeros((bands, levels, 2, 3, stride), dtype)  # [band, level, field, row modulo 3, cell]
+        c = coefficients(config.model, start.feed, start.kill)
+        self._constants = Constants._make(map(dtype.type, (c.centre, c.spread_u, c.spread_v, c.rest, c.dt)))
+        self._rates = tuple(_rates(rate, self._shape).astype(dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
+        self._parts, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
+        self._rings = np.zeros((self._threads, cells), dtype)
         self._compile()
 
     def _compile(self) -> None:
@@ -193,7 +336,7 @@ class CpuSolver:
         start = time.perf_counter()
         self.advance(0)
         block = Block(self._layout, self.allocate(self._layout.block_nbytes))
-        self._stage(self._u, block.data[0, 0], block.statistics[0, 0])
+        self._stage("v", block.data[0, 0], block.statistics[0, 0])
         seconds = time.perf_counter() - start
         if seconds > 2:
             log.info("solver compiled", seconds=round(seconds, 1))
@@ -202,12 +345,13 @@ class CpuSolver:
         """Advance both fields by `steps` time steps."""
         numba.set_num_threads(self._threads)  # counts for the calling thread only
         arrays = self._u, self._v, self._u_new, self._v_new
-        arrays = _advance(*arrays, self._rings, self._coefficients, self._boundary, steps)
+        how = self._constants, self._boundary, self._shape, self._parts
+        arrays = _advance(*arrays, self._rings, *self._rates, *how, steps)
         self._u, self._v, self._u_new, self._v_new = arrays
 
     def fields(self) -> tuple[Field, Field]:
-        """Return copies of u and v, [rows, cols]."""
-        return self._u.copy(), self._v.copy()
+        """Return copies of u and v, of the layout's shape."""
+        return self._u.reshape(self._layout.shape).copy(), self._v.reshape(self._layout.shape).copy()
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return ordinary memory."""
@@ -219,14 +363,14 @@ class CpuSolver:
         for frame in range(block.count):
             self.advance(self._steps)
             for i, name in enumerate(self._layout.fields):
-                self._stage({"u": self._u, "v": self._v}[name], block.data[frame, i], block.statistics[frame, i])
+                self._stage(name, block.data[frame, i], block.statistics[frame, i])
         block.compute_seconds = time.perf_counter() - start
 
-    def _stage(self, field: Field, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+    def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.shape[-1])
         itemsize = self._layout.dtype.itemsize
-        words = field.view(f"u{itemsize}")
-        bands = min(self._threads, self._layout.shape[-2])
-        planes, values = data.reshape(itemsize, -1), data.view(field.dtype)
+        words, planes, values = field.view(f"u{itemsize}"), data.reshape(itemsize, -1), data.view(field.dtype)
+        bands = min(self._threads, len(field))
         low, high, total, bad = _stage(field, words, planes, values, self._layout.shuffle, bands)
         if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
             stage(field, self._layout, data, statistics)
@@ -235,3 +379,34 @@ class CpuSolver:
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""
+
+
+def _rates(rate: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members."""
+    rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
+    if rate.shape[1:] == (1, 1):
+        return np.broadcast_to(rate[:, 0, 0], shape[:1])
+    return np.broadcast_to(rate, (len(rate), *shape[1:])).reshape(len(rate), -1)
+
+
+def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:
+    """Return into how many bands of rows and chunks of columns a grid is cut, and the cells of a ring.
+
+    Chunks are as wide as lets all rings of a part lie in the first-level cache; bands are added until every thread has
+    the same number of parts, or so many that one more or less does not matter.
+    """
+    widest = max(4 * LEVELS, int(0.75 * first_level_cache()) // (6 * LEVELS * itemsize) - PAD)
+    chunks = -(-cols // (widest - 2 * LEVELS))
+    bands = 1
+    while (parts := members * bands * chunks) % threads and parts < 8 * threads and bands < rows:
+        bands += 1
+    width = -(-cols // chunks) + 2 * LANES + 2 * LEVELS + PAD  # as chunks begin at multiples of LANES
+    return (bands, chunks), (6 * LEVELS + 2 * (LEVELS + 1)) * width
+
+
+def first_level_cache() -> int:
+    """Return the bytes of a core's first-level data cache."""
+    try:
+        return int(Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text().strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return CACHE

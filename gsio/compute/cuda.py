@@ -1,10 +1,12 @@
-"""The production solver for NVIDIA GPUs: CuPy, with the kernels of ``kernels.cu``.
+"""The production solver for NVIDIA GPUs: CuPy, with the kernels of ``kernels.cu`` and ``stage.cu``.
 
-Two streams. The compute stream advances the fields, `steps_per_frame` steps as one CUDA graph, and stages each frame
-into a slot of a small ring on the device: the bytes, shuffled, and their statistics. The link stream copies a full slot
+Two streams. The compute stream advances the fields and stages each frame into a slot of a small ring on the device: the
+bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
 into the pinned memory of a block. Events order the two, so that neither waits for the host.
 """
 
+import statistics
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,36 @@ from numpy.typing import NDArray
 
 from gsio.compute.base import Field
 from gsio.compute.stencil import coefficients
-from gsio.config import Config
+from gsio.compute.tiling import MOST_STEPS, REALS, Device, Job, Tiling, choose, kernel_options, tilings
+from gsio.config import Config, Map
 from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
 
 SLOTS = 3  # one filling, one copying, one to spare
-GRAPH_STEPS = 1024  # longest graph
-STEP_THREADS = (32, 8)
-STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in kernels.cu expects
-BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
+GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
+STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
+FLAG_STRIDE = 32  # words, as in kernels.cu
+SOURCES = Path(__file__).parent
+OLDEST = 80  # compute capability, for copies that do not wait and barriers in two halves
+
+PLAN = np.dtype([
+    (name, np.int32)
+    for name in (
+        "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
+        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+    )
+])  # fmt: skip
 
 
 def count_devices() -> int:
     """Return the number of GPUs CuPy can use."""
     return int(runtime.getDeviceCount())
+
+
+def capability(device: int) -> int:
+    """Return the compute capability of a GPU, ten times the major number and the minor one."""
+    properties = runtime.getDeviceProperties(device)
+    return int(properties["major"] * 10 + properties["minor"])
 
 
 def free_bytes(device: int) -> int:
@@ -37,9 +55,45 @@ def free_bytes(device: int) -> int:
         return int(runtime.memGetInfo()[0])
 
 
-def needed_bytes(layout: FrameLayout) -> int:
-    """Return the device memory a run takes: two copies of each field, and the ring of slots."""
-    return 4 * layout.plane_nbytes + SLOTS * layout.block_nbytes
+def needed_bytes(config: Config, layout: FrameLayout) -> int:
+    """Return the device memory a run takes: two copies of each field, the ring of slots, and maps of the rates."""
+    itemsize = np.dtype(config.model.precision).itemsize
+    maps = 2 * any(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
+    return (4 + maps) * layout.cells * itemsize + SLOTS * layout.block_nbytes
+
+
+def job_of(config: Config, *, by_cell: bool) -> Job:
+    """Return what a launch has to do."""
+    return Job(
+        members=config.model.members,
+        rows=config.grid.rows,
+        cols=config.grid.cols,
+        itemsize=np.dtype(config.model.precision).itemsize,
+        steps=min(config.run.steps_per_frame, MOST_STEPS),
+        by_cell=by_cell,
+        periodic=config.grid.boundary == "periodic",
+    )
+
+
+def plan_of(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
+    """Return the struct Plan of ``kernels.cu``, without its passes."""
+    units = job.cols // tiling.unit(job)
+    plan = np.zeros((), PLAN)
+    plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
+    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
+    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
+    plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
+    plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
+    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    return plan
+
+
+def tuning_name(device: str, config: Config, job: Job) -> str:
+    """Return the name under which the fastest tiling of a run is kept: all that its speed depends on."""
+    grid, model = config.grid, config.model
+    rates = "maps" if job.by_cell else "constants"
+    size = " × ".join(map(str, (job.members, job.rows, job.cols)))
+    return f"{device}: {size} {model.precision}, {grid.boundary}, {model.stencil}, {rates}, {job.steps} steps"
 
 
 class Slot:
@@ -62,33 +116,52 @@ class CudaSolver:
 
     backend = "cupy"
 
-    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
+    def __init__(self, config: Config, layout: FrameLayout, start: Start, tiling: Tiling | None = None) -> None:
+        """Put `start` on the GPU; `tiling` is chosen if it is not given."""
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._device = cupy.cuda.Device(config.run.device)
         dtype = np.dtype(config.model.precision)
+        constants = coefficients(config.model, start.feed, start.kill)
+        feed, keep_v = np.broadcast_arrays(constants.feed, constants.keep_v)
+        rates = 0 if feed.ndim == 0 else 1 if feed.shape[-2:] == (1, 1) else 2
         with self._device:
             properties = runtime.getDeviceProperties(self._device.id)
             self.device = properties["name"].decode()
+            self.job = job_of(config, by_cell=rates == 2)
+            self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
+            self.tiling = tiling or choose(self.job, self.gpu, tuned=tuning_name(self.device, config, self.job))
             self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
+            # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
             module = cupy.RawModule(
-                code=(Path(__file__).parent / "kernels.cu").read_text(),
-                options=(
-                    "-std=c++17",
-                    f"-DREAL={'float' if dtype == np.float32 else 'double'}",
-                    f"-DBOUNDARY={BOUNDARIES[config.grid.boundary]}",
-                    f"-DSHUFFLE={int(layout.shuffle)}",
-                ),
+                code=(SOURCES / "kernels.cu").read_text(),
+                options=kernel_options(config, self.tiling, self.job, constants.centre, rates),
+                enable_cooperative_groups=True,
             )
-            self._step, self._stage, self._summarise = map(module.get_function, ("step", "stage", "summarise"))
-            self._coefficients = tuple(map(dtype.type, coefficients(config.model, start.feed, start.kill)))
-            # Two copies of (u, v): a step reads one and writes the other.
-            self._states = [
-                tuple(cupy.asarray(f, dtype) for f in start[:2]),
-                tuple(cupy.empty(layout.shape, dtype) for _ in "uv"),
-            ]
+            self._kernel = module.get_function("advance")
+            self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
+            staging = cupy.RawModule(
+                code=(SOURCES / "stage.cu").read_text(),
+                options=("-std=c++17", f"-DREAL={REALS[dtype.itemsize]}", f"-DSHUFFLE={int(layout.shuffle)}"),
+            )
+            self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
+            names = ("spread_u", "spread_v", "rest", "feed", "keep_v", "dt")
+            self._constants = np.zeros((), [(name, dtype) for name in names])
+            for name in names:
+                self._constants[name] = np.ravel(getattr(constants, name))[0]
+            if rates == 2:
+                shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.shape[-2:])
+                feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
+            maps = len(feed) if rates == 2 else 1
+            self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
+            self._plan = plan_of(self.tiling, self.job, maps)
+            self._flags = cupy.zeros(int(self._plan["tiles"]) * FLAG_STRIDE, np.uint32)
+            # Two copies of (u, v): a pass reads one and writes the other.
+            self._states = [tuple(cupy.empty(layout.shape, dtype) for _ in "uv") for _ in range(2)]
+            for field, values in zip(self._states[0], start[:2], strict=True):
+                field[:] = cupy.asarray(values.astype(dtype))
             self._now = 0
-            self._graphs: dict[tuple[int, int], Any] = {}
+            self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
             self._slots = [Slot(layout.block_nbytes) for _ in range(SLOTS)]
             self._filled = 0
@@ -98,30 +171,51 @@ class CudaSolver:
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps, on the compute stream."""
         with self._device, self._compute:
-            self._advance(steps)
+            self._replay(("advance", steps), self.launches(steps), lambda: self._advance(steps))
+
+    def launches(self, steps: int) -> int:
+        """Return the number of kernels that `steps` time steps take."""
+        return -(-steps // MOST_STEPS) if self.tiling.at_once else self.tiling.passes(steps)
+
+    def _replay(self, what: tuple[Any, ...], launches: int, launch: Callable[[], None]) -> None:
+        """Do `launch`, as one CUDA graph if it is not too long: one by one, launches cost the host 60 µs each."""
+        key = (*what, self._now)
+        if launches > GRAPH_LAUNCHES:
+            launch()
+        elif key in self._graphs:
+            graph, self._now = self._graphs[key]
+            graph.launch(self._compute)
+        else:
+            self._compute.begin_capture()
+            launch()
+            graph = self._compute.end_capture()
+            self._graphs[key] = graph, self._now
+            graph.launch(self._compute)
 
     def _advance(self, steps: int) -> None:
         while steps > 0:
-            length = min(steps, GRAPH_STEPS)
-            key = (self._now, length)
-            if key not in self._graphs:
-                self._graphs[key] = self._capture(length)
-            self._graphs[key].launch(self._compute)
-            self._now = (self._now + length) % 2
-            steps -= length
+            at_once = min(steps, MOST_STEPS)
+            passes = self.tiling.passes(at_once)
+            if self.tiling.at_once:
+                self._launch(passes, at_once)
+            else:
+                for i in range(passes):
+                    self._launch(1, at_once * (i + 1) // passes - at_once * i // passes)
+            steps -= at_once
 
-    def _capture(self, steps: int) -> Any:
-        """Record `steps` launches from the present state as one CUDA graph, which costs the host one call."""
-        rows, cols = self._layout.shape
-        grid = (-(-cols // STEP_THREADS[0]), -(-rows // STEP_THREADS[1]))
-        self._compute.begin_capture()
-        for i in range(steps):
-            old, new = self._states[(self._now + i) % 2], self._states[(self._now + i + 1) % 2]
-            self._step(grid, STEP_THREADS, (*old, *new, np.int32(rows), np.int32(cols), *self._coefficients))
-        return self._compute.end_capture()
+    def _launch(self, passes: int, steps: int) -> None:
+        """Launch the kernel once, for `steps` steps in `passes` passes of nearly the same length."""
+        plan = self._plan.copy()
+        plan["passes"], plan["steps"], plan["longer"] = passes, steps // passes, steps % passes
+        blocks = min(int(plan["tiles"]), self.gpu.multiprocessors)
+        fields = (*self._states[self._now], *self._states[1 - self._now])
+        arguments = (*fields, *self._rates, self._flags, plan, self._constants)
+        shared = self.tiling.shared_nbytes(self.job)
+        self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
+        self._now = (self._now + passes) % 2
 
     def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, [rows, cols]."""
+        """Return host copies of u and v, of the layout's shape."""
         with self._device, self._compute:
             u, v = (field.get() for field in self._states[self._now])
         return u, v
@@ -134,7 +228,8 @@ class CudaSolver:
 
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
-        slot = self._slots[self._filled % SLOTS]
+        number = self._filled % SLOTS
+        slot = self._slots[number]
         self._filled += 1
         address = block.buffer.ctypes.data
         with self._device:
@@ -144,9 +239,8 @@ class CudaSolver:
             with self._compute:
                 self._compute.wait_event(slot.copied)
                 marks.computing.record()
-                for frame in range(block.count):
-                    self._advance(self._steps)
-                    self._stage_frame(slot, frame)
+                launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps))
+                self._replay((number, block.count), launches, lambda: self._launch_frames(number, block.count))
                 marks.computed.record()
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
             self._link.wait_event(marks.computed)
@@ -155,14 +249,17 @@ class CudaSolver:
             marks.copied.record(self._link)
             slot.copied.record(self._link)
 
-    def _stage_frame(self, slot: Slot, frame: int) -> None:
-        layout, cells = self._layout, np.int64(self._layout.cells)
-        for i, name in enumerate(layout.fields):
-            field = self._states[self._now]["uv".index(name)]
-            number = frame * len(layout.fields) + i
-            data = slot.memory[layout.header_nbytes + number * layout.plane_nbytes :]
-            self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
-            self._summarise((1,), (STAGE_BLOCKS,), (self._partial, slot.memory[number * 8 * len(STATISTICS) :], cells))
+    def _launch_frames(self, number: int, count: int) -> None:
+        layout, cells, memory = self._layout, np.int64(self._layout.cells), self._slots[number].memory
+        for frame in range(count):
+            self._advance(self._steps)
+            for i, name in enumerate(layout.fields):
+                plane = frame * len(layout.fields) + i
+                data = memory[layout.header_nbytes + plane * layout.plane_nbytes :]
+                field = self._states[self._now]["uv".index(name)]
+                self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
+                statistics = memory[plane * 8 * len(STATISTICS) :]
+                self._summarise((1,), (STAGE_BLOCKS,), (self._partial, statistics, cells))
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
@@ -171,3 +268,27 @@ class CudaSolver:
             marks.copied.synchronize()
         block.compute_seconds = cupy.cuda.get_elapsed_time(marks.computing, marks.computed) / 1e3
         block.link_seconds = cupy.cuda.get_elapsed_time(marks.copying, marks.copied) / 1e3
+
+
+def measure_tilings(
+    config: Config, layout: FrameLayout, start: Start, most: int = 16
+) -> Iterator[tuple[Tiling, float]]:
+    """Yield the tilings of a run that are likely to be fast, and the Gcell/s measured of each."""
+    chosen = CudaSolver(config, layout, start)
+    job, gpu = chosen.job, chosen.gpu
+    likely = sorted(tilings(job, gpu), key=lambda tiling: tiling.estimate(job, gpu))
+    for tiling in dict.fromkeys([chosen.tiling, *likely[:most]]):
+        solver = CudaSolver(config, layout, start, tiling)
+        times = max(2, round(20_000 / tiling.estimate(job, gpu)))
+        before, after = Event(), Event()
+        with solver._device, solver._compute:
+            solver.advance(job.steps)
+            seconds = []
+            for _ in range(5):
+                before.record()
+                for _ in range(times):
+                    solver.advance(job.steps)
+                after.record()
+                after.synchronize()
+                seconds.append(cupy.cuda.get_elapsed_time(before, after) / 1e3)
+        yield tiling, layout.cells * job.steps * times / statistics.median(seconds) / 1e9

@@ -1,129 +1,477 @@
-// Gray-Scott on the GPU: one fused time step per launch, and the staging of a frame.
-// Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2 (periodic, neumann, zero)  -DSHUFFLE=0|1.
+// Gray-Scott on the GPU: many time steps in one launch.
+//
+// A block of WARPS warps advances one tile of the grid, which lies in registers: a lane has COLS columns of ROWS rows.
+//
+//                32 lanes of COLS columns
+//     warp 0     . . . . . . . . . . . . .     o  the tile's own cells
+//                . o o o o o o o o o o o .     .  its halo, cells of the tiles around it: loaded with it, and stale
+//     warp 1     . o o o o o o o o o o o .        from the outside inwards, one cell a step. Before the own cells are
+//                . o o o o o o o o o o o .        reached, the pass ends: all tiles store what is theirs.
+//     warp 2     . o o o o o o o o o o o .
+//                . . . . . . . . . . . . .     In a row, neighbours come from other lanes by shuffles; the rows above
+//                                              and below those of a warp from other warps through shared memory.
+//
+// Where every tile has a block, its own cells stay in the registers from pass to pass, and only the outermost of them
+// travel. Else blocks go from tile to tile and from pass to pass, and load the next tile while they compute. A flag for
+// each tile counts its passes. A cell has the same bits for any tiling, as the same instructions make every copy of it.
+//
+// The boundary takes nothing while steps are made: a halo outside the grid evolves like the cells it is a copy of. Only
+// `zero` resets it.
+//
+// Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in stencil.py)
+// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DALIGNED=0|1 (COLS divides the columns of the grid)  and the shape of a
+// block: -DCOLS  -DROWS (2 to 16)  -DWARPS.
 
 typedef REAL real;
 typedef unsigned char byte;
 
-// The value of a cell at most one row and one column outside the grid.
-__device__ inline real at(const real* __restrict__ field, int row, int col, int rows, int cols)
-{
-#if BOUNDARY == 0
-    row = row < 0 ? rows - 1 : row == rows ? 0 : row;
-    col = col < 0 ? cols - 1 : col == cols ? 0 : col;
-#elif BOUNDARY == 1
-    row = min(max(row, 0), rows - 1);
-    col = min(max(col, 0), cols - 1);
-#else
-    if (row < 0 || row == rows || col < 0 || col == cols) return 0;
-#endif
-    return field[(size_t)row * cols + col];
-}
+enum { PERIODIC, NEUMANN, ZERO };       // BOUNDARY
+enum { CONSTANT, BY_MEMBER, BY_CELL };  // RATES: how feed and keep_v vary
 
-__device__ inline real corners(const real* __restrict__ f, int r, int c, int rows, int cols)
-{
-    return (at(f, r - 1, c - 1, rows, cols) + at(f, r - 1, c + 1, rows, cols))
-         + (at(f, r + 1, c - 1, rows, cols) + at(f, r + 1, c + 1, rows, cols));
-}
+#define THREADS (32 * WARPS)
+#define ALL_ROWS ((1u << ROWS) - 1)
+#define ALL_COLS ((1u << COLS) - 1)
 
-__device__ inline real edges(const real* __restrict__ f, int r, int c, int rows, int cols)
-{
-    return (at(f, r - 1, c, rows, cols) + at(f, r + 1, c, rows, cols))
-         + (at(f, r, c - 1, rows, cols) + at(f, r, c + 1, rows, cols));
-}
-
-// One forward Euler step of both fields, a thread a cell; the constants are those of gsio/compute/stencil.py. Sums are
-// taken in mirror-symmetric order.
-extern "C" __global__ void step(const real* __restrict__ u, const real* __restrict__ v, real* __restrict__ u_new,
-                                real* __restrict__ v_new, int rows, int cols,
-                                real corner, real edge, real u_diffusion, real v_diffusion,
-                                real feed, real decay, real dt)
-{
-    const int c = blockIdx.x * blockDim.x + threadIdx.x;
-    const int r = blockIdx.y * blockDim.y + threadIdx.y;
-    if (r >= rows || c >= cols) return;
-    const size_t i = (size_t)r * cols + c;
-    const real a = u[i], b = v[i];
-    const real reaction = dt * a * (b * b);
-    const real u_laplacian = corner * (corners(u, r, c, rows, cols) - 4 * a) + edge * (edges(u, r, c, rows, cols) - 4 * a);
-    const real v_laplacian = corner * (corners(v, r, c, rows, cols) - 4 * b) + edge * (edges(v, r, c, rows, cols) - 4 * b);
-    u_new[i] = a + (u_diffusion * u_laplacian + (feed * (1 - a) - reaction));
-    v_new[i] = b + (v_diffusion * v_laplacian + (reaction - decay * b));
-}
-
-struct Statistics {  // in the order of gsio/staging.py
-    double low, high, sum, nonfinite;
+struct alignas(sizeof(real) * COLS) Cells {
+    real at[COLS];
 };
 
-__device__ inline Statistics merge(Statistics a, Statistics b)
+#if __CUDA_ARCH__ >= 900
+#define TEST_WAIT "mbarrier.try_wait.parity.shared.b64"  // may sleep a while
+#else
+#define TEST_WAIT "mbarrier.test_wait.parity.shared.b64"
+#endif
+
+struct Coefficients {  // of stencil.py
+    real spread_u, spread_v, rest, feed, keep_v, dt;
+};
+
+__device__ inline real multiply_add(real a, real b, real c)
 {
-    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.nonfinite + b.nonfinite};
+    if constexpr (sizeof(real) == 4) return fmaf(a, b, c);
+    else return fma(a, b, c);
 }
 
-#define LARGEST 1.7976931348623157e308
+// One row of both fields.
+struct Row {
+    Cells u, v;
+};
 
-__device__ inline Statistics nothing() { return {LARGEST, -LARGEST, 0, 0}; }
-
-// Merges over a block of 256 threads, always in the same order, so that the mean has the same bits every time.
-__device__ inline Statistics merge_block(Statistics mine)
+// The weighted sums of three rows along the columns; of the five-point stencil, CENTRE 0, without the middle one.
+__device__ inline Cells sum_columns(const Cells& above, const Cells& here, const Cells& below)
 {
-    __shared__ Statistics all[256];
-    all[threadIdx.x] = mine;
-    for (int half = 128; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) all[threadIdx.x] = merge(all[threadIdx.x], all[threadIdx.x + half]);
+    Cells sum;
+#pragma unroll
+    for (int j = 0; j < COLS; ++j) {
+        sum.at[j] = above.at[j] + below.at[j];
+        if (CENTRE != 0) sum.at[j] = multiply_add(CENTRE, here.at[j], sum.at[j]);
     }
-    return all[0];
+    return sum;
 }
 
-#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
-
-// Copies a field to `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
-extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
-                                 Statistics* __restrict__ partial, long long cells)
+__device__ inline Row sum_columns(const Row& above, const Row& here, const Row& below)
 {
-    Statistics mine = nothing();
-    const long long stride = (long long)gridDim.x * blockDim.x * WORDS;
-    for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WORDS; i < cells; i += stride) {
-        union { real value[WORDS]; byte bytes[WORDS][sizeof(real)]; } here;
+    return {sum_columns(above.u, here.u, below.u), sum_columns(above.v, here.v, below.v)};
+}
+
+// The weighted sum of the nine cells around each cell of the row `here`, or of four.
+__device__ inline Cells sum_around(const Cells& columns, const Cells& here)
+{
+    const Cells& row = CENTRE != 0 ? columns : here;
+    const real left = __shfl_up_sync(~0u, row.at[COLS - 1], 1), right = __shfl_down_sync(~0u, row.at[0], 1);
+    Cells sum;
 #pragma unroll
-        for (int j = 0; j < WORDS; ++j) {
-            here.value[j] = field[min(i + j, cells - 1)];
-            if (i + j >= cells) continue;
-            if (isfinite(here.value[j]))
-                mine = merge(mine, {here.value[j], here.value[j], here.value[j], 0});
-            else
-                mine.nonfinite += 1;
+    for (int j = 0; j < COLS; ++j) {
+        const real beside = (j > 0 ? row.at[j - 1] : left) + (j < COLS - 1 ? row.at[j + 1] : right);
+        sum.at[j] = CENTRE != 0 ? multiply_add(CENTRE, columns.at[j], beside) : beside + columns.at[j];
+    }
+    return sum;
+}
+
+// Advances a row by one step, given its sums along the columns; `rates` are feed and keep_v of its cells, if they vary.
+__device__ inline void advance_row(Row& row, const Row& columns, const Coefficients& k, const Row& rates)
+{
+    const Cells around_u = sum_around(columns.u, row.u), around_v = sum_around(columns.v, row.v);
+#pragma unroll
+    for (int j = 0; j < COLS; ++j) {
+        const real u = row.u.at[j], v = row.v.at[j], reaction = u * v * (UNIT_DT ? v : k.dt * v);
+        const real feed = RATES == BY_CELL ? rates.u.at[j] : k.feed, keep_u = k.rest - feed;
+        const real keep_v = RATES == BY_CELL ? rates.v.at[j] : k.keep_v;
+        row.u.at[j] = multiply_add(k.spread_u, around_u.at[j], multiply_add(keep_u, u, feed - reaction));
+        row.v.at[j] = multiply_add(k.spread_v, around_v.at[j], multiply_add(keep_v, v, reaction));
+    }
+}
+
+// Bit i is set where first <= start + i < last.
+__device__ inline unsigned between(int start, int first, int last, unsigned all)
+{
+    const int low = min(max(first - start, 0), 31), high = min(max(last - start, 0), 31);
+    return ((1u << high) - 1) & ~((1u << low) - 1) & all;
+}
+
+// A line of n cells goes on beyond its ends as the boundary wants it, with a period of n, or 2 n if it is mirrored: the
+// place of cell i in the period, the place after one, and the cell that a place holds a copy of.
+__device__ inline int in_period(int i, int n)
+{
+    if (BOUNDARY == ZERO) return i;
+    const int period = BOUNDARY == NEUMANN ? 2 * n : n;
+    i %= period;
+    return i < 0 ? i + period : i;
+}
+
+__device__ inline int following(int i, int n)
+{
+    const int period = BOUNDARY == NEUMANN ? 2 * n : n;
+    return BOUNDARY != ZERO && i + 1 == period ? 0 : i + 1;
+}
+
+__device__ inline int source(int i, int n) { return BOUNDARY == NEUMANN ? min(i, 2 * n - 1 - i) : i; }
+
+__device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+// Copies to shared memory while the thread goes on, past the L1 cache where the size allows it.
+template <int BYTES> __device__ inline void copy_async(void* to, const void* from)
+{
+    if constexpr (BYTES >= 16) {
+#pragma unroll
+        for (int i = 0; i < BYTES; i += 16)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+    }
+}
+
+// A barrier of the block's warps in two halves: a warp arrives when it has written, and waits where it has to read.
+__device__ inline void arrive(unsigned long long* barrier)
+{
+    asm volatile("{ .reg .b64 token; mbarrier.arrive.shared.b64 token, [%0]; }"
+                 ::"r"(shared_address(barrier)) : "memory");
+}
+
+__device__ inline void wait(unsigned long long* barrier, unsigned parity)
+{
+    asm volatile("{ .reg .pred done; again: " TEST_WAIT " done, [%0], %1; @!done bra again; }"
+                 ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+
+#define FLAG_STRIDE 32  // words: so that flags lie in cache lines of their own
+
+__device__ inline unsigned load_flag(const unsigned* flag)
+{
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value;
+}
+
+// Makes what this warp has stored known to whoever finds it counted in the flag, and what is counted in flags that were
+// read before known to this warp.
+__device__ inline void post(unsigned* flag)
+{
+    __syncwarp();
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    if (threadIdx.x % 32 == 0) asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+
+// How the fields [member, row, col] are cut into tiles, and what one launch does.
+struct Plan {
+    int rows, cols, members;
+    int tiles_y, height, taller;  // rows of tiles; all are `height` cells high, the last `taller` one cell more
+    int tiles_x, width, wider;    // columns of tiles, likewise; in units of COLS cells if ALIGNED
+    int halo_y, halo_x;
+    int closed;                   // a tile is as high as the periodic grid: the last row is above the first, no halo_y
+    int tiles;                    // of all members
+    int passes, steps, longer;    // the first `longer` passes have one step more than `steps`
+    int shift;                    // by how many tiles a pass begins later than the one before
+    int maps;                     // maps of feed and keep_v: 1, or one for each member
+};
+
+// A tile in a pass: its place in the order of the pass, which tile it is, and its own cells.
+struct Tile {
+    int pass, position, member, y, x;
+    int top, bottom, left, right;
+};
+
+__device__ inline Tile tile_at(const Plan& plan, int pass, int position)
+{
+    constexpr int unit = ALIGNED ? COLS : 1;
+    const int plain_y = plan.tiles_y - plan.taller, plain_x = plan.tiles_x - plan.wider;
+    const int number = (position + pass * plan.shift) % plan.tiles;
+    // Along the shorter side first: tiles that need one another are then less far apart.
+    const bool down = plan.tiles_y < plan.tiles_x;
+    const int along = down ? plan.tiles_y : plan.tiles_x, across = down ? plan.tiles_x : plan.tiles_y;
+    const int line = number / along, i = number - line * along;
+    Tile tile;
+    tile.pass = pass;
+    tile.position = position;
+    tile.member = line / across;
+    const int j = line - tile.member * across;
+    tile.y = down ? i : j;
+    tile.x = down ? j : i;
+    tile.top = tile.y * plan.height + max(tile.y - plain_y, 0);
+    tile.bottom = tile.top + plan.height + (tile.y >= plain_y);
+    tile.left = (tile.x * plan.width + max(tile.x - plain_x, 0)) * unit;
+    tile.right = tile.left + (plan.width + (tile.x >= plain_x)) * unit;
+    return tile;
+}
+
+__device__ inline unsigned* flag_of(const Plan& plan, unsigned* flags, int member, int y, int x)
+{
+    return flags + ((member * plan.tiles_y + y) * plan.tiles_x + x) * FLAG_STRIDE;
+}
+
+// The flag of a tile around this one, another for each lane; the last lanes have that of the same tile.
+__device__ inline const unsigned* flag_around(const Plan& plan, const Tile& tile, unsigned* flags)
+{
+    const int near = min(threadIdx.x % 32, 8);
+    int y = tile.y + near / 3 - 1, x = tile.x + near % 3 - 1;
+    if (BOUNDARY == PERIODIC) {
+        y = y < 0 ? plan.tiles_y - 1 : y == plan.tiles_y ? 0 : y;
+        x = x < 0 ? plan.tiles_x - 1 : x == plan.tiles_x ? 0 : x;
+    } else {
+        y = min(max(y, 0), plan.tiles_y - 1);
+        x = min(max(x, 0), plan.tiles_x - 1);
+    }
+    return flag_of(plan, flags, tile.member, y, x);
+}
+
+// Waits until the flags of all lanes show `count`; the lanes stay together.
+__device__ inline void await(const unsigned* flag, unsigned count)
+{
+    while (!__all_sync(~0u, (int)(load_flag(flag) - count) >= 0)) {}
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, const real* keep_v, unsigned* flags,
+        const Plan plan, const Coefficients constants)
+{
+    extern __shared__ Cells shared[];
+    __shared__ unsigned long long published;  // barrier: the outermost rows of all warps are in shared memory
+    __shared__ Tile places[3];         // where the block is, goes next and, for warps that are late, where it was
+    __shared__ unsigned counted;       // what all flags showed to begin with
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    // [step % 2][top, bottom][field][warp][lane]: the outermost rows of each warp.
+    const auto rim = [&](int parity, int side, int field, int of) -> Cells& {
+        return shared[((parity * 2 + side) * 2 + field) * THREADS + of * 32 + lane];
+    };
+    // [array][row][thread]: where a thread loads its cells of u and v, and of the maps of feed and keep_v.
+    const auto slot = [&](int array, int i) -> Cells& {
+        return shared[8 * THREADS + (array * ROWS + i) * THREADS + threadIdx.x];
+    };
+    // The row and column, of the grid or outside it, where the cells of this lane begin.
+    const auto first_row = [&](const Tile& tile) { return tile.top - plan.halo_y + warp * ROWS; };
+    const auto first_col = [&](const Tile& tile) { return tile.left - plan.halo_x + lane * COLS; };
+
+    // Starts loading those rows of this lane whose bits are set, of two arrays, into the slots `array` and `array` + 1.
+    const auto load = [&](const Tile& tile, int array, const real* a, const real* b, int member, unsigned wanted) {
+        const int row = first_row(tile), col = first_col(tile);
+        const size_t grid = (size_t)member * plan.rows * plan.cols;
+        const unsigned pitch = plan.cols * sizeof(real);
+        unsigned cols_wanted = ALL_COLS;
+        if (BOUNDARY == ZERO) {
+            wanted &= between(row, 0, plan.rows, ALL_ROWS);
+            cols_wanted = between(col, 0, plan.cols, ALL_COLS);
+            if (cols_wanted == 0) wanted = 0;
         }
-#if SHUFFLE
+        int position = in_period(row, plan.rows);
+        const int start = in_period(col, plan.cols);
+        const bool whole = ALIGNED && start < plan.cols;  // not a mirror image
 #pragma unroll
-        for (int plane = 0; plane < sizeof(real); ++plane) {
-            byte* out = data + plane * cells + i;
-            const uchar4 four = make_uchar4(here.bytes[0][plane], here.bytes[1][plane], here.bytes[2][plane], here.bytes[3][plane]);
-            if (cells % WORDS == 0) {
-                *(uchar4*)out = four;
-            } else {
-                out[0] = four.x;
-                if (i + 1 < cells) out[1] = four.y;
-                if (i + 2 < cells) out[2] = four.z;
-                if (i + 3 < cells) out[3] = four.w;
+        for (int i = 0; i < ROWS; ++i) {
+            const size_t line = (size_t)(unsigned)source(position, plan.rows) * pitch;
+            const bool is_wanted = wanted >> i & 1;
+            if (is_wanted && whole) {
+                copy_async<sizeof(Cells)>(&slot(array, i), (const byte*)(a + grid + start) + line);
+                copy_async<sizeof(Cells)>(&slot(array + 1, i), (const byte*)(b + grid + start) + line);
+            } else if (is_wanted && (!ALIGNED || BOUNDARY == NEUMANN)) {
+                int at = start;
+#pragma unroll
+                for (int j = 0; j < COLS; ++j) {
+                    const size_t from = grid + source(at, plan.cols);
+                    if (cols_wanted >> j & 1) {
+                        copy_async<sizeof(real)>(&slot(array, i).at[j], (const byte*)(a + from) + line);
+                        copy_async<sizeof(real)>(&slot(array + 1, i).at[j], (const byte*)(b + from) + line);
+                    }
+                    at = following(at, plan.cols);
+                }
+            }
+            position = following(position, plan.rows);
+        }
+    };
+
+    const auto load_tile = [&](const Tile& tile) {
+        const bool odd = tile.pass % 2;
+        load(tile, 0, odd ? u_odd : u_even, odd ? v_odd : v_even, tile.member, ALL_ROWS);
+    };
+
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&published)), "r"(WARPS));
+        places[0] = tile_at(plan, 0, blockIdx.x);
+        if (plan.passes > 1) counted = load_flag(flag_of(plan, flags, places[0].member, places[0].y, places[0].x));
+    }
+    __syncthreads();
+    load_tile(places[0]);
+    unsigned parity = 0;
+    for (int turn = 0;; turn = turn == 2 ? 0 : turn + 1) {
+        Row rows[ROWS];
+        const Tile& tile = places[turn];
+        Coefficients k = constants;
+        if (RATES == BY_MEMBER) {
+            k.feed = feed[tile.member];
+            k.keep_v = keep_v[tile.member];
+        }
+        if (RATES == BY_CELL) load(tile, 2, feed, keep_v, plan.maps > 1 ? tile.member : 0, ALL_ROWS);
+
+        // The tile this block goes to next, if the one it is at does not stay with it.
+        const bool stays = gridDim.x == plan.tiles, wraps = tile.position + gridDim.x >= plan.tiles;
+        const bool more = !stays && tile.pass + wraps < plan.passes;
+        Tile next;
+        const unsigned* around = flags;
+        unsigned found = 0;
+        if (more) {
+            next = tile_at(plan, tile.pass + wraps, tile.position + gridDim.x - (wraps ? plan.tiles : 0));
+            if (threadIdx.x == 0) places[turn == 2 ? 0 : turn + 1] = next;
+            if (next.pass > 0) {
+                around = flag_around(plan, next, flags);
+                asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(around) : "memory");
             }
         }
-#else
-#pragma unroll
-        for (int j = 0; j < WORDS; ++j)
-            if (i + j < cells) ((real*)data)[i + j] = here.value[j];
-#endif
-    }
-    mine = merge_block(mine);
-    if (threadIdx.x == 0) partial[blockIdx.x] = mine;
-}
 
-// Merges the partial results of 256 blocks, and turns the sum into the mean of the finite values.
-extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Statistics* __restrict__ result,
-                                     long long cells)
-{
-    Statistics all = merge_block(partial[threadIdx.x]);
-    if (threadIdx.x != 0) return;
-    const double finite = cells - all.nonfinite;
-    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.nonfinite} : Statistics{0, 0, 0, all.nonfinite};
+        const auto take = [&](unsigned wanted) {
+            asm volatile("cp.async.wait_all;" ::: "memory");
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i)
+                if (wanted >> i & 1) rows[i] = {slot(0, i), slot(1, i)};
+        };
+        take(ALL_ROWS);
+
+        unsigned rows_inside = ALL_ROWS, cols_inside = ALL_COLS;
+        bool ragged = false;
+        const auto settle = [&](int i) {  // what lies outside the grid of the boundary `zero`
+#pragma unroll
+            for (int j = 0; j < COLS; ++j)
+                if (!(rows_inside >> i & 1 && cols_inside >> j & 1)) rows[i].u.at[j] = rows[i].v.at[j] = 0;
+        };
+        if (BOUNDARY == ZERO) {
+            rows_inside = between(first_row(tile), 0, plan.rows, ALL_ROWS);
+            cols_inside = between(first_col(tile), 0, plan.cols, ALL_COLS);
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) settle(i);
+            ragged = rows_inside != ALL_ROWS;
+            if (RATES != BY_CELL && cols_inside == 0)  // a lane that is all outside stays as it is
+                k.spread_u = k.spread_v = k.feed = 0;
+            else
+                ragged |= cols_inside != ALL_COLS;
+            ragged = __any_sync(~0u, ragged);
+        }
+
+        const auto publish = [&] {
+            rim(parity, 0, 0, warp) = rows[0].u;
+            rim(parity, 0, 1, warp) = rows[0].v;
+            rim(parity, 1, 0, warp) = rows[ROWS - 1].u;
+            rim(parity, 1, 1, warp) = rows[ROWS - 1].v;
+            __syncwarp();
+            if (lane == 0) arrive(&published);
+        };
+        if (plan.passes > 1 && !stays) {
+            if (tile.pass > 0 || tile.position >= gridDim.x) {  // there was a tile before this one
+                const Tile& before = places[turn == 0 ? 2 : turn - 1];
+                post(flag_of(plan, flags, before.member, before.y, before.x));
+            }
+            if (more && next.pass > 0) {
+                const unsigned count = counted + next.pass * WARPS;
+                if (!__all_sync(~0u, (int)(found - count) >= 0)) await(around, count);
+            }
+        }
+        if (more) load_tile(next);
+        __syncwarp();
+
+        const auto rates = [&](int i) { return RATES == BY_CELL ? Row{slot(2, i), slot(3, i)} : Row(); };
+        for (int pass = tile.pass;; ++pass) {
+            publish();
+            const int steps = plan.steps + (pass < plan.longer);
+#pragma unroll 2
+            for (int step = 1; step <= steps; ++step) {
+                const int up = warp > 0 ? warp - 1 : plan.closed ? WARPS - 1 : 0;
+                const int down = warp < WARPS - 1 ? warp + 1 : plan.closed ? 0 : WARPS - 1;
+                wait(&published, parity);
+                const Row above = {rim(parity, 1, 0, up), rim(parity, 1, 1, up)};
+                const Row below = {rim(parity, 0, 0, down), rim(parity, 0, 1, down)};
+                parity ^= 1;
+                // A row is overwritten when the sums that need its old cells have been taken; first come the two rows
+                // that other warps wait for.
+                const Row lowest = sum_columns(rows[ROWS - 2], rows[ROWS - 1], below);
+                const Row lower = sum_columns(ROWS > 2 ? rows[ROWS - 3] : above, rows[ROWS - 2], rows[ROWS - 1]);
+                advance_row(rows[ROWS - 1], lowest, k, rates(ROWS - 1));
+                Row columns = ROWS > 2 ? sum_columns(above, rows[0], rows[1]) : lower;
+#pragma unroll
+                for (int i = 0; i < ROWS - 1; ++i) {
+                    const Row next_columns = i < ROWS - 3 ? sum_columns(rows[i], rows[i + 1], rows[i + 2]) : lower;
+                    advance_row(rows[i], columns, k, rates(i));
+                    if (i == 0) {
+                        if (BOUNDARY == ZERO && ragged) {
+                            asm volatile("");  // keeps this a branch
+                            settle(0);
+                            settle(ROWS - 1);
+                        }
+                        if (step < steps) publish();
+                    }
+                    columns = next_columns;
+                }
+                if (BOUNDARY == ZERO && ragged) {
+                    asm volatile("");
+#pragma unroll
+                    for (int i = 1; i < ROWS - 1; ++i) settle(i);
+                }
+            }
+            const bool exchange = stays && pass + 1 < plan.passes;
+            real* u_to = pass % 2 ? u_even : u_odd;
+            real* v_to = pass % 2 ? v_even : v_odd;
+            const int row = first_row(tile), col = first_col(tile);
+            const unsigned own_rows = between(row, tile.top, tile.bottom, ALL_ROWS);
+            const unsigned own_cols = between(col, tile.left, tile.right, ALL_COLS);
+            unsigned stored = own_cols ? own_rows : 0;
+            if (exchange && col >= tile.left + plan.halo_x && col + COLS <= tile.right - plan.halo_x)  // the outermost
+                stored &= ~between(row, tile.top + plan.halo_y, tile.bottom - plan.halo_y, ALL_ROWS);
+            const size_t first = (size_t)tile.member * plan.rows * plan.cols + col;
+            const unsigned pitch = plan.cols * sizeof(real);
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) {
+                const size_t line = (size_t)(unsigned)(row + i) * pitch;
+                real* u = (real*)((byte*)(u_to + first) + line);
+                real* v = (real*)((byte*)(v_to + first) + line);
+                if (stored >> i & 1) {
+                    if (ALIGNED) {
+                        *(Cells*)u = rows[i].u;
+                        *(Cells*)v = rows[i].v;
+                    } else {
+#pragma unroll
+                        for (int j = 0; j < COLS; ++j) {
+                            if (own_cols >> j & 1) {
+                                u[j] = rows[i].u.at[j];
+                                v[j] = rows[i].v.at[j];
+                            }
+                        }
+                    }
+                }
+            }
+            if (!exchange) break;
+
+            post(flag_of(plan, flags, tile.member, tile.y, tile.x));
+            await(flag_around(plan, tile, flags), counted + (pass + 1) * WARPS);
+            const unsigned foreign = own_cols == ALL_COLS ? ~own_rows & ALL_ROWS : ALL_ROWS;
+            load(tile, 0, u_to, v_to, tile.member, foreign);
+            take(foreign);
+            if (BOUNDARY == ZERO) {
+#pragma unroll
+                for (int i = 0; i < ROWS; ++i) settle(i);
+            }
+            __syncwarp();  // tells the compiler that the lanes are together again
+        }
+        if (!more) {
+            if (plan.passes > 1) post(flag_of(plan, flags, tile.member, tile.y, tile.x));
+            break;
+        }
+    }
 }

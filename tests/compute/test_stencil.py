@@ -121,10 +121,29 @@ def test_diffusion_is_bounded_below_the_limit_and_grows_above_it(
 
 
 def test_coefficients_are_those_worked_out_by_hand(make_model: Callable[..., Model]) -> None:
-    model = make_model(diffusion_u=0.2, diffusion_v=0.1, dt=0.5, stencil="oono-puri")
-    assert coefficients(model, np.array(0.04), np.array(0.06)) == pytest.approx(
-        Coefficients(corner=0.25, edge=0.5, u_diffusion=0.1, v_diffusion=0.05, feed=0.02, decay=0.05, dt=0.5)
+    model = make_model(diffusion_u=0.2, diffusion_v=0.1, dt=0.5, stencil="oono-puri", precision="float64")
+    found = coefficients(model, np.array(0.04), np.array(0.06))
+    # The nine weights 1 2 1, 2 4 2, 1 2 1 add up to 16, and the corners count 1/4.
+    assert found == pytest.approx(
+        Coefficients(centre=2, spread_u=0.025, spread_v=0.0125, rest=0.6, feed=0.02, keep_v=0.75, dt=0.5)
     )
+
+
+@pytest.mark.parametrize("stencil", STENCILS)
+@pytest.mark.parametrize(("feed", "kill"), [(0.014, 0.054), (0.03, 0.06), (0.0367, 0.0649), (0.062, 0.0609)])
+def test_in_float32_a_uniform_field_loses_what_it_has_to(
+    feed: float, kill: float, stencil: str, make_model: Callable[..., Model]
+) -> None:
+    model = make_model(stencil=stencil, diffusion_u=0.1, diffusion_v=0.05)
+    c = coefficients(model, np.array(feed), np.array(kill))
+    for number in (c.spread_u, c.spread_v, c.rest, float(c.feed), float(c.keep_v)):
+        assert number == np.float32(number)
+    weight = (2 + c.centre) ** 2 if c.centre else 4
+    corner, edge = STENCILS[stencil]
+    assert c.spread_u * weight == pytest.approx(0.1 * (corner or edge) * weight, rel=5e-7)
+    keep_u = float(np.float32(c.rest) - np.float32(c.feed))
+    assert keep_u + weight * c.spread_u == pytest.approx(1 - feed, abs=1.6e-8)  # about a quarter of a last bit
+    assert c.keep_v + weight * c.spread_v == pytest.approx(1 - feed - kill, abs=1.6e-8)
 
 
 def test_one_step_is_that_worked_out_by_hand(make_model: Callable[..., Model]) -> None:
@@ -144,17 +163,15 @@ def test_one_step_is_that_worked_out_by_hand(make_model: Callable[..., Model]) -
 
 @pytest.mark.parametrize("stencil", STENCILS)
 def test_coefficients_make_the_step_of_the_equations(stencil: str, make_model: Callable[..., Model]) -> None:
-    model = make_model(stencil=stencil, dt=0.7)
-    u, v = np.random.default_rng(1).random((2, 3, 3))
+    model = make_model(stencil=stencil, dt=0.7, precision="float64")
+    fields = np.random.default_rng(1).random((2, 3, 3))
     feed, kill = np.array(0.03), np.array(0.06)
     c = coefficients(model, feed, kill)
-    u_new, v_new = (field[1, 1] for field in step(u, v, feed, kill, model, "periodic"))
-    reaction = c.dt * u[1, 1] * v[1, 1] ** 2
-    (u_corners, u_edges), (v_corners, v_edges) = (
-        (field[::2, ::2].sum(), field[1, ::2].sum() + field[::2, 1].sum()) for field in (u, v)
-    )
-    u_laplacian = c.corner * (u_corners - 4 * u[1, 1]) + c.edge * (u_edges - 4 * u[1, 1])
-    v_laplacian = c.corner * (v_corners - 4 * v[1, 1]) + c.edge * (v_edges - 4 * v[1, 1])
-    du = c.u_diffusion * u_laplacian + c.feed * (1 - u[1, 1]) - reaction
-    dv = c.v_diffusion * v_laplacian + reaction - c.decay * v[1, 1]
-    assert (u[1, 1] + du, v[1, 1] + dv) == pytest.approx((u_new, v_new), rel=1e-13)
+    line = np.array([1, c.centre, 1])
+    weights = np.outer(line, line) if c.centre else np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    (u, v), (u_sum, v_sum) = fields[:, 1, 1], (fields * weights).sum(axis=(1, 2))
+    reaction = u * v * c.dt * v
+    u_new = c.spread_u * u_sum + ((c.rest - c.feed) * u + (c.feed - reaction))
+    v_new = c.spread_v * v_sum + (c.keep_v * v + reaction)
+    expected = [field[1, 1] for field in step(*fields, feed, kill, model, "periodic")]
+    assert [u_new, v_new] == pytest.approx(expected, rel=1e-13)
