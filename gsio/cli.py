@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gsio import __version__
-from gsio.config import Config, load_config, parse_assignment, preset_names, toml_value
+from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
 from gsio.errors import GsioError
 
 PATH = click.Path(path_type=Path)
@@ -171,6 +171,49 @@ def doctor(debug: bool) -> None:
 
     for name, finding in findings():
         click.echo(f"{name:12} {finding}")
+
+
+@cli.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--preview", metavar="FOLDER", type=PATH, help="Run each, and draw its last frame in FOLDER/NAME.png.")
+@click.option("--backend", help="auto, cupy, numba or numpy, for the preview.")
+@_debug
+def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, debug: bool) -> None:
+    """List the shipped configurations, with feed, kill and what they make."""
+    shown = names or [name for name in preset_names() if name != "default"]
+    configs = {name: load_config(preset=name, overrides={"run.backend": backend}, environ={}) for name in shown}
+    click.echo("preset   feed   kill    what it makes")
+    for name, config in configs.items():
+        if preview is not None:
+            from gsio.run import last_frame
+            from gsio.view.picture import write_picture
+
+            preview.mkdir(parents=True, exist_ok=True)
+            write_picture(preview / f"{name}.png", last_frame(config))
+        click.echo(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
+
+
+@cli.group()
+def bench() -> None:
+    """Measure what this machine can do."""
+
+
+@bench.command()
+@_configuration
+@_debug
+def tune(
+    config_path: Path | None, preset: str | None, assignments: tuple[str, ...], debug: bool, **options: Any
+) -> None:
+    """Find the fastest way to cut a run's grid into tiles on this GPU.
+
+    The fastest is kept, and used by every later run of the same grid.
+    """
+    config = _load(config_path, preset, assignments, options)
+    from gsio.compute import tune
+    from gsio.run import layout_of
+
+    for tiling, speed in tune(config, layout_of(config)):
+        click.echo(f"{speed:8.1f} Gcell/s  {tiling}")
 
 
 @cli.group("config")

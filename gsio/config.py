@@ -136,6 +136,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in [*folder.glob("*.toml"), *folder.glob("presets/*.toml")])
 
 
+def describe_preset(name: str) -> str:
+    """Return what a preset makes, in one line: the first of its file."""
+    with _preset_path(name).open() as file:
+        return file.readline().removeprefix("#").strip()
+
+
 def load_config(
     path: Path | None = None,
     *,

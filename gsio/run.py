@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import structlog
 import trio
+from numpy.typing import NDArray
 
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
@@ -84,6 +87,14 @@ def simulate(
     summary = summarise(pipeline, output, time.perf_counter() - began)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
+
+
+def last_frame(config: Config) -> NDArray[np.floating[Any]]:
+    """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
+    check_stability(config.model)
+    solver = open_solver(config, layout_of(config), blocks=1)
+    solver.advance(config.run.frames * config.run.steps_per_frame)
+    return solver.fields()[1]
 
 
 def layout_of(config: Config) -> FrameLayout:

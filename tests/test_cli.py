@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 import structlog
+from PIL import Image
 
 import gsio
 from gsio.cli import main
-from gsio.config import load_config
+from gsio.config import load_config, preset_names
 from gsio.reader import open_stack
 
 SMALL = ["-r", "12", "-c", "17", "-n", "3", "-e", "2", "--set", "run.backend=numpy"]
@@ -165,6 +166,32 @@ def test_the_school_preset(capsys: Captured) -> None:
     config = load_config(Path("shown.toml"), environ={})
     assert config == load_config(preset="school", environ={})
     assert (config.grid.boundary, config.model.stencil, config.initial.kind) == ("zero", "oono-puri", "school")
+
+
+def test_presets_lists_what_each_makes(capsys: Captured) -> None:
+    assert main(["presets"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["preset", "feed", "kill"]
+    assert [line.split()[0] for line in lines] == [name for name in preset_names() if name != "default"]
+    assert "mitosis  0.0367 0.0649  Cells that divide until they fill the plane." in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_presets_draws_the_last_frame_of_each_named(capsys: Captured) -> None:
+    assert main(["presets", "alpha", "smoke", "--preview", "new/pictures", "--backend", "numba"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    sizes = {}
+    for path in Path("new/pictures").iterdir():
+        with Image.open(path) as picture:
+            sizes[path.name] = picture.size
+            assert len(picture.getcolors(1 << 16)) > 50
+    assert sizes == {"alpha.png": (256, 256), "smoke.png": (256, 144)}
+
+
+def test_tiles_can_be_tuned_only_on_a_gpu(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gsio.compute.cuda", None)
+    assert main(["bench", "tune"]) == 2
+    assert "gsio: error: run.backend: cupy cannot be used here" in capsys.readouterr().err
 
 
 def test_a_configuration_of_an_output_makes_the_same_frames() -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gsio.compute.stencil import check_stability
-from gsio.config import Config, config_folder, load_config, parse_assignment, preset_names
+from gsio.config import Config, config_folder, describe_preset, load_config, parse_assignment, preset_names
 from gsio.errors import UsageError
 
 DEFAULTS = msgspec.to_builtins(load_config(environ={}))
@@ -117,6 +117,13 @@ def test_every_shipped_configuration_is_a_stable_preset(path: Path) -> None:
     for section, values in tomllib.loads(path.read_text()).items():
         for name, value in values.items():
             assert value_of(config, f"{section}.{name}") == value
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_preset_says_in_half_a_line_what_it_makes(path: Path) -> None:
+    description = describe_preset(path.stem)
+    assert description.endswith(".")
+    assert 10 < len(description) <= 56  # beside name, feed and kill in 80 columns
 
 
 def test_the_default_is_the_main_job() -> None:

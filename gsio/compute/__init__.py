@@ -1,5 +1,6 @@
 """Solvers: they advance u and v, and know nothing of files."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal
 
@@ -62,7 +63,10 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     needed = layout.cells * ((2 + maps) * 8 + fields * itemsize) + 2 * blocks * layout.block_nbytes
     check_memory("host", needed, psutil.virtual_memory().available)
     if backend == "cupy":
-        return _open_cuda(config, layout)
+        _check_cuda(config, layout)
+        from gsio.compute.cuda import CudaSolver
+
+        return CudaSolver(config, layout, initial_state(config))
     start = initial_state(config)
     if backend == "numpy":
         from gsio.compute.reference import ReferenceSolver
@@ -73,9 +77,25 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     return CpuSolver(config, layout, start)
 
 
-def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
+def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:
+    """Yield ways to cut the grid of a run into tiles and the Gcell/s measured of each; the fastest is kept for later.
+
+    Raises
+    ------
+    UsageError
+        There is no GPU that can be used, the grid does not fit it, or the initial state cannot be read.
+    """
+    _check_cuda(config, layout)
+    from gsio.compute.cuda import tune
+
+    for tiling, speed in tune(config, layout, initial_state(config)):
+        yield str(tiling), speed
+
+
+def _check_cuda(config: Config, layout: FrameLayout) -> None:
+    """Raise UsageError if a run cannot be done on its GPU."""
     try:
-        from gsio.compute.cuda import OLDEST, CudaSolver, capability, count_devices, free_bytes, needed_bytes
+        from gsio.compute.cuda import OLDEST, capability, count_devices, free_bytes, needed_bytes
 
         devices = count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways
@@ -85,7 +105,6 @@ def _open_cuda(config: Config, layout: FrameLayout) -> Solver:
     if (version := capability(config.run.device)) < OLDEST:
         raise UsageError(f"run.device: {too_old(version)}")
     check_memory("device", needed_bytes(config, layout), free_bytes(config.run.device))
-    return CudaSolver(config, layout, initial_state(config))
 
 
 def check_memory(where: str, needed: int, available: int) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import structlog
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
 from gsio.compute.base import Field, stage
@@ -255,18 +255,23 @@ def _advance_part(old, new, ring, feeds, keeps, member, k, boundary, shape, part
             )
 
 
+@register_jitable
+def _columns(cols: int, chunk: int, chunks: int) -> tuple[int, int]:
+    """Return where a chunk of the columns begins, at a multiple of LANES, and ends."""
+    units = cols // LANES
+    return units * chunk // chunks * LANES, units * (chunk + 1) // chunks * LANES if chunk + 1 < chunks else cols
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def _advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, parts, steps):  # type: ignore[no-untyped-def]
     """Advance `steps` steps, and return the four arrays [cell], those with the result first."""
     members, rows, cols = shape
     bands, chunks = parts
-    units = cols // LANES
     while steps > 0:
         together = -(-steps // -(-steps // LEVELS))
         for number in prange(members * bands * chunks):
             member, band, chunk = number // (bands * chunks), number // chunks % bands, number % chunks
-            left, right = units * chunk // chunks * LANES, units * (chunk + 1) // chunks * LANES
-            part = rows * band // bands, rows * (band + 1) // bands, left, right if chunk < chunks - 1 else cols
+            part = rows * band // bands, rows * (band + 1) // bands, *_columns(cols, chunk, chunks)
             ring = rings[numba.get_thread_id()]  # type: ignore[attr-defined]
             mode = _set_float_mode(FLUSH)
             _advance_part((u, v), (u_new, v_new), ring, feeds, keeps, member, k, boundary, (rows, cols), part, together)
@@ -400,8 +405,8 @@ def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tupl
     bands = 1
     while (parts := members * bands * chunks) % threads and parts < 8 * threads and bands < rows:
         bands += 1
-    width = -(-cols // chunks) + 2 * LANES + 2 * LEVELS + PAD  # as chunks begin at multiples of LANES
-    return (bands, chunks), (6 * LEVELS + 2 * (LEVELS + 1)) * width
+    width = max(right - left for left, right in (_columns(cols, chunk, chunks) for chunk in range(chunks)))
+    return (bands, chunks), (6 * LEVELS + 2 * (LEVELS + 1)) * (width + 2 * LEVELS + PAD)
 
 
 def first_level_cache() -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gsio.compute.base import Field
 from gsio.compute.stencil import coefficients
-from gsio.compute.tiling import MOST_STEPS, REALS, Device, Job, Tiling, choose, kernel_options, tilings
+from gsio.compute.tiling import MOST_STEPS, REALS, Device, Job, Tiling, choose, kernel_options, remember, tilings
 from gsio.config import Config, Map
 from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
@@ -177,6 +177,17 @@ class CudaSolver:
         """Return the number of kernels that `steps` time steps take."""
         return -(-steps // MOST_STEPS) if self.tiling.at_once else self.tiling.passes(steps)
 
+    def seconds(self, steps: int, times: int) -> float:
+        """Return the seconds the GPU takes to advance by `steps` time steps `times` times."""
+        before, after = Event(), Event()
+        with self._device:
+            before.record(self._compute)
+            for _ in range(times):
+                self.advance(steps)
+            after.record(self._compute)
+            after.synchronize()
+        return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
+
     def _replay(self, what: tuple[Any, ...], launches: int, launch: Callable[[], None]) -> None:
         """Do `launch`, as one CUDA graph if it is not too long: one by one, launches cost the host 60 µs each."""
         key = (*what, self._now)
@@ -270,25 +281,21 @@ class CudaSolver:
         block.link_seconds = cupy.cuda.get_elapsed_time(marks.copying, marks.copied) / 1e3
 
 
-def measure_tilings(
-    config: Config, layout: FrameLayout, start: Start, most: int = 16
-) -> Iterator[tuple[Tiling, float]]:
-    """Yield the tilings of a run that are likely to be fast, and the Gcell/s measured of each."""
-    chosen = CudaSolver(config, layout, start)
-    job, gpu = chosen.job, chosen.gpu
+def tune(config: Config, layout: FrameLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
+    """Yield the `most` tilings of a run that are likely to be fast, and the Gcell/s measured of each.
+
+    At the end the fastest is kept for later runs of the same grid on a GPU of the same name.
+    """
+    solver = CudaSolver(config, layout, start)
+    job, gpu, name = solver.job, solver.gpu, tuning_name(solver.device, config, solver.job)
     likely = sorted(tilings(job, gpu), key=lambda tiling: tiling.estimate(job, gpu))
-    for tiling in dict.fromkeys([chosen.tiling, *likely[:most]]):
+    speeds: dict[Tiling, float] = {}
+    for tiling in dict.fromkeys([solver.tiling, *likely[:most]]):
+        del solver  # before the next takes its memory
         solver = CudaSolver(config, layout, start, tiling)
+        solver.advance(job.steps)
         times = max(2, round(20_000 / tiling.estimate(job, gpu)))
-        before, after = Event(), Event()
-        with solver._device, solver._compute:
-            solver.advance(job.steps)
-            seconds = []
-            for _ in range(5):
-                before.record()
-                for _ in range(times):
-                    solver.advance(job.steps)
-                after.record()
-                after.synchronize()
-                seconds.append(cupy.cuda.get_elapsed_time(before, after) / 1e3)
-        yield tiling, layout.cells * job.steps * times / statistics.median(seconds) / 1e9
+        seconds = statistics.median(solver.seconds(job.steps, times) for _ in range(5))
+        speeds[tiling] = layout.cells * job.steps * times / seconds / 1e9
+        yield tiling, speeds[tiling]
+    remember(name, max(speeds, key=lambda tiling: speeds[tiling]))

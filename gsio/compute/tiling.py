@@ -96,6 +96,11 @@ class Tiling:
     tiles_x: int
     at_once: bool
 
+    def __str__(self) -> str:
+        shape, launched = self.shape, "all passes in a launch" if self.at_once else "a launch for each pass"
+        cells = f"{shape.rows} × {shape.cols} cells a thread, {shape.warps} warps"
+        return f"{self.tiles_y} × {self.tiles_x} tiles, {cells}, {self.depth} steps a pass, {launched}"
+
     def closed(self, job: Job) -> bool:
         """Return whether a tile is exactly as high as the grid, and goes on at the other end of it."""
         return job.periodic and job.rows == self.shape.rows * self.shape.warps
