@@ -214,6 +214,12 @@ class TorchCompiled(Torch):
 
 
 CONTENDERS = {"gsio": Gsio, "naive": Naive, "jax": Jax, "torch": Torch, "torch.compile": TorchCompiled}
+PEERS = {
+    "naive": "naive fused kernel",
+    "jax": "JAX 3×3",
+    "torch": "PyTorch conv2d",
+    "torch.compile": "PyTorch 3×3, compiled",
+}
 
 
 def wall(advance: Callable[[], None], wait: Callable[[], None], times: int) -> float:
@@ -256,8 +262,8 @@ def rows_of(device: str) -> list[tuple[str, str, dict[str, Any]]]:
                 for threads in (1, cores)
             ),
             ("1080 × 1920, float64", "gsio", {**MAIN, "model.precision": "float64"}),
-            *((f"{name}, JAX 3×3", "jax", grid) for name, grid in grids.items()),
-            ("1080 × 1920, PyTorch conv2d", "torch", MAIN),
+            *((f"{name}, {PEERS['jax']}", "jax", grid) for name, grid in grids.items()),
+            *((f"1080 × 1920, {PEERS[peer]}", peer, MAIN) for peer in ("torch", "torch.compile")),
         ]
     rows = [
         ("1080 × 1920", "gsio", MAIN),
@@ -271,15 +277,15 @@ def rows_of(device: str) -> list[tuple[str, str, dict[str, Any]]]:
         rows += [(f"{name}, {b}", "gsio", {**grid, "grid.boundary": b}) for b in ("neumann", "zero")]
         rows += [(f"{name}, float64", "gsio", {**grid, "model.precision": "float64"})]
         rows += [(f"{name}, ramps of feed and kill", "gsio", {**grid, **RAMP})]
-        rows += [(f"{name}, {peer}", peer, grid) for peer in ("naive", "jax", "torch", "torch.compile")]
     rows += [
         ("64 × 256²", "gsio", BATCH),
         ("256²", "gsio", SMALL),
-        ("256², jax", "jax", SMALL),
         ("2160 × 3840", "gsio", {"grid.rows": 2160, "grid.cols": 3840}),
         ("1079 × 1921", "gsio", {"grid.rows": 1079, "grid.cols": 1921}),
     ]
-    return rows
+    for name, grid in (("1080 × 1920", MAIN), ("16384²", LARGE)):
+        rows += [(f"{name}, {PEERS[peer]}", peer, grid) for peer in PEERS]
+    return [*rows, (f"256², {PEERS['jax']}", "jax", SMALL)]
 
 
 def measure(contender: str, changes: dict[str, Any], repeats: int, device: str) -> dict[str, Any]:

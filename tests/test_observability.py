@@ -442,11 +442,13 @@ def use_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", refuse)
 
 
-def use_cupy(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+def use_cupy(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None = None, capability: tuple[int, int] = (9, 0)
+) -> None:
     """Put a stand-in for CuPy in place, which fails with `error` at its first call."""
 
-    def call(result: Any) -> Callable[[], Any]:
-        def answer() -> Any:
+    def call(result: Any) -> Callable[..., Any]:
+        def answer(*_: Any) -> Any:
             if error is not None:
                 raise error
             return result
@@ -458,7 +460,9 @@ def use_cupy(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) ->
     cupy.__version__ = "13.4.0"
     cupy.cuda = SimpleNamespace(
         runtime=SimpleNamespace(
-            memGetInfo=call((140 * 10**9, 150 * 10**9)), runtimeGetVersion=call(12_090), getDeviceCount=call(1)
+            memGetInfo=call((140 * 10**9, 150 * 10**9)),
+            runtimeGetVersion=call(12_090),
+            getDeviceProperties=call({"major": capability[0], "minor": capability[1]}),
         )
     )
     cupy.RawKernel = lambda source, name, *_, **__: SimpleNamespace(compile=call(None))
@@ -539,6 +543,17 @@ def test_auto_with_a_gpu_and_cupy_is_cupy(make_config: Make, monkeypatch: pytest
     with structlog.testing.capture_logs() as events:
         assert choose_backend(make_config({"run.backend": "auto"})) == "cupy"
     assert events == []
+
+
+def test_auto_with_a_gpu_too_old_warns_and_is_numba(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_driver(monkeypatch)
+    use_cupy(monkeypatch, capability=(7, 5))
+    with structlog.testing.capture_logs() as events:
+        assert choose_backend(make_config({"run.backend": "auto"})) == "numba"
+    (event,) = events
+    assert event["log_level"] == "warning"
+    for fact in ("NVIDIA H200", "CPU", "8.0", "7.5"):
+        assert fact in event["event"]
 
 
 @pytest.mark.parametrize("backend", ["cupy", "numba", "numpy"])

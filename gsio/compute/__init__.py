@@ -16,6 +16,8 @@ from gsio.staging import FrameLayout
 
 Backend = Literal["cupy", "numba", "numpy"]
 
+OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
+
 log = structlog.get_logger()
 
 
@@ -27,22 +29,26 @@ def choose_backend(config: Config) -> Backend:
     if driver is None or not driver.gpus:
         return "numba"
     try:
-        from gsio.compute.cuda import OLDEST, capability
-
-        version = capability(0)
+        reason = _too_old(0)
     except Exception as error:
         found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
         log.warning(f"{driver.gpus[0]} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
         return "numba"
-    if version < OLDEST:
-        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {too_old(version)}")
+    if reason:
+        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {reason}")
         return "numba"
     return "cupy"
 
 
-def too_old(version: int) -> str:
-    """Return why a GPU of this compute capability cannot be used."""
-    return f"expected a GPU of compute capability 8.0 (Ampere) or later, got {version / 10:.1f}"
+def _too_old(device: int) -> str | None:
+    """Return why a GPU cannot be used, or None if it can."""
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(device)
+    found = properties["major"], properties["minor"]
+    if found >= OLDEST:
+        return None
+    return f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, got {found[0]}.{found[1]}"
 
 
 def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
@@ -95,15 +101,15 @@ def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:
 def _check_cuda(config: Config, layout: FrameLayout) -> None:
     """Raise UsageError if a run cannot be done on its GPU."""
     try:
-        from gsio.compute.cuda import OLDEST, capability, count_devices, free_bytes, needed_bytes
+        from gsio.compute.cuda import count_devices, free_bytes, needed_bytes
 
         devices = count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways
         raise UsageError(f"run.backend: cupy cannot be used here: {one_line(error)}; see 'gsio doctor'") from None
     if config.run.device >= devices:
         raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
-    if (version := capability(config.run.device)) < OLDEST:
-        raise UsageError(f"run.device: {too_old(version)}")
+    if reason := _too_old(config.run.device):
+        raise UsageError(f"run.device: {reason}")
     check_memory("device", needed_bytes(config, layout), free_bytes(config.run.device))
 
 

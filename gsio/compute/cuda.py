@@ -27,7 +27,6 @@ GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the hos
 STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
 FLAG_STRIDE = 32  # words, as in kernels.cu
 SOURCES = Path(__file__).parent
-OLDEST = 80  # compute capability, for copies that do not wait and barriers in two halves
 
 PLAN = np.dtype([
     (name, np.int32)
@@ -41,12 +40,6 @@ PLAN = np.dtype([
 def count_devices() -> int:
     """Return the number of GPUs CuPy can use."""
     return int(runtime.getDeviceCount())
-
-
-def capability(device: int) -> int:
-    """Return the compute capability of a GPU, ten times the major number and the minor one."""
-    properties = runtime.getDeviceProperties(device)
-    return int(properties["major"] * 10 + properties["minor"])
 
 
 def free_bytes(device: int) -> int:
@@ -135,7 +128,7 @@ class CudaSolver:
             # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
             module = cupy.RawModule(
                 code=(SOURCES / "kernels.cu").read_text(),
-                options=kernel_options(config, self.tiling, self.job, constants.centre, rates),
+                options=kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates),
                 enable_cooperative_groups=True,
             )
             self._kernel = module.get_function("advance")
@@ -145,7 +138,7 @@ class CudaSolver:
                 options=("-std=c++17", f"-DREAL={REALS[dtype.itemsize]}", f"-DSHUFFLE={int(layout.shuffle)}"),
             )
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
-            names = ("spread_u", "spread_v", "rest", "feed", "keep_v", "dt")
+            names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
             self._constants = np.zeros((), [(name, dtype) for name in names])
             for name in names:
                 self._constants[name] = np.ravel(getattr(constants, name))[0]

@@ -11,22 +11,24 @@
 //                . . . . . . . . . . . . .     In a row, neighbours come from other lanes by shuffles; the rows above
 //                                              and below those of a warp from other warps through shared memory.
 //
-// Where every tile has a block, its own cells stay in the registers from pass to pass, and only the outermost of them
-// travel. Else blocks go from tile to tile and from pass to pass, and load the next tile while they compute. A flag for
-// each tile counts its passes. A cell has the same bits for any tiling, as the same instructions make every copy of it.
+// A launch is one pass, in which a block goes from tile to tile and loads the next while it computes; or many passes, for
+// which a flag of each tile counts how often it was stored. Where every tile has a block, its own cells then stay in the
+// registers from pass to pass, and only the outermost of them travel; else blocks take turns at the tiles of one pass
+// after the other. A cell has the same bits for any tiling, as the same instructions make every copy of it.
 //
 // The boundary takes nothing while steps are made: a halo outside the grid evolves like the cells it is a copy of. Only
 // `zero` resets it.
 //
 // Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in stencil.py)
-// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DALIGNED=0|1 (COLS divides the columns of the grid)  and the shape of a
-// block: -DCOLS  -DROWS (2 to 16)  -DWARPS.
+// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DALIGNED=0|1 (COLS divides the columns of the grid)  and the
+// shape of a block: -DCOLS  -DROWS (2 to 16)  -DWARPS.
 
 typedef REAL real;
 typedef unsigned char byte;
 
 enum { PERIODIC, NEUMANN, ZERO };       // BOUNDARY
 enum { CONSTANT, BY_MEMBER, BY_CELL };  // RATES: how feed and keep_v vary
+enum { ONE, STAY, TURNS };              // PASSES of a launch: one; or many, where blocks stay at their tiles or take turns
 
 #define THREADS (32 * WARPS)
 #define ALL_ROWS ((1u << ROWS) - 1)
@@ -43,7 +45,7 @@ struct alignas(sizeof(real) * COLS) Cells {
 #endif
 
 struct Coefficients {  // of stencil.py
-    real spread_u, spread_v, rest, feed, keep_v, dt;
+    real spread_u, spread_v, rest, feed, keep_u, keep_v, dt;
 };
 
 __device__ inline real multiply_add(real a, real b, real c)
@@ -94,11 +96,13 @@ __device__ inline void advance_row(Row& row, const Row& columns, const Coefficie
     const Cells around_u = sum_around(columns.u, row.u), around_v = sum_around(columns.v, row.v);
 #pragma unroll
     for (int j = 0; j < COLS; ++j) {
-        const real u = row.u.at[j], v = row.v.at[j], reaction = u * v * (UNIT_DT ? v : k.dt * v);
-        const real feed = RATES == BY_CELL ? rates.u.at[j] : k.feed, keep_u = k.rest - feed;
+        const real u = row.u.at[j], v = row.v.at[j], dt_v = UNIT_DT ? v : k.dt * v;
+        const real feed = RATES == BY_CELL ? rates.u.at[j] : k.feed;
+        const real keep_u = RATES == BY_CELL ? k.rest - feed : k.keep_u;
         const real keep_v = RATES == BY_CELL ? rates.v.at[j] : k.keep_v;
-        row.u.at[j] = multiply_add(k.spread_u, around_u.at[j], multiply_add(keep_u, u, feed - reaction));
-        row.v.at[j] = multiply_add(k.spread_v, around_v.at[j], multiply_add(keep_v, v, reaction));
+        const real less = multiply_add(-dt_v, v, keep_u), more = multiply_add(dt_v, u, keep_v);
+        row.u.at[j] = multiply_add(k.spread_u, around_u.at[j], multiply_add(less, u, feed));
+        row.v.at[j] = multiply_add(k.spread_v, around_v.at[j], more * v);
     }
 }
 
@@ -301,14 +305,14 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
     };
 
     const auto load_tile = [&](const Tile& tile) {
-        const bool odd = tile.pass % 2;
+        const bool odd = PASSES != ONE && tile.pass % 2;
         load(tile, 0, odd ? u_odd : u_even, odd ? v_odd : v_even, tile.member, ALL_ROWS);
     };
 
     if (threadIdx.x == 0) {
         asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&published)), "r"(WARPS));
         places[0] = tile_at(plan, 0, blockIdx.x);
-        if (plan.passes > 1) counted = load_flag(flag_of(plan, flags, places[0].member, places[0].y, places[0].x));
+        if (PASSES != ONE) counted = load_flag(flag_of(plan, flags, places[0].member, places[0].y, places[0].x));
     }
     __syncthreads();
     load_tile(places[0]);
@@ -319,20 +323,22 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         Coefficients k = constants;
         if (RATES == BY_MEMBER) {
             k.feed = feed[tile.member];
+            k.keep_u = k.rest - k.feed;
             k.keep_v = keep_v[tile.member];
         }
         if (RATES == BY_CELL) load(tile, 2, feed, keep_v, plan.maps > 1 ? tile.member : 0, ALL_ROWS);
 
         // The tile this block goes to next, if the one it is at does not stay with it.
-        const bool stays = gridDim.x == plan.tiles, wraps = tile.position + gridDim.x >= plan.tiles;
-        const bool more = !stays && tile.pass + wraps < plan.passes;
+        const bool wraps = tile.position + gridDim.x >= plan.tiles;
+        const bool more = PASSES == TURNS ? tile.pass + wraps < plan.passes : PASSES == ONE && !wraps;
         Tile next;
         const unsigned* around = flags;
         unsigned found = 0;
         if (more) {
-            next = tile_at(plan, tile.pass + wraps, tile.position + gridDim.x - (wraps ? plan.tiles : 0));
+            next = PASSES == ONE ? tile_at(plan, 0, tile.position + gridDim.x)
+                 : tile_at(plan, tile.pass + wraps, tile.position + gridDim.x - (wraps ? plan.tiles : 0));
             if (threadIdx.x == 0) places[turn == 2 ? 0 : turn + 1] = next;
-            if (next.pass > 0) {
+            if (PASSES == TURNS && next.pass > 0) {
                 around = flag_around(plan, next, flags);
                 asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(around) : "memory");
             }
@@ -374,7 +380,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
             __syncwarp();
             if (lane == 0) arrive(&published);
         };
-        if (plan.passes > 1 && !stays) {
+        if (PASSES == TURNS) {
             if (tile.pass > 0 || tile.position >= gridDim.x) {  // there was a tile before this one
                 const Tile& before = places[turn == 0 ? 2 : turn - 1];
                 post(flag_of(plan, flags, before.member, before.y, before.x));
@@ -388,9 +394,9 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         __syncwarp();
 
         const auto rates = [&](int i) { return RATES == BY_CELL ? Row{slot(2, i), slot(3, i)} : Row(); };
-        for (int pass = tile.pass;; ++pass) {
+        for (int pass = PASSES == ONE ? 0 : tile.pass;; ++pass) {
             publish();
-            const int steps = plan.steps + (pass < plan.longer);
+            const int steps = plan.steps + (PASSES != ONE && pass < plan.longer);
 #pragma unroll 2
             for (int step = 1; step <= steps; ++step) {
                 const int up = warp > 0 ? warp - 1 : plan.closed ? WARPS - 1 : 0;
@@ -425,9 +431,9 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
                     for (int i = 1; i < ROWS - 1; ++i) settle(i);
                 }
             }
-            const bool exchange = stays && pass + 1 < plan.passes;
-            real* u_to = pass % 2 ? u_even : u_odd;
-            real* v_to = pass % 2 ? v_even : v_odd;
+            const bool exchange = PASSES == STAY && pass + 1 < plan.passes;
+            real* u_to = PASSES != ONE && pass % 2 ? u_even : u_odd;
+            real* v_to = PASSES != ONE && pass % 2 ? v_even : v_odd;
             const int row = first_row(tile), col = first_col(tile);
             const unsigned own_rows = between(row, tile.top, tile.bottom, ALL_ROWS);
             const unsigned own_cols = between(col, tile.left, tile.right, ALL_COLS);
@@ -470,7 +476,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
             __syncwarp();  // tells the compiler that the lanes are together again
         }
         if (!more) {
-            if (plan.passes > 1) post(flag_of(plan, flags, tile.member, tile.y, tile.x));
+            if (PASSES != ONE) post(flag_of(plan, flags, tile.member, tile.y, tile.x));
             break;
         }
     }

@@ -27,10 +27,10 @@ class Coefficients(NamedTuple):
     """Constants of one forward Euler step, in the form the fast solvers use.
 
     With S the sum of the 3 × 3 cells around a cell with the weights [1 centre 1] ⊗ [1 centre 1], or, where `centre` is
-    0, of the four beside, above and below it, and r = u v dt v::
+    0, of the four beside, above and below it::
 
-        u' = spread_u S(u) + (keep_u u + (feed − r))        keep_u = rest − feed
-        v' = spread_v S(v) + (keep_v v + r)
+        u' = spread_u S(u) + ((keep_u − dt v v) u + feed)        keep_u = rest − feed
+        v' = spread_v S(v) + (keep_v + dt v u) v
 
     The weights inside S are whole numbers. `rest` is what diffusion leaves of a cell of u; as what is fed is taken from
     it, u = 1, v = 0 stays as it is to the last bit.
@@ -43,6 +43,11 @@ class Coefficients(NamedTuple):
     feed: Rate
     keep_v: Rate
     dt: float
+
+    @property
+    def keep_u(self) -> Rate:
+        """What feeding and diffusion leave of a cell of u."""
+        return self.rest - self.feed
 
 
 def coefficients(model: Model, feed: Rate, kill: Rate) -> Coefficients:

@@ -182,7 +182,9 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
                 yield replace(tiling, at_once=True)
 
 
-def kernel_options(config: Config, tiling: Tiling, job: Job, centre: int, rates: int) -> tuple[str, ...]:
+def kernel_options(
+    config: Config, tiling: Tiling, job: Job, device: Device, centre: int, rates: int
+) -> tuple[str, ...]:
     """Return the compiler's options for ``kernels.cu``.
 
     `centre` is that of `Coefficients`; `rates` says how the rates vary: 0 not at all, 1 by member, 2 by cell.
@@ -195,6 +197,7 @@ def kernel_options(config: Config, tiling: Tiling, job: Job, centre: int, rates:
         f"-DCENTRE={centre}",
         f"-DRATES={rates}",
         f"-DUNIT_DT={int(config.model.dt == 1)}",
+        f"-DPASSES={0 if not tiling.at_once else 1 if tiling.tiles(job) <= device.multiprocessors else 2}",
         f"-DALIGNED={int(tiling.unit(job) == tiling.shape.cols)}",
         f"-DCOLS={tiling.shape.cols}",
         f"-DROWS={tiling.shape.rows}",
