@@ -101,7 +101,8 @@ def layout_of(config: Config) -> FrameLayout:
     """Return how the frames of a run lie in memory; only a codec gains from byte planes."""
     members, grid, output = config.model.members, config.grid, config.output
     shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
-    return FrameLayout.of(shape, config.model.precision, output.fields, shuffle=output.compression == "deflate")
+    shuffle, steps = output.compression == "deflate", config.run.steps_per_frame
+    return FrameLayout.of(shape, config.model.precision, output.fields, shuffle=shuffle, steps=steps)
 
 
 def encoding_threads(config: Config) -> int:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_BYTES = 8 << 20  # about one frame at 1080p: small frames travel together, so that each costs little Python
+# Frames travel together, so that each costs little Python: many threads that take turns at the interpreter make every
+# hop slow. A block is full at so many bytes, or sooner where that much work would keep a run from stopping soon.
+BLOCK_BYTES = 32 << 20
+BLOCK_WORK = 400_000_000  # cells times steps: 0.5 ms on a large GPU, 0.2 s on two cores
 PAGE = 4096
 STATISTICS = ("min", "max", "mean", "nonfinite")
 
@@ -28,11 +31,12 @@ class FrameLayout:
     frames_per_block: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool) -> "FrameLayout":
-        """Choose the frames per block so that a block holds about `BLOCK_BYTES`."""
-        names = tuple(fields.split(","))
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize * len(names)
-        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, max(1, round(BLOCK_BYTES / nbytes)))
+    def of(cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool, steps: int = 1) -> "FrameLayout":
+        """Choose the frames per block; each takes `steps` time steps."""
+        names, cells = tuple(fields.split(",")), math.prod(shape)
+        fit = BLOCK_BYTES / (cells * np.dtype(dtype).itemsize * len(names))
+        frames = max(1, round(min(fit, BLOCK_WORK / (cells * steps))))
+        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, frames)
 
     @property
     def cells(self) -> int:

@@ -32,6 +32,12 @@ DEADLINE = 60.0
 ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "run.steps_per_frame": 1}
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have several blocks in a short run."""
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 8 << 20)
+
+
 class KeepingWriter:
     """Keeps the numbers of the committed frames, and can wait or fail where a test says so."""
 
@@ -373,10 +379,10 @@ def test_the_third_signal_aborts_even_a_stuck_writer(number: int, code: int) -> 
 @pytest.mark.parametrize("compression", ["deflate", "none"])
 def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compression: str, tmp_path: Path) -> None:
     limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, 12_000_000))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000_000, 40_000_000))\n"
         "from gsio.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    noise = ["--set=initial.kind=noise", "--set=run.backend=numpy", "-r200", "-c300", "-n100", "-e1"]
+    noise = ["--set=initial.kind=noise", "--set=run.backend=numpy", "-r200", "-c300", "-n400", "-e1"]
     output = ["--compression", compression, "-o", str(tmp_path / "run.h5")]
     command = [sys.executable, "-c", limited, "run", *noise, *output]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -386,7 +392,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compressio
         assert list(tmp_path.iterdir()) == []
     else:
         committed = intact_frames(tmp_path / "run.h5")
-        assert 0 < committed < 100
+        assert 0 < committed < 400
         assert f"the {committed} frames" in ended.stderr
 
 

@@ -63,10 +63,10 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     backend = choose_backend(config)
     fields = 4 if backend == "numba" else 12 if backend == "numpy" else 0  # that live in host memory
     itemsize = 8 if backend == "numpy" else layout.dtype.itemsize
-    # The initial state is two float64 fields, feed and kill may be two more; what is staged waits in `blocks` blocks,
-    # once raw and once encoded.
-    maps = sum(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
-    needed = layout.cells * ((2 + maps) * 8 + fields * itemsize) + 2 * blocks * layout.block_nbytes
+    # The initial state is two float64 fields; maps of feed and kill are two more, and two of the precision of the run.
+    # What is staged waits in `blocks` blocks, once raw and once encoded.
+    maps = 2 * any(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
+    needed = layout.cells * ((2 + maps) * 8 + (fields + maps) * itemsize) + 2 * blocks * layout.block_nbytes
     check_memory("host", needed, psutil.virtual_memory().available)
     if backend == "cupy":
         _check_cuda(config, layout)
