@@ -6,17 +6,22 @@ from gsio.config import Config, load_config
 from gsio.errors import GsioError
 
 if TYPE_CHECKING:
+    from gsio.reader import open_stack
     from gsio.run import simulate
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "GsioError", "__version__", "load_config", "simulate"]
+__all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `simulate`, and with it Numba and HDF5, only when it is asked for."""
+    """Import `simulate` and `open_stack`, and with them Numba and HDF5, only when they are asked for."""
     if name == "simulate":
         from gsio.run import simulate
 
         return simulate
+    if name == "open_stack":
+        from gsio.reader import open_stack
+
+        return open_stack
     raise AttributeError(f"module 'gsio' has no attribute '{name}'")

@@ -11,7 +11,7 @@ import click
 
 from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
-from gsio.errors import GsioError
+from gsio.errors import DataError, GsioError
 
 PATH = click.Path(path_type=Path)
 
@@ -63,7 +63,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-t", "--dt", type=float, help="Time step."),
         click.option("--backend", help="auto, cupy, numba or numpy."),
         click.option("--device", type=int, help="Which GPU."),
-        click.option("--compression", help="deflate or none."),
+        click.option("--compression", help="auto, deflate, lz4, zstd or none."),
         click.option("--fields", help="v, u or u,v."),
     ]):  # fmt: skip
         command = option(command)
@@ -107,7 +107,7 @@ def cli() -> None:
 
 @cli.command()
 @_configuration
-@click.option("-o", "--output", metavar="PATH", required=True, type=PATH, help="File to make: .h5 or .hdf5.")
+@click.option("-o", "--output", metavar="PATH", required=True, type=PATH, help="File to make: .h5, .hdf5 or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
@@ -155,12 +155,28 @@ def info(path: Path, debug: bool) -> None:
             f"{path}: {stack.frames} frames of {' × '.join(map(str, first.shape[1:]))}, {stack.attributes['status']}"
         )
         for name, field in stack.fields.items():
-            click.echo(
-                f"  {name:9} {field.dtype}, {field.compression or 'no compression'}, chunks {field.chunks or 'none'}"
-            )
+            click.echo(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
             click.echo(f"  {name:12} {stack.attributes[name]}")
         click.echo("\n" + stack.attributes["config"].rstrip())
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@_debug
+def verify(path: Path, debug: bool) -> None:
+    """Decode every frame of an output, and say what is wrong with it and where."""
+    from gsio.reader import open_stack
+    from gsio.verify import problems
+
+    with open_stack(path) as stack:
+        found = 0
+        for problem in problems(stack):
+            click.echo(problem)
+            found += 1
+        if found:
+            raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
+        click.echo(f"{path}: {stack.frames} frames, all intact")
 
 
 @cli.command()

@@ -96,8 +96,8 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     """What is saved, and how it is encoded."""
 
     fields: Literal["v", "u", "u,v"]
-    compression: Literal["deflate", "none"]
-    level: Annotated[int, Meta(ge=0, le=3)]
+    compression: Literal["auto", "deflate", "none", "lz4", "zstd"]
+    level: Annotated[int, Meta(ge=0, le=9)]
     threads: Natural
 
 

@@ -1,35 +1,142 @@
-"""One view of what gsio wrote, for every command that reads."""
+"""One view of what gsio wrote, HDF5 or Zarr, for every command that reads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tomllib
+from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.config import Config
 from gsio.errors import DataError
 
 
+class Frames:
+    """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
+
+    Attributes
+    ----------
+    codec
+        How chunks are compressed: deflate, blosc or none.
+    frames_per_chunk
+        Frames that are decoded to read one; the chunk read last is kept.
+    """
+
+    def __init__(self, array: Any, frames: int, folder: Path | None) -> None:
+        self._array = array
+        self._folder = folder  # of the chunks, in Zarr
+        self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
+        self.shape: tuple[int, ...] = (frames, *array.shape[1:])
+        self.dtype: np.dtype[Any] = array.dtype
+        self.frames_per_chunk = array.chunks[0] if array.chunks else 1
+        if folder is not None:
+            self.codec = "blosc" if array.compressors else "none"
+        else:
+            self.codec = {"gzip": "deflate", None: "none"}.get(array.compression, "blosc")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if first is Ellipsis:
+            first, rest = slice(None), [Ellipsis, *rest]
+        numbers = np.arange(len(self))[first]  # raises IndexError like any array
+        if numbers.ndim == 0:
+            return np.array(self._frame(int(numbers))[tuple(rest)])
+        out = [self._frame(int(number))[tuple(rest)] for number in numbers]
+        return np.stack(out) if out else np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def chunk(self, number: int) -> NDArray[Any]:
+        """Return the frames of a chunk, [frame, …], from the file; the last can hold more than are committed.
+
+        Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
+        """
+        from gsio.writer.codec import decode
+
+        if self._array.chunks is None:
+            return np.asarray(self._array[number : number + 1])
+        return decode(self._encoded(number), self.codec, self.dtype).reshape(-1, *self.shape[1:])
+
+    def _encoded(self, number: int) -> bytes:
+        """Return a chunk as it is stored; HDF5 lets one thread do so at a time."""
+        places = [0] * (len(self.shape) - 1)
+        if self._folder is not None:
+            return (self._folder / ".".join(map(str, ["c", number, *places]))).read_bytes()
+        try:
+            _, encoded = self._array.id.read_direct_chunk((number * self.frames_per_chunk, *places))
+        except RuntimeError as error:
+            raise OSError(f"a chunk of {self._array.name} is missing: {error}") from None
+        return bytes(encoded)
+
+    def _frame(self, number: int) -> NDArray[Any]:
+        wanted, place = divmod(number, self.frames_per_chunk)
+        kept, frames = self._kept
+        if kept != wanted:
+            frames = self.chunk(wanted)
+            self._kept = wanted, frames
+        frame: NDArray[Any] = frames[place]
+        return frame
+
+
 class Stack:
-    """The committed frames of an open output.
+    """The committed frames of an output, and what is known of them; a context manager that closes the file.
 
     Attributes
     ----------
     frames
         Number of committed frames.
     fields
-        Saved fields by name; each is indexed by frame and gives an array [rows, cols] ([members, rows, cols] of
-        a batch).
+        Saved fields by name, each a `Frames`; also as `.v` and `.u`.
     attributes
         Attributes of the file as a whole.
+    times
+        float64 [frame], model time.
     """
 
-    def __init__(self, file: Any) -> None:
-        self.fields = {name: file[name] for name in ("u", "v") if name in file}
-        self.attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        committed = file["frames_committed"][()] if "frames_committed" in file else len(file["time"])
+    def __init__(self, path: Path, root: Any) -> None:
+        self.path = path
+        self._root = root
+        saved = [name for name in ("u", "v") if name in root]
+        committed = root["frames_committed"][()] if "frames_committed" in root else root[saved[0]].shape[0]
         self.frames = int(committed)
+        folders = {name: path / name if path.is_dir() else None for name in saved}
+        self.fields = {name: Frames(root[name], self.frames, folders[name]) for name in saved}
+        self.attributes = {name: _plain(value) for name, value in root.attrs.items()}
+        self.times: NDArray[np.float64] = np.asarray(root["time"][: self.frames])
+
+    def __getattr__(self, name: str) -> Frames:
+        if name in self.__dict__.get("fields", ()):
+            return self.fields[name]
+        raise AttributeError(f"{type(self).__name__} has no '{name}'")
+
+    def __enter__(self) -> "Stack":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self._root, "close"):
+            self._root.close()
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return msgspec.convert(tomllib.loads(self.attributes["config"]), Config)
+
+    def series(self, name: str) -> NDArray[Any]:
+        """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""
+        return np.asarray(self._root[name][: self.frames])
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
         """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.
@@ -40,23 +147,42 @@ class Stack:
             raise KeyError(f"it holds only {', '.join(self.fields)}")
         if not -self.frames <= index < self.frames:
             raise IndexError(f"expected a frame below {self.frames}, got {index}")
-        return np.asarray(self.fields[name][index % self.frames])
+        return self.fields[name][index]
+
+    def to_xarray(self) -> Any:
+        """Return an xarray.Dataset that reads when it is used: by zarr, or by h5netcdf (lz4, zstd: and hdf5plugin)."""
+        import xarray
+
+        if self.path.is_dir():
+            return xarray.open_zarr(self.path, chunks=None)
+        if any(field.codec == "blosc" for field in self.fields.values()):
+            import_module("hdf5plugin")  # makes the filter known
+        return xarray.open_dataset(self.path, engine="h5netcdf").isel(time=slice(self.frames))
 
 
-@contextmanager
-def open_stack(path: Path) -> Iterator[Stack]:
+def open_stack(path: Path | str) -> Stack:
     """Open an output for reading; raises DataError if it is none."""
+    path = Path(path)
+    try:
+        root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
+    except (OSError, ValueError) as error:
+        reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
+        raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
+    if "gsio_version" not in root.attrs:
+        raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
+    return Stack(path, root)
+
+
+def _open_hdf5(path: Path) -> Any:
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
-        raise DataError(f"cannot read {path}: {reason}; expected a file written by gsio") from None
-    with file:
-        if "gsio_version" not in file.attrs:
-            raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
-        yield Stack(file)
+    return h5py.File(path, "r")
+
+
+def _open_zarr(path: Path) -> Any:
+    import zarr
+
+    return zarr.open_group(path, mode="r", zarr_format=3)
 
 
 def _plain(value: Any) -> Any:

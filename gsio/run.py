@@ -32,6 +32,7 @@ from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, U
 from gsio.log import configure
 from gsio.staging import Block, BlockPool, FrameLayout
 from gsio.trace import Summary, Trace
+from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import FrameWriter
 from gsio.writer.metadata import root_attributes
 
@@ -52,7 +53,7 @@ def simulate(
     Parameters
     ----------
     output
-        The file to make; its ending, .h5 or .hdf5, names the format.
+        The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
     overwrite
         Replace what is at `output`, which else is an error.
     watch
@@ -65,13 +66,12 @@ def simulate(
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
-    from gsio.writer.hdf5 import open_writer
-
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("auto", quiet=True)
     began = time.perf_counter()
     check_stability(config.model)
     check_output(output, overwrite=overwrite)
+    config = for_output(config, output)
     layout = layout_of(config)
     threads, blocks = encoding_threads(config), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)
@@ -101,8 +101,14 @@ def layout_of(config: Config) -> FrameLayout:
     """Return how the frames of a run lie in memory; only a codec gains from byte planes."""
     members, grid, output = config.model.members, config.grid, config.output
     shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
-    shuffle, steps = output.compression == "deflate", config.run.steps_per_frame
-    return FrameLayout.of(shape, config.model.precision, output.fields, shuffle=shuffle, steps=steps)
+    return FrameLayout.of(
+        shape,
+        config.model.precision,
+        output.fields,
+        shuffle=output.compression == "deflate",
+        steps=config.run.steps_per_frame,
+        frames=config.run.frames,
+    )
 
 
 def encoding_threads(config: Config) -> int:
@@ -116,16 +122,17 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         os.fspath(output).encode()
     except UnicodeEncodeError:
         raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
-    if output.suffix not in (".h5", ".hdf5"):
-        raise UsageError(f"--output: expected a name that ends in .h5 or .hdf5, got '{output}'")
+    what = format_of(output)
     if not output.parent.is_dir():
         raise UsageError(f"--output: the folder '{output.parent}' does not exist; create it first")
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise UsageError(f"--output: the folder '{output.parent}' is not writable; choose another")
-    if output.is_dir():
+    if what == "HDF5" and output.is_dir():
         raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
     if os.path.lexists(output) and not overwrite:
         raise UsageError(f"--output: '{output}' exists; choose another name, or replace it with --overwrite")
+    if what == "Zarr" and os.path.lexists(output) and not is_zarr(output):
+        raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
 
 
 def pool_size(config: Config, layout: FrameLayout) -> int:
@@ -349,7 +356,7 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         bottleneck=max(occupied, key=lambda name: occupied[name]),
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
         nbytes_in=frames * pipeline.pool.layout.frame_nbytes,
-        nbytes_out=output.stat().st_size,
+        nbytes_out=pipeline.writer.nbytes,
     )
 
 
@@ -359,7 +366,7 @@ def _cut_at_divergence(block: Block) -> int | None:
     if not bad.any():
         return None
     block.count = int(bad.argmax())
-    del block.chunks[block.count :]
+    del block.chunks[-(-block.count // block.layout.frames_per_chunk) :]
     return block.first + block.count
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 # hop slow. A block is full at so many bytes, or sooner where that much work would keep a run from stopping soon.
 BLOCK_BYTES = 32 << 20
 BLOCK_WORK = 400_000_000  # cells times steps: 0.5 ms on a large GPU, 0.2 s on two cores
+CHUNK_BYTES = 4 << 20  # of one field; what a reader decodes to see one frame
 PAGE = 4096
 STATISTICS = ("min", "max", "mean", "nonfinite")
 
@@ -29,14 +30,19 @@ class FrameLayout:
     fields: tuple[str, ...]
     shuffle: bool
     frames_per_block: int
+    frames_per_chunk: int = 1  # a block holds whole chunks
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool, steps: int = 1) -> "FrameLayout":
-        """Choose the frames per block; each takes `steps` time steps."""
+    def of(
+        cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool, steps: int = 1, frames: int = 1
+    ) -> "FrameLayout":
+        """Choose the frames per block and chunk for a run of `frames` frames, each after `steps` time steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
-        fit = BLOCK_BYTES / (cells * np.dtype(dtype).itemsize * len(names))
-        frames = max(1, round(min(fit, BLOCK_WORK / (cells * steps))))
-        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, frames)
+        plane = cells * np.dtype(dtype).itemsize
+        most = min(BLOCK_BYTES / (plane * len(names)), BLOCK_WORK / (cells * steps))
+        per_chunk = max(1, round(min(CHUNK_BYTES / plane, most, frames)))
+        per_block = per_chunk * max(1, round(most / per_chunk))
+        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, per_block, per_chunk)
 
     @property
     def cells(self) -> int:
@@ -80,13 +86,15 @@ class Block:
     first, count
         Number of the first frame, and how many frames the block holds now.
     checksums, chunks
-        What the encoder made: crc32c [frame] of `data`, and one encoded chunk per frame and field.
+        What the encoder made: crc32c [frame] of `data`, and one encoded chunk for each `frames_per_chunk` frames and
+        field, [chunk][field]. The last chunk of a run can hold fewer frames; it is filled up with zeros.
     compute_seconds, link_seconds
         Time the device spent computing and copying these frames; set by the solver.
     """
 
     def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
         header, frames, fields = layout.header_nbytes, layout.frames_per_block, len(layout.fields)
+        self.layout = layout
         numbers = frames * fields * len(STATISTICS)
         self.buffer = buffer
         self.statistics = buffer[: numbers * 8].view(np.float64).reshape(frames, fields, len(STATISTICS))

@@ -7,7 +7,14 @@ import pytest
 
 from gsio.config import Config, load_config
 
-SMALL = {"grid.rows": 12, "grid.cols": 17, "run.frames": 5, "run.steps_per_frame": 3, "run.backend": "numpy"}
+SMALL = {
+    "grid.rows": 12,
+    "grid.cols": 17,
+    "run.frames": 5,
+    "run.steps_per_frame": 3,
+    "run.backend": "numpy",
+    "output.compression": "deflate",
+}
 
 
 @pytest.fixture

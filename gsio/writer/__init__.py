@@ -1,1 +1,60 @@
-"""Writers: they turn staged blocks into files, and know nothing of GPUs."""
+"""Writers: they put encoded frames into files, and know nothing of GPUs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gsio.config import Config
+from gsio.errors import UsageError
+from gsio.staging import FrameLayout
+from gsio.trace import Trace
+from gsio.writer.base import FrameWriter
+
+FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
+
+
+def format_of(output: Path) -> str:
+    """Return the format that the ending of `output` names; raise UsageError if it names none."""
+    if output.suffix not in FORMATS:
+        raise UsageError(f"--output: expected a name that ends in .h5, .hdf5 or .zarr, got '{output}'")
+    return FORMATS[output.suffix]
+
+
+def for_output(config: Config, output: Path) -> Config:
+    """Return `config` with the compression that `output` gets; raise UsageError if its format does not have it."""
+    what, compression = format_of(output), config.output.compression
+    if compression == "auto":
+        compression = "deflate" if what == "HDF5" else "lz4"
+    if compression == "deflate" and what == "Zarr":
+        raise UsageError("output.compression: Zarr has no deflate with shuffled bytes; expected lz4, zstd or none")
+    if compression == "deflate" and config.output.level > 3:
+        raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
+    return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether `path` is a Zarr group that gsio wrote."""
+    try:
+        return "gsio_version" in json.loads((path / "zarr.json").read_bytes())["attributes"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def open_writer(
+    path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+) -> FrameWriter:
+    """Create the output at `path`, with no frame in it, and return its writer.
+
+    The output is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
+    the new one is. Raises OSError where storage fails, and UsageError where the format cannot hold such frames.
+    """
+    if format_of(path) == "HDF5":
+        from gsio.writer import hdf5
+
+        return hdf5.open_writer(path, config, layout, attributes, trace)
+    from gsio.writer import zarr
+
+    return zarr.ZarrWriter(path, config, layout, attributes, trace)

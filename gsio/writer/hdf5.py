@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.config import Config
@@ -37,6 +38,7 @@ RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_CHUNK = 1024
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
+BLOSC = 32001  # registered number of the filter
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,13 +50,13 @@ def open_writer(
     The file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until the
     new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
     """
-    if config.output.compression == "deflate" and layout.plane_nbytes > LARGEST_CHUNK:
+    if config.output.compression != "none" and layout.plane_nbytes > LARGEST_CHUNK:
         raise UsageError(
             f"output.compression: a frame of {layout.plane_nbytes / 2**30:.1f} GiB is larger than "
             "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
         )
     temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
-    writer = DeflateWriter if config.output.compression == "deflate" else RawWriter
+    writer = RawWriter if config.output.compression == "none" else ChunkWriter
     try:
         return writer(path, temporary, config, layout, attributes, trace)
     except BaseException:
@@ -62,8 +64,8 @@ def open_writer(
         raise
 
 
-class DeflateWriter:
-    """Chunks of one frame, byte-shuffled and deflated outside HDF5, stored by `write_direct_chunk`.
+class ChunkWriter:
+    """Chunks that are encoded outside HDF5 and stored by `write_direct_chunk`.
 
     HDF5 runs one call at a time whatever the number of threads: compressing outside it is what makes it parallel. The
     time axis grows with each commit, so that its length is the number of committed frames.
@@ -103,19 +105,20 @@ class DeflateWriter:
         """Compress each plane of `block` and take its checksum."""
         with self._trace.span("encode", block.first):
             codec.checksum(block)
-            codec.deflate(block, self._config.output.level)
+            codec.encode(block, self._config.output)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""
         first, frames = blocks[0].first, blocks[-1].first + blocks[-1].count
         with self._trace.span("write", first):
-            self._reserve(sum(len(chunk) for block in blocks for frame in block.chunks for chunk in frame))
+            self._reserve(sum(len(encoded) for block in blocks for chunk in block.chunks for encoded in chunk))
             for field in self._fields:
                 field.set_extent((frames, *self._layout.shape))
             for block in blocks:
-                for frame, chunks in enumerate(block.chunks, block.first):
-                    for field, chunk in zip(self._fields, chunks, strict=True):
-                        field.write_direct_chunk((frame, *[0] * len(self._layout.shape)), chunk)
+                for i, chunk in enumerate(block.chunks):
+                    place = (block.first + i * self._layout.frames_per_chunk, *[0] * len(self._layout.shape))
+                    for field, encoded in zip(self._fields, chunk, strict=True):
+                        field.write_direct_chunk(place, encoded)
         with self._trace.span("commit", first):
             for name, values in frame_series(self._config, self._layout, blocks).items():
                 self._series[name].append(first, values)
@@ -243,17 +246,25 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
         file["time"][:] = frame_steps(config, 0, frames) * config.model.dt
     for name in layout.fields:
         growth = {} if raw else {
-            "chunks": (1, *layout.shape),
+            "chunks": (layout.frames_per_chunk, *layout.shape),
             "maxshape": (None, *layout.shape),
-            "shuffle": True,
-            "compression": "gzip",
-            "compression_opts": config.output.level,
+            **_filters(config, layout),
         }  # fmt: skip
         field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
         field.attrs.update(field_attributes(name))
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
+
+
+def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
+    """Return what readers have to undo, as arguments of `create_dataset`."""
+    if (how := codec.blosc_of(config.output)) is None:
+        return {"shuffle": True, "compression": "gzip", "compression_opts": config.output.level}
+    chunk = layout.frames_per_chunk * layout.plane_nbytes
+    compressor = {"lz4": 1, "zstd": 5}[how.cname]
+    options = (2, 2, layout.dtype.itemsize, chunk, how.clevel, int(blosc.SHUFFLE), compressor)  # versions first
+    return {"compression": BLOSC, "compression_opts": options, "allow_unknown_filter": True}
 
 
 def _reserved_contiguous() -> h5py.h5p.PropDCID:

@@ -5,7 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,30 @@ def series_attributes(path: str, layout: FrameLayout) -> Attributes:
         "units": "1",
         "cell_methods": f"area: {CELL_METHODS[statistic]}",
     }
+
+
+def ome_attributes(
+    config: Config, layout: FrameLayout, limits: Mapping[str, tuple[float, float]]
+) -> dict[str, dict[str, Any]]:
+    """Return the metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5, by which viewers find the fields.
+
+    `limits` are the least and the largest value of each field: with them no viewer scans the file for its contrast.
+    """
+    axes: list[Attributes] = [{"name": "time", "type": "time"}]
+    axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.shape) :]]
+    step = config.run.steps_per_frame * config.model.dt
+    scale = {"type": "scale", "scale": [step, *[1.0] * len(layout.shape)]}
+    first = {"type": "translation", "translation": [step, *[0.0] * len(layout.shape)]}
+    images = [
+        {"name": name, "axes": axes, "datasets": [{"path": name, "coordinateTransformations": [scale, first]}]}
+        for name in reversed(layout.fields)  # v first: viewers open the first
+    ]
+    ome: Attributes = {"version": "0.5", "multiscales": images}
+    if limits:
+        low, high = limits[layout.fields[-1]]
+        window = {"min": low, "max": high, "start": low, "end": high}
+        ome["omero"] = {"channels": [{"label": layout.fields[-1], "color": "FFFFFF", "active": True, "window": window}]}
+    return {"ome": ome}
 
 
 def root_attributes(config: Config, backend: str, device: str) -> Attributes:

@@ -1,0 +1,68 @@
+"""Is an output intact? Every chunk is decoded, and every frame compared with what was recorded of it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs import Shuffle
+
+from gsio.config import usable_cores
+from gsio.reader import Stack
+from gsio.writer.metadata import frame_steps
+
+
+def problems(stack: Stack) -> Iterator[str]:
+    """Yield what is wrong with the committed frames, each in one line; nothing if all is well."""
+    config, frames = stack.config, stack.frames
+    status = stack.attributes["status"]
+    if status == "complete" and frames != config.run.frames:
+        yield f"expected {config.run.frames} frames of a complete run, found {frames}"
+    grid, members = (config.grid.rows, config.grid.cols), config.model.members
+    expected = (frames, *((members,) if members > 1 else ()), *grid)
+    for name in config.output.fields.split(","):
+        if name not in stack.fields:
+            yield f"{name}: expected this field, found {', '.join(stack.fields)}"
+        elif stack.fields[name].shape != expected:
+            yield f"{name}: expected the shape {expected}, found {stack.fields[name].shape}"
+    steps = frame_steps(config, 0, frames)
+    for name, right in (("step", steps), ("time", steps * config.model.dt)):
+        found = stack.series(name)
+        if len(found) != frames:
+            yield f"{name}: expected {frames} values, found {len(found)}"
+        elif len(wrong := np.flatnonzero(found != right)):
+            yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
+    yield from _damaged_frames(stack)
+
+
+def _damaged_frames(stack: Stack) -> Iterator[str]:
+    fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
+    if not fields:
+        return
+    per_chunk, shuffled = fields[0].frames_per_chunk, fields[0].codec == "deflate"
+    checksums = stack.series("integrity/crc32c")
+
+    def check(number: int) -> list[str]:
+        first = number * per_chunk
+        try:
+            chunks = [field.chunk(number) for field in fields]
+        except (OSError, ValueError, LookupError) as error:
+            last = min(first + per_chunk, stack.frames) - 1
+            return [f"frames {first} to {last}: {error}" if last > first else f"frame {first}: {error}"]
+        wrong = []
+        for frame in range(first, min(first + per_chunk, stack.frames)):
+            planes = [np.ascontiguousarray(chunk[frame - first]) for chunk in chunks]
+            found = 0
+            for plane in planes:
+                found = crc32c(Shuffle(plane.itemsize).encode(plane) if shuffled else plane.data, found)
+            if frame < len(checksums) and found != checksums[frame]:
+                wrong.append(f"frame {frame}: expected the checksum {checksums[frame]:08x}, found {found:08x}")
+            elif not all(np.isfinite(plane).all() for plane in planes):
+                wrong.append(f"frame {frame}: expected finite values, found others")
+        return wrong
+
+    if len(checksums) != stack.frames:
+        yield f"integrity/crc32c: expected {stack.frames} values, found {len(checksums)}"
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        for wrong in threads.map(check, range(-(-stack.frames // per_chunk))):
+            yield from wrong

@@ -1,0 +1,242 @@
+"""Zarr version 3: a file for each chunk, put in place by the encoding threads; the arrays grow when frames commit.
+
+Nobody looks beyond the end of an array, so chunks may come in any order; the metadata that say how long the arrays are
+come after them. They lie in each array's own file and together in the group's, which is replaced last, so that readers
+of that one file always find arrays of the same length. All codecs are in the core specification.
+"""
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from gsio.config import Config
+from gsio.staging import Block, FrameLayout
+from gsio.trace import Trace
+from gsio.writer import codec
+from gsio.writer.metadata import (
+    AXES,
+    COORDINATES,
+    field_attributes,
+    frame_series,
+    now,
+    ome_attributes,
+    series_attributes,
+)
+
+PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
+SERIES_CHUNK = 1024
+METADATA = "zarr.json"
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Folder:
+    """A store: values by key, each of them there as a whole or not at all. A store of objects would offer the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, key: str) -> bytes:
+        """Return a value."""
+        return (self.path / key).read_bytes()
+
+    def put(self, key: str, value: Any) -> None:
+        """Set or replace a value, any bytes-like object."""
+        place = f"{self.path}/{key}"
+        folder, _, name = place.rpartition("/")
+        temporary = f"{folder}/.{name}-{secrets.token_hex(4)}.tmp"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                rest = memoryview(value).cast("B")
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            finally:
+                os.close(fd)
+            Path(temporary).rename(place)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def sync(self) -> None:
+        """Wait until the disk has all values."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            if LIBC.syncfs(fd):  # one call for the thousands of files of a run
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+        finally:
+            os.close(fd)
+
+
+class ZarrWriter:
+    """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
+
+    def __init__(
+        self, path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+    ) -> None:
+        self._trace = trace
+        self._config = config
+        self._layout = layout
+        self._frames = 0
+        self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
+        self._published = 0.0
+        self.nbytes = 0
+        self._series = {name: _Series(values) for name, values in frame_series(config, layout, []).items()}
+        temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
+        try:
+            _lay_out(temporary, config, layout, attributes)
+            self._store = Folder(temporary)
+            self._group = json.loads(self._store.get(METADATA))
+            self._store.sync()
+            _replace(path, temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._store = Folder(path)
+
+    def encode(self, block: Block) -> None:
+        """Compress the chunks of `block`, take its checksums, and store the chunks, where no reader looks yet."""
+        with self._trace.span("encode", block.first):
+            codec.checksum(block)
+            codec.encode(block, self._config.output)
+        with self._trace.span("write", block.first):
+            first, places = block.first // self._layout.frames_per_chunk, ".0" * len(self._layout.shape)
+            for number, chunk in enumerate(block.chunks, first):
+                for name, encoded in zip(self._layout.fields, chunk, strict=True):
+                    self._store.put(f"{name}/c.{number}{places}", encoded)
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
+        with self._trace.span("commit", blocks[0].first):
+            for name, values in frame_series(self._config, self._layout, blocks).items():
+                self._series[name].append(values)
+            for block in blocks:
+                for field, name in enumerate(self._layout.fields):
+                    low, high = self._limits[name]
+                    lows, highs = block.statistics[: block.count, field, :2].T
+                    self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
+                self._frames += block.count
+                self.nbytes += sum(len(encoded) for chunk in block.chunks for encoded in chunk)
+            if time.monotonic() - self._published > PUBLISH_SECONDS:
+                self._publish()
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, and wait until the disk has everything."""
+        self._group["attributes"] |= {"status": status, "ended": now()}
+        self._publish()
+        self._store.sync()
+
+    def _publish(self) -> None:
+        for name, series in self._series.items():
+            for number, values in series.new_chunks():
+                self._store.put(f"{name}/c.{number}", values)
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        for name in (*self._series, *self._layout.fields):  # the fields last: their length is what counts
+            arrays[name]["shape"][0] = self._frames
+            self._store.put(f"{name}/{METADATA}", _json(arrays[name]))
+        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
+        self._store.put(METADATA, _json(self._group))
+        self._published = time.monotonic()
+
+
+class _Series:
+    """A 1-D array that grows, as the chunks that are not yet stored or not yet full."""
+
+    def __init__(self, empty: NDArray[Any]) -> None:
+        self._first = 0  # chunk
+        self._values = empty
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._values = np.concatenate([self._values, values])
+
+    def new_chunks(self) -> list[tuple[int, NDArray[Any]]]:
+        """Return the chunks to store, by number; the last can be stored again when it holds more."""
+        chunks = []
+        for number in range(-(-len(self._values) // SERIES_CHUNK)):
+            chunk = np.zeros(SERIES_CHUNK, self._values.dtype)
+            values = self._values[number * SERIES_CHUNK : (number + 1) * SERIES_CHUNK]
+            chunk[: len(values)] = values
+            chunks.append((self._first + number, chunk))
+        full = len(self._values) // SERIES_CHUNK
+        self._first, self._values = self._first + full, self._values[full * SERIES_CHUNK :]
+        return chunks
+
+
+def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
+    """Create every array and attribute, without a frame."""
+    root = zarr.open_group(path, mode="w-", zarr_format=3)
+    root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(config, layout, {})})
+    keys: Any = {"name": "default", "separator": "."}  # all chunks of an array in one folder
+    axes = AXES[-len(layout.shape) :]
+    for name, size in zip(axes, layout.shape, strict=True):
+        axis = root.create_array(
+            name,
+            data=np.arange(size, dtype=np.float64),
+            chunks=(size,),
+            compressors=None,
+            dimension_names=(name,),
+            chunk_key_encoding=keys,
+        )
+        axis.attrs.update(COORDINATES[name])
+    for name, values in frame_series(config, layout, []).items():
+        if "/" in name:
+            root.require_group(name.partition("/")[0])
+        series = root.create_array(
+            name,
+            shape=(0,),
+            dtype=values.dtype,
+            chunks=(SERIES_CHUNK,),
+            compressors=None,
+            dimension_names=("time",),
+            chunk_key_encoding=keys,
+        )
+        series.attrs.update(series_attributes(name, layout))
+    how = codec.blosc_of(config.output)
+    compressor: Any = how and BloscCodec(cname=how.cname, clevel=how.clevel, blocksize=how.blocksize, shuffle="shuffle")
+    for name in layout.fields:
+        field = root.create_array(
+            name,
+            shape=(0, *layout.shape),
+            dtype=layout.dtype,
+            chunks=(layout.frames_per_chunk, *layout.shape),
+            compressors=compressor,
+            dimension_names=("time", *axes),
+            chunk_key_encoding=keys,
+        )
+        field.attrs.update(field_attributes(name))
+    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
+        zarr.consolidate_metadata(root.store)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Rename the folder `new` to `path`; what is there goes once it is."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        return
+    old = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2).encode()

@@ -1,0 +1,159 @@
+"""`gsio verify`: it passes what is intact, and names every kind of damage and where it is."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import crc32c
+import h5py
+import numpy as np
+import pytest
+
+import gsio
+from gsio.cli import main
+from gsio.config import Config
+
+Make = Callable[..., Config]
+Captured = pytest.CaptureFixture[str]
+OUTPUTS = [
+    ("run.h5", "deflate"),
+    ("run.h5", "lz4"),
+    ("run.h5", "zstd"),
+    ("run.h5", "none"),
+    ("run.zarr", "lz4"),
+    ("run.zarr", "zstd"),
+    ("run.zarr", "none"),
+]
+
+
+@pytest.fixture
+def make_output(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Return a function that makes an output of 16 frames, three of them a chunk where there are chunks."""
+    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 3 * 12 * 17 * 4)
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 6 * 2 * 12 * 17 * 4)
+
+    def make(name: str, compression: str) -> Path:
+        changes = {"run.frames": 16, "initial.kind": "noise", "output.fields": "u,v"}
+        gsio.simulate(make_config({**changes, "output.compression": compression}), tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def place_of(path: Path, field: str, frame: int) -> tuple[Path, int, int]:
+    """Return the file that holds a frame, and where its chunk (or the frame, if raw) begins there and ends."""
+    if path.is_dir():
+        chunk = path / field / f"c.{frame // 3}.0.0"
+        return chunk, 0, chunk.stat().st_size
+    with h5py.File(path) as file:
+        data = file[field]
+        if data.chunks is None:
+            start = data.id.get_offset() + frame * 12 * 17 * 4
+            return path, start, start + 12 * 17 * 4
+        stored = data.id.get_chunk_info_by_coord((frame // 3 * 3, 0, 0))
+        return path, stored.byte_offset, stored.byte_offset + stored.size
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 16]))
+
+
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+def test_what_is_intact_passes(
+    name: str, compression: str, make_output: Callable[[str, str], Path], capsys: Captured
+) -> None:
+    assert main(["verify", str(make_output(name, compression))]) == 0
+    assert "16 frames, all intact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frame", range(0, 16, 5))
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+def test_a_flipped_bit_in_any_frame_is_found(
+    name: str, compression: str, frame: int, make_output: Callable[[str, str], Path], capsys: Captured
+) -> None:
+    path = make_output(name, compression)
+    place, start, end = place_of(path, "u", frame)
+    raw = compression == "none"
+    inside = 100 + (frame % 3 * 12 * 17 * 4 if path.is_dir() else 0)
+    flip(place, start + inside if raw else (start + end) // 2)
+    assert main(["verify", str(path)]) == 65
+    captured = capsys.readouterr()
+    found = captured.out.splitlines()[0]
+    if raw:
+        assert found.startswith(f"frame {frame}: expected the checksum")
+    else:
+        assert any(found.startswith(("frame", "frames")) and str(near) in found for near in range(frame - 2, frame + 3))
+    assert "problems" in captured.err
+
+
+def test_a_missing_chunk_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.zarr", "lz4")
+    (path / "v" / "c.2.0.0").unlink()
+    assert main(["verify", str(path)]) == 65
+    assert capsys.readouterr().out.startswith("frames 6 to 8: ")
+
+
+def test_a_chunk_that_was_never_written_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.h5", "deflate")
+    with h5py.File(path, "r+") as file:
+        for name in ("u", "v"):
+            file[name].resize(20, axis=0)
+    assert main(["verify", str(path)]) == 65
+    out = capsys.readouterr().out
+    assert "expected 16 frames of a complete run, found 20" in out
+    assert "frames 18 to 19: " in out
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_a_truncated_file_is_found(compression: str, make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.h5", compression)
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    assert main(["verify", str(path)]) == 65
+    assert "truncated" in capsys.readouterr().err
+
+
+def test_a_truncated_chunk_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.zarr", "none")
+    os.truncate(path / "u" / "c.5.0.0", 100)
+    assert main(["verify", str(path)]) == 65
+    assert capsys.readouterr().out.startswith("frame 15: ")
+
+
+@pytest.mark.parametrize("name", ["run.h5", "run.zarr"])
+def test_a_wrong_time_axis_is_found(name: str, make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output(name, "lz4")
+    if path.is_dir():
+        times = np.fromfile(path / "time" / "c.0")
+        times[7] = 1
+        times.tofile(path / "time" / "c.0")
+    else:
+        with h5py.File(path, "r+") as file:
+            file["time"][7] = 1
+    assert main(["verify", str(path)]) == 65
+    assert capsys.readouterr().out == "time: expected 24.0 at frame 7, found 1.0\n"
+
+
+def test_a_shortened_run_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.zarr", "lz4")
+    group = json.loads((path / "zarr.json").read_bytes())
+    for array in group["consolidated_metadata"]["metadata"].values():
+        if array["node_type"] == "array" and array["shape"][0] == 16:
+            array["shape"][0] = 15
+    (path / "zarr.json").write_text(json.dumps(group))
+    assert main(["verify", str(path)]) == 65
+    assert "expected 16 frames of a complete run, found 15" in capsys.readouterr().out
+
+
+def test_a_frame_that_is_not_finite_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.h5", "none")
+    with h5py.File(path, "r+") as file:
+        file["v"][4, 2, 3] = np.nan
+        frame = crc32c.crc32c(file["v"][4].tobytes(), crc32c.crc32c(file["u"][4].tobytes()))
+        file["integrity/crc32c"][4] = frame
+    assert main(["verify", str(path)]) == 65
+    assert capsys.readouterr().out == "frame 4: expected finite values, found others\n"

@@ -1,0 +1,210 @@
+"""Zarr groups: what stock readers find in them, and what is left when storage fails or a process is killed."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorstore
+import xarray
+import zarr
+from ome_zarr_models.v05 import Image
+
+import gsio
+from gsio.compute.reference import ReferenceSolver
+from gsio.config import Config
+from gsio.errors import StorageError, UsageError
+from gsio.initial import initial_state
+from gsio.run import layout_of
+from gsio.staging import Block
+from gsio.trace import Trace
+from gsio.writer import for_output, open_writer
+
+Make = Callable[..., Config]
+COMPRESSIONS = ("lz4", "zstd", "none")
+NOISE = {"initial.kind": "noise", "output.compression": "auto"}
+
+
+def expected_frames(config: Config) -> dict[str, np.ndarray]:
+    """Return u and v of every frame, [frame, rows, cols], without staging or files."""
+    solver = ReferenceSolver(config, layout_of(config), initial_state(config))
+    frames = []
+    for _ in range(config.run.frames):
+        solver.advance(config.run.steps_per_frame)
+        frames.append([field.astype(config.model.precision) for field in solver.fields()])
+    return dict(zip("uv", np.swapaxes(np.array(frames), 0, 1), strict=True))
+
+
+def new_writer(path: Path, config: Config) -> tuple[Any, Callable[[int], Block]]:
+    """Return a writer, and a function that gives it the block of a number, encoded."""
+    config = for_output(config, path)
+    layout = layout_of(config)
+    writer = open_writer(path, config, layout, {"gsio_version": "test", "config": config.to_toml()}, Trace())
+
+    def encoded(number: int) -> Block:
+        block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+        block.first, block.count = number * layout.frames_per_block, layout.frames_per_block
+        block.data[:] = np.random.default_rng(number).integers(0, 256, block.data.shape, np.uint8)
+        writer.encode(block)
+        return block
+
+    return writer, encoded
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("fields", ["v", "u,v"])
+def test_zarr_python_and_tensorstore_read_every_frame_exactly(
+    compression: str, precision: str, fields: str, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(
+        {**NOISE, "output.compression": compression, "model.precision": precision, "output.fields": fields}
+    )
+    gsio.simulate(config, tmp_path / "run.zarr")
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    for name, expected in expected_frames(config).items():
+        assert (name in group) == (name in fields)
+        if name in fields:
+            np.testing.assert_array_equal(group[name], expected)
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "run.zarr" / name)}}
+            np.testing.assert_array_equal(tensorstore.open(spec, read=True).result().read().result(), expected)
+
+
+def test_several_frames_share_a_chunk_and_the_last_holds_what_is_left(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 3 * 12 * 17 * 4)
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 6 * 12 * 17 * 4)
+    for name in ("run.zarr", "run.h5"):
+        config = make_config({**NOISE, "run.frames": 16})
+        gsio.simulate(config, tmp_path / name)
+        with gsio.open_stack(tmp_path / name) as stack:
+            assert stack.v.frames_per_chunk == 3
+            np.testing.assert_array_equal(stack.v, expected_frames(config)["v"])
+
+
+def test_xarray_finds_named_dimensions_and_coordinates(make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config(NOISE), tmp_path / "run.zarr")
+    with xarray.open_zarr(tmp_path / "run.zarr", chunks=None) as data:
+        assert data["v"].dims == ("time", "y", "x")
+        assert set(data["v"].coords) == {"time", "step", "y", "x"}
+        np.testing.assert_array_equal(data["time"], [3, 6, 9, 12, 15])
+        assert data.attrs["status"] == "complete"
+
+
+def test_it_is_an_ome_zarr_image_with_the_limits_of_its_contrast(make_config: Make, tmp_path: Path) -> None:
+    config = make_config({**NOISE, "output.fields": "u,v"})
+    gsio.simulate(config, tmp_path / "run.zarr")
+    image = Image.from_zarr(zarr.open_group(tmp_path / "run.zarr", mode="r"))
+    scales = image.ome_attributes.multiscales
+    assert [axis.name for axis in scales[0].axes] == ["time", "y", "x"]
+    assert [scale.datasets[0].path for scale in scales] == ["v", "u"]
+    window = image.ome_attributes.omero["channels"][0]["window"]
+    v = expected_frames(config)["v"]
+    assert (window["start"], window["end"]) == (v.min(), v.max())
+
+
+def test_frames_are_there_once_they_are_committed_for_every_reader(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
+    path = tmp_path / "run.zarr"
+    writer, encoded = new_writer(path, make_config({**NOISE, "grid.rows": 1024, "grid.cols": 1024}))
+    blocks = [encoded(number) for number in (1, 0)][::-1]
+    per_block = blocks[0].count
+
+    def lengths() -> set[int]:
+        group, data = zarr.open_group(path, mode="r"), xarray.open_zarr(path, chunks=None)
+        alone = [zarr.open_array(path / name, mode="r").shape[0] for name in ("v", "time", "stats/v_max")]
+        return {group["v"].shape[0], group["time"].shape[0], data.sizes["time"], *alone}
+
+    assert lengths() == {0}
+    for number, block in enumerate(blocks, 1):
+        writer.commit([block])
+        assert lengths() == {number * per_block}
+    writer.close("stopped")
+    frame = np.asarray(zarr.open_group(path, mode="r")["v"][per_block]).reshape(-1).view(np.uint8)
+    np.testing.assert_array_equal(frame, blocks[1].data[0, 0])
+    assert [name for _, _, names in os.walk(path) for name in names if name.startswith(".")] == []
+
+
+def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 900 * 80)
+    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 900 * 80)
+    changes = {"grid.rows": 5, "grid.cols": 4, "run.frames": 2700, "run.steps_per_frame": 1}
+    writer, encoded = new_writer(tmp_path / "run.zarr", make_config({**NOISE, **changes}))
+    for number in range(3):
+        block = encoded(number)
+        block.statistics[:, 0, 0] = np.arange(block.first, block.first + block.count)
+        writer.commit([block])
+    writer.close("complete")
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    np.testing.assert_array_equal(group["step"], np.arange(1, 2701))
+    np.testing.assert_array_equal(group["stats/v_min"], np.arange(2700))
+
+
+def test_a_full_disk_ends_the_run_with_what_is_committed(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 2 * 12 * 17 * 4)
+    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 12 * 17 * 4)
+    write = os.write
+
+    def full(fd: int, data: Any) -> int:
+        if "c.4.0.0" in Path(f"/proc/self/fd/{fd}").readlink().name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        gsio.simulate(make_config({**NOISE, "run.frames": 20}), tmp_path / "run.zarr")
+    with gsio.open_stack(tmp_path / "run.zarr") as stack:
+        assert stack.attributes["status"] == "failed"
+        assert stack.frames <= 4
+        assert np.isfinite(stack.v).all()
+    assert [name for _, _, names in os.walk(tmp_path) for name in names if name.endswith(".tmp")] == []
+
+
+def test_only_a_group_of_ours_is_ever_replaced(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"no Zarr group that gsio wrote"):
+        gsio.simulate(make_config(NOISE), path, overwrite=True)
+    assert (path / "thesis.tex").read_text() == "years of work"
+    (path / "thesis.tex").unlink()
+    path.rmdir()
+    for frames in (5, 2):
+        gsio.simulate(make_config({**NOISE, "run.frames": frames}), path, overwrite=True)
+    assert zarr.open_group(path, mode="r")["v"].shape[0] == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_group_that_cannot_be_laid_out_leaves_the_old_one(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.zarr"
+    gsio.simulate(make_config(NOISE), path)
+    before = json.loads((path / "zarr.json").read_bytes())
+
+    def fail(self: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("gsio.writer.zarr.Folder.sync", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        gsio.simulate(make_config(NOISE), path, overwrite=True)
+    assert json.loads((path / "zarr.json").read_bytes()) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_deflate_is_refused(make_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"output\.compression.*expected lz4, zstd or none"):
+        gsio.simulate(make_config({"output.compression": "deflate"}), tmp_path / "run.zarr")
+    assert list(tmp_path.iterdir()) == []
