@@ -41,9 +41,10 @@ class Frames:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        first, *rest = key if isinstance(key, tuple) else (key,)
-        if first is Ellipsis:
-            first, rest = slice(None), [Ellipsis, *rest]
+        key = key if isinstance(key, tuple) else (key,)
+        if (dots := next((i for i, part in enumerate(key) if part is Ellipsis), None)) is not None:
+            key = key[:dots] + (slice(None),) * (len(self.shape) + 1 - len(key)) + key[dots + 1 :]
+        first, *rest = key or (slice(None),)
         numbers = np.arange(len(self))[first]  # raises IndexError like any array
         if numbers.ndim == 0:
             return np.array(self._frame(int(numbers))[tuple(rest)])
@@ -54,7 +55,7 @@ class Frames:
         return np.asarray(self[:], dtype)
 
     def chunk(self, number: int) -> NDArray[Any]:
-        """Return the frames of a chunk, [frame, …], from the file; the last can hold more than are committed.
+        """Return the frames that share chunks, [frame, …], from the file; the last can be more than are committed.
 
         Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
         """
@@ -62,15 +63,21 @@ class Frames:
 
         if self._array.chunks is None:
             return np.asarray(self._array[number : number + 1])
-        return decode(self._encoded(number), self.codec, self.dtype).reshape(-1, *self.shape[1:])
+        lines = self._array.chunks[1]
+        slabs = range(-(-self.shape[1] // lines))
+        found = [
+            decode(self._encoded(number, slab), self.codec, self.dtype).reshape(self._array.chunks) for slab in slabs
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
-    def _encoded(self, number: int) -> bytes:
-        """Return a chunk as it is stored; HDF5 lets one thread do so at a time."""
-        places = [0] * (len(self.shape) - 1)
+    def _encoded(self, number: int, slab: int) -> bytes:
+        """Return a chunk of a slab as it is stored; HDF5 lets one thread do so at a time."""
+        places = [0] * (len(self.shape) - 2)
         if self._folder is not None:
-            return (self._folder / ".".join(map(str, ["c", number, *places]))).read_bytes()
+            return (self._folder / ".".join(map(str, ["c", number, slab, *places]))).read_bytes()
+        place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
         try:
-            _, encoded = self._array.id.read_direct_chunk((number * self.frames_per_chunk, *places))
+            _, encoded = self._array.id.read_direct_chunk(place)
         except RuntimeError as error:
             raise OSError(f"a chunk of {self._array.name} is missing: {error}") from None
         return bytes(encoded)

@@ -137,9 +137,10 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 def pool_size(config: Config, layout: FrameLayout) -> int:
     """Return the number of blocks: enough to keep the encoders and the link busy, in a quarter of the memory."""
+    wanted = -(-encoding_threads(config) // layout.slabs) + 4
     affordable = psutil.virtual_memory().available // 4 // (2 * layout.block_nbytes)
     in_the_run = -(-config.run.frames // layout.frames_per_block)
-    return min(in_the_run, max(2, min(encoding_threads(config) + 4, int(affordable))))
+    return min(in_the_run, max(2, min(wanted, int(affordable))))
 
 
 class Pipeline:
@@ -169,7 +170,7 @@ class Pipeline:
         self.started = self.finished = 0.0
         self._stopping = self._abandoning = False
         self._signal: signal.Signals | None = None
-        self._staged: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        self._staged: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
         self._encoded: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
 
     def run(self, watch: "Callable[[Pipeline], None] | None" = None) -> None:
@@ -219,20 +220,23 @@ class Pipeline:
                 block.first, block.count = first, min(per_block, frames - first)
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
-                self._staged.put(block)
+                for slab in range(self.pool.layout.slabs):
+                    self._staged.put((block, slab))
         finally:
             for _ in range(self.threads):
                 self._staged.put(None)
 
     def _encode(self) -> None:
-        """Wait for staged blocks and encode them, in any order."""
+        """Wait for staged blocks and encode their slabs, in any order."""
         try:
-            while (block := self._staged.get()) is not None and not self._abandoning:
+            while (staged := self._staged.get()) is not None and not self._abandoning:
+                block, slab = staged
                 with self.trace.span("stage", block.first):
                     self.solver.wait(block)
                 with self._storage():
-                    self.writer.encode(block)
-                self._encoded.put(block)
+                    self.writer.encode(block, slab)
+                if block.encoded():
+                    self._encoded.put(block)
         except BaseException:
             self._stop()
             raise
@@ -366,7 +370,8 @@ def _cut_at_divergence(block: Block) -> int | None:
     if not bad.any():
         return None
     block.count = int(bad.argmax())
-    del block.chunks[-(-block.count // block.layout.frames_per_chunk) :]
+    kept = -(-block.count // block.layout.frames_per_chunk)
+    block.chunks = {place: chunk for place, chunk in block.chunks.items() if place[0] < kept}
     return block.first + block.count
 
 

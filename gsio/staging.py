@@ -1,5 +1,6 @@
 """Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
 
+import itertools
 import math
 import queue
 from collections.abc import Callable
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 # hop slow. A block is full at so many bytes, or sooner where that much work would keep a run from stopping soon.
 BLOCK_BYTES = 32 << 20
 BLOCK_WORK = 400_000_000  # cells times steps: 0.5 ms on a large GPU, 0.2 s on two cores
-CHUNK_BYTES = 4 << 20  # of one field; what a reader decodes to see one frame
+# Of one field: small frames share a chunk, which a reader decodes to see one; large ones are cut into slabs, so that
+# several threads encode one frame.
+CHUNK_BYTES = 4 << 20
+LARGE_BYTES = 32 << 20
+SLAB_BYTES = 8 << 20
 PAGE = 4096
 STATISTICS = ("min", "max", "mean", "nonfinite")
 
@@ -30,7 +35,8 @@ class FrameLayout:
     fields: tuple[str, ...]
     shuffle: bool
     frames_per_block: int
-    frames_per_chunk: int = 1  # a block holds whole chunks
+    frames_per_chunk: int  # a block holds whole chunks
+    lines_per_chunk: int  # along the first axis of a plane
 
     @classmethod
     def of(
@@ -42,7 +48,8 @@ class FrameLayout:
         most = min(BLOCK_BYTES / (plane * len(names)), BLOCK_WORK / (cells * steps))
         per_chunk = max(1, round(min(CHUNK_BYTES / plane, most, frames)))
         per_block = per_chunk * max(1, round(most / per_chunk))
-        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, per_block, per_chunk)
+        lines = shape[0] if plane <= LARGE_BYTES else max(1, round(SLAB_BYTES * shape[0] / plane))
+        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, per_block, per_chunk, lines)
 
     @property
     def cells(self) -> int:
@@ -58,6 +65,21 @@ class FrameLayout:
     def frame_nbytes(self) -> int:
         """Bytes of one frame, all saved fields."""
         return self.plane_nbytes * len(self.fields)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Cells of a chunk of one field, [frames, lines, …]."""
+        return (self.frames_per_chunk, self.lines_per_chunk, *self.shape[1:])
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a chunk before compression."""
+        return math.prod(self.chunk_shape) * self.dtype.itemsize
+
+    @property
+    def slabs(self) -> int:
+        """Chunks that a frame is cut into."""
+        return -(-self.shape[0] // self.lines_per_chunk)
 
     @property
     def header_nbytes(self) -> int:
@@ -86,8 +108,8 @@ class Block:
     first, count
         Number of the first frame, and how many frames the block holds now.
     checksums, chunks
-        What the encoder made: crc32c [frame] of `data`, and one encoded chunk for each `frames_per_chunk` frames and
-        field, [chunk][field]. The last chunk of a run can hold fewer frames; it is filled up with zeros.
+        What the encoder made: crc32c [frame] of `data`; and by the number of a chunk, along the frames of the block and
+        along the slabs, one encoded chunk of each field. Where frames or lines end within one, it is filled with zeros.
     compute_seconds, link_seconds
         Time the device spent computing and copying these frames; set by the solver.
     """
@@ -102,9 +124,14 @@ class Block:
         self.first = 0
         self.count = 0
         self.checksums = np.zeros(frames, np.uint32)
-        self.chunks: list[list[bytes]] = []
+        self.chunks: dict[tuple[int, int], list[Any]] = {}
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
+        self._encoded = itertools.count(1)
+
+    def encoded(self) -> bool:
+        """Count one slab of the block as encoded, and return whether it was the last."""
+        return next(self._encoded) % self.layout.slabs == 0
 
 
 class BlockPool:
@@ -131,7 +158,7 @@ class BlockPool:
 
     def release(self, block: Block) -> None:
         """Give a block back; its bytes may be overwritten from now on."""
-        block.chunks = []
+        block.chunks = {}
         self._free.put(block)
 
     def close(self) -> None:

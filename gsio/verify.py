@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 from crc32c import crc32c
 from numcodecs import Shuffle
 
@@ -63,6 +64,8 @@ def _damaged_frames(stack: Stack) -> Iterator[str]:
 
     if len(checksums) != stack.frames:
         yield f"integrity/crc32c: expected {stack.frames} values, found {len(checksums)}"
-    with ThreadPoolExecutor(usable_cores()) as threads:
+    in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
+    at_once = max(1, min(usable_cores(), int(psutil.virtual_memory().available // in_memory)))
+    with ThreadPoolExecutor(at_once) as threads:
         for wrong in threads.map(check, range(-(-stack.frames // per_chunk))):
             yield from wrong

@@ -11,6 +11,7 @@ written           the whole loop, into the file
 
 import argparse
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from gsio.config import Config, parse_assignment
 from gsio.run import Pipeline, encoding_threads, layout_of, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout
 from gsio.trace import Trace
-from gsio.writer.hdf5 import open_writer
+from gsio.writer import for_output, open_writer
 from gsio.writer.metadata import root_attributes
 
 
@@ -35,7 +36,7 @@ class Drop:
 
     nbytes = 0
 
-    def encode(self, block: Block) -> None:
+    def encode(self, block: Block, slab: int = 0) -> None:
         """Do nothing."""
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -51,7 +52,7 @@ class Record(Drop):
     def __init__(self) -> None:
         self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def encode(self, block: Block) -> None:
+    def encode(self, block: Block, slab: int = 0) -> None:
         """Keep a copy of `block`."""
         self.blocks[block.first] = (block.data.copy(), block.statistics.copy())
 
@@ -122,7 +123,9 @@ def main() -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     log.configure("text", quiet=True)
-    config = gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments)))
+    config = for_output(
+        gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments))), arguments.output
+    )
     layout = layout_of(config)
     threads, blocks = encoding_threads(config), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)
@@ -137,13 +140,17 @@ def main() -> None:
 
     def to_file(make: Callable[[], Any], pool: BlockPool) -> float:
         solver, trace = make(), Trace()
+        if arguments.output.is_dir():
+            shutil.rmtree(arguments.output)
         arguments.output.unlink(missing_ok=True)
         writer = open_writer(arguments.output, config, layout, root_attributes(config, "", solver.device), trace)
         pipeline = loop(config, solver, pool, writer, trace, threads)
         closing.append(time.perf_counter() - pipeline.finished)
+        sizes.append(writer.nbytes)
         return pipeline.finished - pipeline.started
 
     closing: list[float] = []
+    sizes: list[int] = []
     parts: dict[str, Callable[[], float | None]] = {
         "compute alone": lambda: compute_alone(config, layout),
         "copy alone": lambda: copy_alone(config, layout),
@@ -173,7 +180,7 @@ def main() -> None:
     for name, value in median.items():
         spread = f"{min(seconds[name]):.3f} – {max(seconds[name]):.3f}"
         print(f"| {name} | {value:.3f} | {spread} | {notes.get(name, '')} |")
-    print(f"\nfile: {arguments.output.stat().st_size / 1e9:.3f} GB; close and fsync {statistics.median(closing):.3f} s")
+    print(f"\noutput: {sizes[-1] / 1e9:.3f} GB; close and fsync {statistics.median(closing):.3f} s")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, Interrupted, StorageError
 from gsio.initial import initial_state
+from gsio.reader import open_stack
 from gsio.run import Pipeline, last_frame, layout_of, pool_size
 from gsio.staging import Block, BlockPool
 from gsio.trace import Trace
+from gsio.verify import problems
 from gsio.writer.hdf5 import open_writer
 
 Make = Callable[..., Config]
@@ -49,7 +51,7 @@ class KeepingWriter:
         self.before_encode: Callable[[Block], object] = lambda block: None
         self.before_commit: Callable[[Sequence[Block]], object] = lambda blocks: None
 
-    def encode(self, block: Block) -> None:
+    def encode(self, block: Block, slab: int = 0) -> None:
         self.before_encode(block)
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -322,6 +324,19 @@ def test_a_killed_run_leaves_every_committed_frame(compression: str, commits: in
         assert file.attrs["status"] == b"running"
 
 
+@pytest.mark.parametrize("compression", ["lz4", "none"])
+def test_a_killed_run_leaves_a_group_that_is_intact_as_far_as_it_says(compression: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    small = ["-r", "400", "-c", "300", "-n", "2000", "-e", "1", "--compression", compression]
+    with start_gsio(*small, "-o", str(path)) as process:
+        wait_for_event(process, "block committed", 5)
+        process.kill()
+    with open_stack(path) as stack:
+        assert 0 < stack.frames < 2000
+        assert list(problems(stack)) == []
+        assert stack.attributes["status"] == "running"
+
+
 def test_ctrl_c_leaves_a_closed_file_and_one_line(tmp_path: Path) -> None:
     with start_gsio("-r", "400", "-c", "300", "-e", "1", "-o", str(tmp_path / "run.h5")) as process:
         wait_for_event(process, "block committed")
@@ -348,7 +363,7 @@ from gsio.trace import Trace
 
 class StuckWriter:
     nbytes = 0
-    def encode(self, block): pass
+    def encode(self, block, slab=0): pass
     def commit(self, blocks):
         print("stuck", file=sys.stderr, flush=True)
         threading.Event().wait()

@@ -39,13 +39,13 @@ def checksum(block: Block) -> None:
         block.checksums[frame] = crc32c(block.data[frame])
 
 
-def encode(block: Block, output: Output) -> None:
-    """Set the chunks of `block`; the compressors release the GIL while they work."""
-    compress = _compressor(output, block.layout.dtype.itemsize)
-    block.chunks = [
-        [compress(_gathered(block, first, field)) for field in range(len(block.layout.fields))]
-        for first in range(0, block.count, block.layout.frames_per_chunk)
-    ]
+def encode(block: Block, output: Output, slab: int) -> None:
+    """Set the chunks of one slab of `block`; the compressors release the GIL while they work."""
+    layout = block.layout
+    compress = _compressor(output, layout.dtype.itemsize)
+    for number in range(-(-block.count // layout.frames_per_chunk)):
+        chunk = [compress(_gathered(block, number, slab, field)) for field in range(len(layout.fields))]
+        block.chunks[number, slab] = chunk
 
 
 def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -67,14 +67,16 @@ def _compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], 
     return lambda chunk: chunk
 
 
-def _gathered(block: Block, first: int, field: int) -> NDArray[np.uint8]:
-    """Return the bytes [byte] of one field of a chunk, in the order its codec wants."""
+def _gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
+    """Return the bytes [byte] of one field of a chunk, in the order its codec wants; a view if that is theirs now."""
     layout = block.layout
-    frames = block.data[first : min(first + layout.frames_per_chunk, block.count), field]
-    if layout.frames_per_chunk == 1:
-        plane: NDArray[np.uint8] = frames[0]
-        return plane
     planes = layout.dtype.itemsize if layout.shuffle else 1  # those of all frames lie together
-    chunk = np.zeros((planes, layout.frames_per_chunk, layout.plane_nbytes // planes), np.uint8)
-    chunk[:, : len(frames)] = frames.reshape(len(frames), planes, -1).swapaxes(0, 1)
-    return chunk.ravel()
+    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
+    frames = block.data[frame : min(frame + layout.frames_per_chunk, block.count), field]
+    lines = frames.reshape(len(frames), planes, layout.shape[0], -1)[:, :, line : line + layout.lines_per_chunk]
+    found = lines.swapaxes(0, 1)
+    if found.size < layout.chunk_nbytes:
+        chunk = np.zeros((planes, *layout.chunk_shape[:2], found.shape[-1]), np.uint8)
+        chunk[:, : len(frames), : found.shape[2]] = found
+        found = chunk
+    return found.reshape(-1)

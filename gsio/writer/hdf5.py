@@ -50,9 +50,9 @@ def open_writer(
     The file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until the
     new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
     """
-    if config.output.compression != "none" and layout.plane_nbytes > LARGEST_CHUNK:
+    if config.output.compression != "none" and layout.chunk_nbytes > LARGEST_CHUNK:
         raise UsageError(
-            f"output.compression: a frame of {layout.plane_nbytes / 2**30:.1f} GiB is larger than "
+            f"output.compression: a row of {layout.chunk_nbytes / 2**30:.1f} GiB is larger than "
             "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
         )
     temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
@@ -101,26 +101,28 @@ class ChunkWriter:
             os.close(self._fd)
             raise
 
-    def encode(self, block: Block) -> None:
-        """Compress each plane of `block` and take its checksum."""
+    def encode(self, block: Block, slab: int = 0) -> None:
+        """Compress one slab of `block`, and with the first take the checksums."""
         with self._trace.span("encode", block.first):
-            codec.checksum(block)
-            codec.encode(block, self._config.output)
+            if slab == 0:
+                codec.checksum(block)
+            codec.encode(block, self._config.output, slab)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""
-        first, frames = blocks[0].first, blocks[-1].first + blocks[-1].count
+        first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         with self._trace.span("write", first):
-            self._reserve(sum(len(encoded) for block in blocks for chunk in block.chunks for encoded in chunk))
+            self._reserve(sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk))
             for field in self._fields:
-                field.set_extent((frames, *self._layout.shape))
+                field.set_extent((frames, *layout.shape))
             for block in blocks:
-                for i, chunk in enumerate(block.chunks):
-                    place = (block.first + i * self._layout.frames_per_chunk, *[0] * len(self._layout.shape))
+                for (number, slab), chunk in block.chunks.items():
+                    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
+                    place = (block.first + frame, line, *[0] * len(layout.shape[1:]))
                     for field, encoded in zip(self._fields, chunk, strict=True):
                         field.write_direct_chunk(place, encoded)
         with self._trace.span("commit", first):
-            for name, values in frame_series(self._config, self._layout, blocks).items():
+            for name, values in frame_series(self._config, layout, blocks).items():
                 self._series[name].append(first, values)
             self._file.flush()
             self.nbytes = _size(self._fd)
@@ -183,15 +185,20 @@ class RawWriter:
             os.close(self._fd)
             raise
 
-    def encode(self, block: Block) -> None:
-        """Take the checksums of `block` and write its frames to their place, where no reader counts them yet."""
-        with self._trace.span("encode", block.first):
-            codec.checksum(block)
-        nbytes = self._layout.plane_nbytes
+    def encode(self, block: Block, slab: int = 0) -> None:
+        """Write one slab of `block` to its place, where no reader counts it yet, and with the first take checksums."""
+        layout = self._layout
+        if slab == 0:
+            with self._trace.span("encode", block.first):
+                codec.checksum(block)
+        nbytes = layout.plane_nbytes
+        line = nbytes // layout.shape[0]
+        start, end = (min(slab + i, layout.slabs) * layout.lines_per_chunk * line for i in (0, 1))
         with self._trace.span("write", block.first):
-            for field, name in enumerate(self._layout.fields):
+            for field, name in enumerate(layout.fields):
                 for frame in range(block.count):
-                    self._write(block.data[frame, field], self._offsets[name] + (block.first + frame) * nbytes)
+                    place = self._offsets[name] + (block.first + frame) * nbytes + start
+                    self._write(block.data[frame, field, start:end], place)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Write what is recorded of each frame, then the number of committed frames."""
@@ -246,7 +253,7 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
         file["time"][:] = frame_steps(config, 0, frames) * config.model.dt
     for name in layout.fields:
         growth = {} if raw else {
-            "chunks": (layout.frames_per_chunk, *layout.shape),
+            "chunks": layout.chunk_shape,
             "maxshape": (None, *layout.shape),
             **_filters(config, layout),
         }  # fmt: skip
@@ -261,9 +268,16 @@ def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
     """Return what readers have to undo, as arguments of `create_dataset`."""
     if (how := codec.blosc_of(config.output)) is None:
         return {"shuffle": True, "compression": "gzip", "compression_opts": config.output.level}
-    chunk = layout.frames_per_chunk * layout.plane_nbytes
     compressor = {"lz4": 1, "zstd": 5}[how.cname]
-    options = (2, 2, layout.dtype.itemsize, chunk, how.clevel, int(blosc.SHUFFLE), compressor)  # versions first
+    options = (
+        2,
+        2,
+        layout.dtype.itemsize,
+        layout.chunk_nbytes,
+        how.clevel,
+        int(blosc.SHUFFLE),
+        compressor,
+    )  # versions first
     return {"compression": BLOSC, "compression_opts": options, "allow_unknown_filter": True}
 
 

@@ -106,16 +106,17 @@ class ZarrWriter:
             raise
         self._store = Folder(path)
 
-    def encode(self, block: Block) -> None:
-        """Compress the chunks of `block`, take its checksums, and store the chunks, where no reader looks yet."""
+    def encode(self, block: Block, slab: int = 0) -> None:
+        """Compress one slab of `block` and store its chunks, where no reader looks yet; with the first, checksums."""
         with self._trace.span("encode", block.first):
-            codec.checksum(block)
-            codec.encode(block, self._config.output)
+            if slab == 0:
+                codec.checksum(block)
+            codec.encode(block, self._config.output, slab)
         with self._trace.span("write", block.first):
-            first, places = block.first // self._layout.frames_per_chunk, ".0" * len(self._layout.shape)
-            for number, chunk in enumerate(block.chunks, first):
-                for name, encoded in zip(self._layout.fields, chunk, strict=True):
-                    self._store.put(f"{name}/c.{number}{places}", encoded)
+            first, layout = block.first // self._layout.frames_per_chunk, self._layout
+            for number in range(-(-block.count // layout.frames_per_chunk)):
+                for name, encoded in zip(layout.fields, block.chunks[number, slab], strict=True):
+                    self._store.put(f"{name}/c.{first + number}.{slab}" + ".0" * len(layout.shape[1:]), encoded)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
@@ -128,7 +129,7 @@ class ZarrWriter:
                     lows, highs = block.statistics[: block.count, field, :2].T
                     self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
                 self._frames += block.count
-                self.nbytes += sum(len(encoded) for chunk in block.chunks for encoded in chunk)
+                self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
             if time.monotonic() - self._published > PUBLISH_SECONDS:
                 self._publish()
 
@@ -210,7 +211,7 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             name,
             shape=(0, *layout.shape),
             dtype=layout.dtype,
-            chunks=(layout.frames_per_chunk, *layout.shape),
+            chunks=layout.chunk_shape,
             compressors=compressor,
             dimension_names=("time", *axes),
             chunk_key_encoding=keys,

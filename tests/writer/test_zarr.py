@@ -74,19 +74,6 @@ def test_zarr_python_and_tensorstore_read_every_frame_exactly(
             np.testing.assert_array_equal(tensorstore.open(spec, read=True).result().read().result(), expected)
 
 
-def test_several_frames_share_a_chunk_and_the_last_holds_what_is_left(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 3 * 12 * 17 * 4)
-    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 6 * 12 * 17 * 4)
-    for name in ("run.zarr", "run.h5"):
-        config = make_config({**NOISE, "run.frames": 16})
-        gsio.simulate(config, tmp_path / name)
-        with gsio.open_stack(tmp_path / name) as stack:
-            assert stack.v.frames_per_chunk == 3
-            np.testing.assert_array_equal(stack.v, expected_frames(config)["v"])
-
-
 def test_xarray_finds_named_dimensions_and_coordinates(make_config: Make, tmp_path: Path) -> None:
     gsio.simulate(make_config(NOISE), tmp_path / "run.zarr")
     with xarray.open_zarr(tmp_path / "run.zarr", chunks=None) as data:

@@ -1,0 +1,133 @@
+"""`gsio.open_stack`: one view of every format, compression and cut into chunks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import basic_indices
+
+import gsio
+from gsio.compute.reference import ReferenceSolver
+from gsio.config import Config
+from gsio.errors import DataError
+from gsio.initial import initial_state
+from gsio.run import layout_of
+
+Make = Callable[..., Config]
+PLANE = 12 * 17 * 4
+OUTPUTS = [
+    *(("run.h5", compression) for compression in ("deflate", "lz4", "zstd", "none")),
+    *(("run.zarr", compression) for compression in ("lz4", "zstd", "none")),
+]
+CUTS = {  # of chunks, blocks and slabs, in bytes of a field
+    "a frame a chunk": (PLANE, 2 * PLANE, PLANE, PLANE),
+    "frames that share chunks": (3 * PLANE, 12 * PLANE, PLANE, PLANE),
+    "slabs": (PLANE, PLANE, PLANE - 1, PLANE * 5 // 12),  # of five rows: the last is shorter
+}
+
+
+def expected_frames(config: Config) -> dict[str, np.ndarray]:
+    """Return u and v of every frame, [frame, …], without staging or files."""
+    solver = ReferenceSolver(config, layout_of(config), initial_state(config))
+    frames = []
+    for _ in range(config.run.frames):
+        solver.advance(config.run.steps_per_frame)
+        frames.append([field.astype(config.model.precision) for field in solver.fields()])
+    return dict(zip("uv", np.swapaxes(np.array(frames), 0, 1), strict=True))
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    for name, nbytes in zip(("CHUNK", "BLOCK", "LARGE", "SLAB"), CUTS[request.param], strict=True):
+        monkeypatch.setattr(f"gsio.staging.{name}_BYTES", nbytes)
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+@pytest.mark.parametrize("feed", [0.03, [0.03, 0.04, 0.05]], ids=["alone", "batch"])
+@pytest.mark.usefixtures("cut")
+def test_every_frame_reads_back_exactly_however_it_is_cut(
+    name: str, compression: str, feed: Any, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(
+        {
+            "run.frames": 16,
+            "output.fields": "u,v",
+            "output.compression": compression,
+            "initial.kind": "noise",
+            "model.feed": feed,
+        }
+    )
+    gsio.simulate(config, tmp_path / name)
+    with gsio.open_stack(tmp_path / name) as stack:
+        for field, expected in expected_frames(config).items():
+            np.testing.assert_array_equal(stack.fields[field], expected)
+        np.testing.assert_array_equal(stack.times, np.arange(1, 17) * 3)
+        assert stack.config == config
+        np.testing.assert_array_equal(
+            stack.series("stats/v_max"), expected_frames(config)["v"].reshape(16, -1).max(axis=1)
+        )
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("stack") / "run.h5"
+    changes = {"grid.rows": 6, "grid.cols": 5, "run.frames": 9, "run.steps_per_frame": 1, "run.backend": "numpy"}
+    gsio.simulate(gsio.load_config(overrides={**changes, "initial.kind": "noise"}, environ={}), path)
+    with gsio.open_stack(path) as stack:
+        yield stack
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=basic_indices((9, 6, 5), allow_newaxis=False))
+def test_it_is_indexed_like_a_numpy_array(key: Any, stack: Any) -> None:
+    np.testing.assert_array_equal(stack.v[key], np.asarray(stack.v)[key])
+
+
+@given(frame=st.one_of(st.integers(9, 100), st.integers(-100, -10)))
+def test_a_frame_that_is_not_there_is_an_index_error(frame: int, stack: Any) -> None:
+    with pytest.raises(IndexError):
+        stack.v[frame]
+    with pytest.raises(IndexError, match="below 9"):
+        stack.frame("v", frame)
+
+
+def test_only_committed_frames_of_a_raw_file_are_there(make_config: Make, tmp_path: Path) -> None:
+    import h5py
+
+    gsio.simulate(make_config({"output.compression": "none"}), tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        file["frames_committed"][()] = 3
+    with gsio.open_stack(tmp_path / "run.h5") as stack:
+        assert len(stack.v) == len(stack.times) == stack.frames == 3
+        assert stack.to_xarray().sizes["time"] == 3
+
+
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+def test_it_becomes_an_xarray_dataset(name: str, compression: str, make_config: Make, tmp_path: Path) -> None:
+    config = make_config({"output.compression": compression, "initial.kind": "noise"})
+    gsio.simulate(config, tmp_path / name)
+    with gsio.open_stack(tmp_path / name) as stack, stack.to_xarray() as data:
+        assert isinstance(data, xarray.Dataset)
+        assert data["v"].dims == ("time", "y", "x")
+        np.testing.assert_array_equal(data["v"], expected_frames(config)["v"])
+
+
+def test_what_is_not_saved_is_not_there(stack: Any) -> None:
+    with pytest.raises(AttributeError, match="no 'u'"):
+        stack.u  # noqa: B018
+    with pytest.raises(KeyError, match="only v"):
+        stack.frame("u", 0)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
+@pytest.mark.parametrize("name", ["run.zarr", "run.h5"])
+def test_what_is_no_output_is_refused(name: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / name)
+    with pytest.raises(DataError, match="expected an output"):
+        gsio.open_stack(tmp_path / name)
