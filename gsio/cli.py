@@ -64,6 +64,8 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--backend", help="auto, cupy, numba or numpy."),
         click.option("--device", type=int, help="Which GPU."),
         click.option("--compression", help="auto, deflate, lz4, zstd or none."),
+        click.option("--store", help="computed, float32, float16, uint16 or uint8."),
+        click.option("--keep-bits", type=int, help="Bits of the mantissa to keep; 0: all."),
         click.option("--fields", help="v, u or u,v."),
     ]):  # fmt: skip
         command = option(command)
@@ -81,6 +83,8 @@ KEYS = {
     "backend": "run.backend",
     "device": "run.device",
     "compression": "output.compression",
+    "store": "output.store",
+    "keep_bits": "output.keep_bits",
     "fields": "output.fields",
 }
 
@@ -177,6 +181,33 @@ def verify(path: Path, debug: bool) -> None:
         if found:
             raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
         click.echo(f"{path}: {stack.frames} frames, all intact")
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@click.argument("target", type=PATH)
+@click.option("--frames", default=":", metavar="START:STOP:STEP", help="Only these, as in Python.")
+@click.option("--crop", default=":,:", metavar="TOP:BOTTOM,LEFT:RIGHT", help="Only these rows and columns.")
+@click.option(
+    "--compression",
+    type=click.Choice(["auto", "deflate", "lz4", "zstd", "none"]),
+    default="auto",
+    help="Of .h5 and .zarr.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+@_debug
+def export(source: Path, target: Path, quiet: bool, debug: bool, **options: Any) -> None:
+    """Write what an output holds, or a part of it, in another format.
+
+    The ending of TARGET names it: .h5, .hdf5 or .zarr (an output again), .tif or .tiff (ImageJ), .vtkhdf (ParaView),
+    .openpmd.h5.
+    """
+    from gsio.export import export as write
+
+    frames = write(source, target, quiet=quiet, **options)
+    if not quiet:
+        click.echo(f"{target}: {frames} frames")
 
 
 @cli.command()

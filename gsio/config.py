@@ -98,6 +98,8 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     fields: Literal["v", "u", "u,v"]
     compression: Literal["auto", "deflate", "none", "lz4", "zstd"]
     level: Annotated[int, Meta(ge=0, le=9)]
+    store: Literal["computed", "float32", "float16", "uint16", "uint8"]
+    keep_bits: Annotated[int, Meta(ge=0, le=52)]
     threads: Natural
 
 

@@ -19,6 +19,8 @@ class Frames:
 
     Attributes
     ----------
+    dtype
+        Of the values; where integers are stored for them, float64.
     codec
         How chunks are compressed: deflate, blosc or none.
     frames_per_chunk
@@ -30,7 +32,8 @@ class Frames:
         self._folder = folder  # of the chunks, in Zarr
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
-        self.dtype: np.dtype[Any] = array.dtype
+        self._scale = array.attrs.get("scale_factor")
+        self.dtype: np.dtype[Any] = array.dtype if self._scale is None else np.dtype(np.float64)
         self.frames_per_chunk = array.chunks[0] if array.chunks else 1
         if folder is not None:
             self.codec = "blosc" if array.compressors else "none"
@@ -55,7 +58,7 @@ class Frames:
         return np.asarray(self[:], dtype)
 
     def chunk(self, number: int) -> NDArray[Any]:
-        """Return the frames that share chunks, [frame, …], from the file; the last can be more than are committed.
+        """Return the frames that share chunks, [frame, …], as they are stored; the last can be more than are committed.
 
         Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
         """
@@ -66,7 +69,8 @@ class Frames:
         lines = self._array.chunks[1]
         slabs = range(-(-self.shape[1] // lines))
         found = [
-            decode(self._encoded(number, slab), self.codec, self.dtype).reshape(self._array.chunks) for slab in slabs
+            decode(self._encoded(number, slab), self.codec, self._array.dtype).reshape(self._array.chunks)
+            for slab in slabs
         ]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
@@ -86,7 +90,7 @@ class Frames:
         wanted, place = divmod(number, self.frames_per_chunk)
         kept, frames = self._kept
         if kept != wanted:
-            frames = self.chunk(wanted)
+            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * float(self._scale)
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
@@ -105,11 +109,13 @@ class Stack:
         Attributes of the file as a whole.
     times
         float64 [frame], model time.
+    root
+        The open h5py.File or zarr.Group.
     """
 
     def __init__(self, path: Path, root: Any) -> None:
         self.path = path
-        self._root = root
+        self.root = root
         saved = [name for name in ("u", "v") if name in root]
         committed = root["frames_committed"][()] if "frames_committed" in root else root[saved[0]].shape[0]
         self.frames = int(committed)
@@ -133,8 +139,8 @@ class Stack:
 
     def close(self) -> None:
         """Close the file."""
-        if hasattr(self._root, "close"):
-            self._root.close()
+        if hasattr(self.root, "close"):
+            self.root.close()
 
     @property
     def config(self) -> Config:
@@ -143,7 +149,7 @@ class Stack:
 
     def series(self, name: str) -> NDArray[Any]:
         """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""
-        return np.asarray(self._root[name][: self.frames])
+        return np.asarray(self.root[name][: self.frames])
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
         """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.

@@ -30,7 +30,7 @@ from gsio.compute.stencil import check_stability
 from gsio.config import Config, usable_cores
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.log import configure
-from gsio.staging import Block, BlockPool, FrameLayout
+from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import FrameWriter
@@ -108,7 +108,14 @@ def layout_of(config: Config) -> FrameLayout:
         shuffle=output.compression == "deflate",
         steps=config.run.steps_per_frame,
         frames=config.run.frames,
+        store=stored_dtype(config),
+        keep_bits=output.keep_bits,
     )
+
+
+def stored_dtype(config: Config) -> str:
+    """Return the type of the values in the file."""
+    return config.model.precision if config.output.store == "computed" else config.output.store
 
 
 def encoding_threads(config: Config) -> int:
@@ -366,7 +373,7 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
 
 def _cut_at_divergence(block: Block) -> int | None:
     """Cut `block` before its first non-finite frame and return that frame's number, or None if all are finite."""
-    bad = block.statistics[: block.count, :, 3].any(axis=1)
+    bad = block.statistics[: block.count, :, STATISTICS.index("nonfinite")].any(axis=1)
     if not bad.any():
         return None
     block.count = int(bad.argmax())

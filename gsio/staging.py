@@ -20,18 +20,21 @@ CHUNK_BYTES = 4 << 20
 LARGE_BYTES = 32 << 20
 SLAB_BYTES = 8 << 20
 PAGE = 4096
-STATISTICS = ("min", "max", "mean", "nonfinite")
+STATISTICS = ("min", "max", "mean", "error", "nonfinite")  # error: the largest of storing a value in fewer bits
 
 
 @dataclass(frozen=True)
 class FrameLayout:
     """How a frame lies in memory: one plane per saved field, byte-shuffled if the codec wants it so.
 
-    The `shape` of a plane is [rows, cols], or [members, rows, cols] for a batch.
+    The `shape` of a plane is [rows, cols], or [members, rows, cols] for a batch. Values are computed as `computed` and
+    stored as `dtype`, with `keep_bits` bits of their mantissa if that is not 0; unsigned integers stand for 0 to 1.
     """
 
     shape: tuple[int, ...]
+    computed: np.dtype[Any]
     dtype: np.dtype[Any]
+    keep_bits: int
     fields: tuple[str, ...]
     shuffle: bool
     frames_per_block: int
@@ -40,16 +43,26 @@ class FrameLayout:
 
     @classmethod
     def of(
-        cls, shape: tuple[int, ...], dtype: str, fields: str, *, shuffle: bool, steps: int = 1, frames: int = 1
+        cls,
+        shape: tuple[int, ...],
+        computed: str,
+        fields: str,
+        *,
+        shuffle: bool,
+        steps: int = 1,
+        frames: int = 1,
+        store: str = "",
+        keep_bits: int = 0,
     ) -> "FrameLayout":
         """Choose the frames per block and chunk for a run of `frames` frames, each after `steps` time steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
-        plane = cells * np.dtype(dtype).itemsize
+        dtype = np.dtype(store or computed).newbyteorder("<")
+        plane = cells * dtype.itemsize
         most = min(BLOCK_BYTES / (plane * len(names)), BLOCK_WORK / (cells * steps))
         per_chunk = max(1, round(min(CHUNK_BYTES / plane, most, frames)))
         per_block = per_chunk * max(1, round(most / per_chunk))
         lines = shape[0] if plane <= LARGE_BYTES else max(1, round(SLAB_BYTES * shape[0] / plane))
-        return cls(shape, np.dtype(dtype).newbyteorder("<"), names, shuffle, per_block, per_chunk, lines)
+        return cls(shape, np.dtype(computed), dtype, keep_bits, names, shuffle, per_block, per_chunk, lines)
 
     @property
     def cells(self) -> int:
@@ -65,6 +78,16 @@ class FrameLayout:
     def frame_nbytes(self) -> int:
         """Bytes of one frame, all saved fields."""
         return self.plane_nbytes * len(self.fields)
+
+    @property
+    def levels(self) -> int:
+        """The unsigned integer that stands for 1; 0 where values are stored as they are."""
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else 0
+
+    @property
+    def lossy(self) -> bool:
+        """Whether stored values differ from computed ones."""
+        return self.dtype != self.computed or self.keep_bits > 0
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:

@@ -15,6 +15,13 @@ from gsio.writer.metadata import frame_steps
 
 def problems(stack: Stack) -> Iterator[str]:
     """Yield what is wrong with the committed frames, each in one line; nothing if all is well."""
+    if "selection" not in stack.attributes:  # else the configuration is that of the whole run
+        yield from _unexpected(stack)
+    yield from _damaged_frames(stack)
+
+
+def _unexpected(stack: Stack) -> Iterator[str]:
+    """Yield where the frames are not those of the configuration."""
     config, frames = stack.config, stack.frames
     status = stack.attributes["status"]
     if status == "complete" and frames != config.run.frames:
@@ -33,7 +40,6 @@ def problems(stack: Stack) -> Iterator[str]:
             yield f"{name}: expected {frames} values, found {len(found)}"
         elif len(wrong := np.flatnonzero(found != right)):
             yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
-    yield from _damaged_frames(stack)
 
 
 def _damaged_frames(stack: Stack) -> Iterator[str]:

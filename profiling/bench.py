@@ -1,9 +1,16 @@
-"""How fast are the time steps? Each row is checked against the float64 reference before it is timed.
+"""How fast are the time steps, and how fast is storage? A table of each, gsio beside its peers; all rows are checked.
 
     python profiling/bench.py compute [--device gpu|cpu] [--only TEXT] [--repeats 5]
+    python profiling/bench.py storage [--device gpu|cpu] [--only TEXT] [--repeats 3] [--folder PATH] [--frames 1000]
 
-On a GPU every contender but JAX and PyTorch is timed with CUDA events, and each runs in a process of its own, so that
-none holds memory another needs; the rate is the median of the repeats. A start is random, of float32 values.
+Each row runs in a process of its own, so that none holds memory another needs; figures are medians of the repeats.
+
+compute: before it is timed, a row is compared with the float64 reference. On a GPU every contender but JAX and PyTorch
+is timed with CUDA events. A start is random, of float32 values.
+
+storage: the main job, 32 steps a frame, into a temporary folder; all rows, then all again. The loop lasts from the
+first step until the operating system has everything, `durable` until the disk has it. In the first round three frames
+of every output are read back by a stock reader and compared, byte for byte, with those of a solver that saves nothing.
 """
 
 import argparse
@@ -13,11 +20,15 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from storage import DENSE_STEPS, Row, measure_storage, storage_rows
 
 from gsio import log
 from gsio.compute import open_solver
@@ -53,6 +64,12 @@ extern "C" __global__ void naive(const float* u, const float* v, float* u_new, f
     AT(v_new, r, c) = b + (dv * LAPLACIAN(v) + reaction - decay * b);
 }
 """
+
+
+LIBRARIES = "h5py", "zarr", "tensorstore", "numcodecs"
+DESCRIPTION = f"""GB/s of raw frames, in the loop
+dense: started from 5000 spots, {DENSE_STEPS} steps before the first frame; memory: the largest resident set
+codec alone: the loop encodes and writes frames kept in memory"""
 
 
 class Gsio:
@@ -328,21 +345,27 @@ def measure(contender: str, changes: dict[str, Any], repeats: int, device: str) 
     return {"error": max(errors), "rates": rates, "tiling": str(tiling or "")}
 
 
+def in_process(job: list[Any], timeout: float) -> tuple[dict[str, Any], str]:
+    """Measure one row in a process of its own; return what it found, or nothing and why."""
+    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, __file__, "one", json.dumps(job)]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {}, f"longer than {timeout:g} s"
+    if run.returncode == 0:
+        return json.loads(run.stdout.splitlines()[-1]), ""
+    return {}, (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1][:120]
+
+
 def compute(arguments: argparse.Namespace) -> None:
-    """Measure every row in a process of its own and print the table."""
+    """Measure the time steps and print the table, row by row."""
     rows = [row for row in rows_of(arguments.device) if arguments.only in row[0]]
     print(f"Python {platform.python_version()}, medians of {arguments.repeats}; 32 steps a frame where not said\n")
     print("| grid | Gcell/s | min – max | error | tiling |\n|---|---|---|---|---|", flush=True)
     for name, contender, changes in rows:
-        job = json.dumps([contender, changes, arguments.repeats, arguments.device])
-        environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        command = [sys.executable, __file__, "one", job]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=arguments.timeout)
-            found = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {}
-            reason = (run.stderr.strip().splitlines() or ["no output"])[-1][:120]
-        except subprocess.TimeoutExpired:
-            found, reason = {}, f"longer than {arguments.timeout} s"
+        job = ["compute", contender, changes, arguments.repeats, arguments.device]
+        found, reason = in_process(job, arguments.timeout)
         if not found.get("rates"):
             print(f"| {name} | not run | | {found.get('error', '')} | {reason} |", flush=True)
             continue
@@ -354,22 +377,85 @@ def compute(arguments: argparse.Namespace) -> None:
         )
 
 
+def storage(arguments: argparse.Namespace) -> None:
+    """Measure storage, all rows and then all again, and print the table."""
+    rows = [row for row in storage_rows(arguments.device, arguments.frames) if arguments.only in row.name]
+    found: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
+    reasons: dict[str, str] = {}
+    for repeat in range(arguments.repeats):  # interleaved, so that a drift of the machine meets all alike
+        for row in rows:
+            if row.name in reasons:
+                continue
+            with tempfile.TemporaryDirectory(prefix="gsio-bench-", dir=arguments.folder) as folder:
+                job = ["storage", row, arguments.device, folder, repeat == 0]
+                one, reason = in_process(job, arguments.timeout)
+            if wrong := one.get("wrong"):
+                reason = f"frames {wrong} are not the solver's"
+            if reason:
+                reasons[row.name] = reason
+            else:
+                found[row.name].append(one)
+            print(f"{repeat + 1}: {row.name}: {reason or round(one['loop'], 3)}", file=sys.stderr, flush=True)
+    devices = {one["device"] for several in found.values() for one in several}
+    print(f"{', '.join(devices)}; Python {platform.python_version()}, {', '.join(map(installed, LIBRARIES))}")
+    print(f"in {arguments.folder or tempfile.gettempdir()}; medians of {arguments.repeats}; {DESCRIPTION}\n")
+    print("| storage | frames | loop s | min – max | durable s | min – max | on disk GB | GB/s | memory GB | |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(storage_line(row, found[row.name], reasons.get(row.name, "")))
+
+
+def storage_line(row: Row, found: list[dict[str, Any]], reason: str) -> str:
+    """Return a row of the table of storage."""
+    if reason:
+        return f"| {row.name} | | not run | | | | | | | {reason} |"
+    frames = found[0]["frames"]
+    median = {key: statistics.median(one[key] for one in found) for key in found[0] if key not in ("device", "wrong")}
+    times = " | ".join(
+        f"{median[key]:.3f} | {min(one[key] for one in found):.3f} – {max(one[key] for one in found):.3f}"
+        for key in ("loop", "durable")
+    )
+    note = f"{frames / median['loop']:.0f} frames/s"
+    if "alone" in median:
+        ratio = statistics.median(one["loop"] / one["alone"] for one in found)
+        note = f"codec alone {median['alone']:.3f} s; with the writer {ratio:.3f} times that"
+    sizes = f"{median['size'] / 1e9:.3f} | {median['nbytes'] / median['loop'] / 1e9:.2f} | {median['memory'] / 1e9:.2f}"
+    return f"| {row.name} | {frames} | {times} | {sizes} | {note} |"
+
+
+def installed(package: str) -> str:
+    """Return the name and the version of a package."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+MEASURES = {"compute": measure, "storage": measure_storage}
+
+
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    table = commands.add_parser("compute")
-    table.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
-    table.add_argument("--only", default="", metavar="TEXT", help="only rows whose name holds TEXT")
-    table.add_argument("--repeats", type=int, default=5)
-    table.add_argument("--timeout", type=float, default=120)
+    for name, print_table, repeats, timeout in (("compute", compute, 5, 120), ("storage", storage, 3, 600)):
+        table = commands.add_parser(name)
+        table.set_defaults(print_table=print_table)
+        table.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+        table.add_argument("--only", default="", metavar="TEXT", help="only rows whose name holds TEXT")
+        table.add_argument("--repeats", type=int, default=repeats)
+        table.add_argument("--timeout", type=float, default=timeout, metavar="S", help="seconds a row may take")
+        if name == "storage":
+            table.add_argument("--folder", type=Path, metavar="PATH", help="where to write; else the system's own")
+            table.add_argument("--frames", type=int, default=1000, help="of the main job; other rows take a share")
     one = commands.add_parser("one")
     one.add_argument("job")
     arguments = parser.parse_args()
     if arguments.command == "one":
-        print(json.dumps(measure(*json.loads(arguments.job))))
+        what, *job = json.loads(arguments.job)
+        print(json.dumps(MEASURES[what](*job)))
     else:
-        compute(arguments)
+        arguments.print_table(arguments)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from hypothesis.extra.numpy import basic_indices
 import gsio
 from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config
-from gsio.errors import DataError
+from gsio.errors import DataError, UsageError
 from gsio.initial import initial_state
 from gsio.run import layout_of
+from gsio.verify import problems
 
 Make = Callable[..., Config]
 PLANE = 12 * 17 * 4
@@ -131,3 +132,53 @@ def test_what_is_no_output_is_refused(name: str, make: Callable[[Path], None], t
     make(tmp_path / name)
     with pytest.raises(DataError, match="expected an output"):
         gsio.open_stack(tmp_path / name)
+
+
+LOSSY = [
+    ({"keep_bits": 10}, 2**-11),
+    ({"store": "float16"}, 2**-11),
+    ({"store": "uint16"}, 0.5001 / 65535),
+    ({"store": "uint8"}, 0.5001 / 255),
+]
+
+
+@pytest.mark.parametrize(("how", "most"), LOSSY, ids=str)
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+def test_the_recorded_error_is_that_against_the_run_without_loss(
+    name: str, compression: str, how: dict[str, Any], most: float, make_config: Make, tmp_path: Path
+) -> None:
+    changes = {"run.frames": 6, "initial.kind": "noise", "output.fields": "u,v", "output.compression": compression}
+    gsio.simulate(make_config(changes), tmp_path / f"exact-{name}")
+    gsio.simulate(make_config({**changes, **{f"output.{k}": v for k, v in how.items()}}), tmp_path / name)
+    with gsio.open_stack(tmp_path / f"exact-{name}") as exact, gsio.open_stack(tmp_path / name) as stack:
+        assert list(problems(stack)) == []
+        for field in "uv":
+            found, expected = (np.asarray(of.fields[field]).astype(np.float64) for of in (stack, exact))
+            errors = np.abs(found - expected).max(axis=(1, 2))
+            np.testing.assert_array_equal(stack.series(f"stats/{field}_error"), errors)
+            assert 0 < errors.max() <= most
+            np.testing.assert_array_equal(stack.series(f"stats/{field}_max"), exact.series(f"stats/{field}_max"))
+            with stack.to_xarray() as data:  # as the attributes say
+                np.testing.assert_array_equal(data[field], found)
+
+
+@pytest.mark.parametrize("name", ["run.h5", "run.zarr"])
+def test_rounding_is_described_as_cf_wants_it(name: str, make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config({"output.compression": "auto", "output.keep_bits": 7}), tmp_path / name)
+    with gsio.open_stack(tmp_path / name) as stack, stack.to_xarray() as data:
+        container = data[data["v"].attrs["quantization"]]
+        assert container.attrs == {"algorithm": "bitround", "implementation": f"gsio version {gsio.__version__}"}
+        assert data["v"].attrs["quantization_nsb"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [({"keep_bits": 23}, 22), ({"keep_bits": 1, "store": "float16"}, 0), ({"keep_bits": 1, "store": "uint8"}, 0)],
+    ids=str,
+)
+def test_more_bits_than_there_are_to_drop_are_refused(
+    changes: dict[str, Any], most: int, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config({f"output.{key}": value for key, value in changes.items()})
+    with pytest.raises(UsageError, match=rf"output\.keep_bits: expected 0 to {most} with"):
+        gsio.simulate(config, tmp_path / "run.h5")

@@ -62,7 +62,7 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     """
     backend = choose_backend(config)
     fields = 4 if backend == "numba" else 12 if backend == "numpy" else 0  # that live in host memory
-    itemsize = 8 if backend == "numpy" else layout.dtype.itemsize
+    itemsize = 8 if backend == "numpy" else layout.computed.itemsize
     # The initial state is two float64 fields; maps of feed and kill are two more, and two of the precision of the run.
     # What is staged waits in `blocks` blocks, once raw and once encoded.
     maps = 2 * any(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))

@@ -29,7 +29,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
-from gsio.compute.base import Field, stage
+from gsio.compute.base import Field, pack, stage
 from gsio.compute.stencil import coefficients
 from gsio.config import Config, usable_cores
 from gsio.initial import Start
@@ -303,10 +303,10 @@ def _advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, parts,
 
 @njit(parallel=True, nogil=True, fastmath={"reassoc", "nsz"}, cache=True)
 def _stage(field, words, planes, values, shuffle, bands):  # type: ignore[no-untyped-def]
-    """Copy `field` to `planes` [byte, cell] if `shuffle`, else to `values` [cell].
+    """Copy `words` to `planes` [byte, cell] if `shuffle`, else to `values` [cell]; the two are the same memory.
 
-    `words` is the memory of `field` as unsigned integers; `planes` and `values` are the same memory too. Returns
-    minimum, maximum, sum (float64, summed per row: the same for any number of bands) and non-finite count.
+    `words` are the values of `field` as they are stored, as unsigned integers. Returns of `field` minimum, maximum, sum
+    (float64, summed per row: the same for any number of bands) and non-finite count.
     """
     rows, cols = field.shape
     low, high = np.empty(rows, field.dtype), np.empty(rows, field.dtype)
@@ -329,7 +329,7 @@ def _stage(field, words, planes, values, shuffle, bands):  # type: ignore[no-unt
                         out[j] = bits[j] >> (8 * plane)
             else:
                 for j in range(cols):
-                    values[i * cols + j] = row[j]
+                    values[i * cols + j] = bits[j]
     return low.min(), high.max(), total.sum(), bad.sum()
 
 
@@ -393,14 +393,16 @@ class CpuSolver:
 
     def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
         field = (self._u if name == "u" else self._v).reshape(-1, self._layout.shape[-1])
+        stored, error = pack(field, self._layout)
         itemsize = self._layout.dtype.itemsize
-        words, planes, values = field.view(f"u{itemsize}"), data.reshape(itemsize, -1), data.view(field.dtype)
+        words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
+        values = data.view(words.dtype)
         bands = min(self._threads, len(field))
         low, high, total, bad = _stage(field, words, planes, values, self._layout.shuffle, bands)
         if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
             stage(field, self._layout, data, statistics)
         else:
-            statistics[:] = low, high, total / self._layout.cells, 0
+            statistics[:] = low, high, total / self._layout.cells, error, 0
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from gsio.compute.base import Field
 from gsio.compute.stencil import coefficients
-from gsio.compute.tiling import MOST_STEPS, REALS, Device, Job, Tiling, choose, kernel_options, remember, tilings
+from gsio.compute.tiling import (
+    MOST_STEPS,
+    Device,
+    Job,
+    Tiling,
+    choose,
+    kernel_options,
+    remember,
+    stage_options,
+    tilings,
+)
 from gsio.config import Config, Map
 from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
@@ -135,7 +145,7 @@ class CudaSolver:
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
             staging = cupy.RawModule(
                 code=(SOURCES / "stage.cu").read_text(),
-                options=("-std=c++17", f"-DREAL={REALS[dtype.itemsize]}", f"-DSHUFFLE={int(layout.shuffle)}"),
+                options=stage_options(layout),
             )
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
             names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")

@@ -1,21 +1,62 @@
-// The staging of a frame: its bytes in the order the codec wants them, and its statistics.
-// Compiled with  -DREAL=float|double  -DSHUFFLE=0|1.
+// The staging of a frame: its values as they are stored, their bytes in the order the codec wants, and its statistics.
+// Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
+// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept).
 
 typedef REAL real;
 typedef unsigned char byte;
 
+#if ITEMSIZE == 8
+typedef unsigned long long word;
+typedef double stored;
+#elif ITEMSIZE == 4
+typedef unsigned int word;
+typedef float stored;
+#elif ITEMSIZE == 2
+typedef unsigned short word;
+#else
+typedef byte word;
+#endif
+
 struct Statistics {  // in the order of gsio/staging.py
-    double low, high, sum, nonfinite;
+    double low, high, sum, error, nonfinite;
 };
 
 __device__ inline Statistics merge(Statistics a, Statistics b)
 {
-    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.nonfinite + b.nonfinite};
+    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, fmax(a.error, b.error), a.nonfinite + b.nonfinite};
 }
 
 #define LARGEST 1.7976931348623157e308
 
-__device__ inline Statistics nothing() { return {LARGEST, -LARGEST, 0, 0}; }
+__device__ inline Statistics nothing() { return {LARGEST, -LARGEST, 0, 0, 0}; }
+
+// The bits of a value as it is stored, and the value a reader finds: pack in gsio/compute/base.py.
+__device__ inline word pack(real x, double& found)
+{
+#if LEVELS
+    const double level = rint(fmin(fmax((double)x, 0.0), 1.0) * LEVELS);
+    found = level * (1.0 / LEVELS);
+    return (word)level;
+#elif ITEMSIZE == 2
+    word half;
+    float value;
+    if constexpr (sizeof(real) == 4) asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"((float)x));
+    else asm("cvt.rn.f16.f64 %0, %1;" : "=h"(half) : "d"((double)x));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    found = value;
+    return half;
+#else
+    union { stored value; word bits; } here;
+    here.value = (stored)x;
+#if DROPPED
+    const word one = 1;
+    here.bits += (one << (DROPPED - 1)) - 1 + (here.bits >> DROPPED & 1);
+    here.bits &= ~((one << DROPPED) - 1);
+#endif
+    found = here.value;
+    return here.bits;
+#endif
+}
 
 // Merges over a block of 256 threads, always in the same order, so that the mean has the same bits every time.
 __device__ inline Statistics merge_block(Statistics mine)
@@ -31,26 +72,28 @@ __device__ inline Statistics merge_block(Statistics mine)
 
 #define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
 
-// Copies a field to `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
+// Packs a field into `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
 extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
                                  Statistics* __restrict__ partial, long long cells)
 {
     Statistics mine = nothing();
     const long long stride = (long long)gridDim.x * blockDim.x * WORDS;
     for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WORDS; i < cells; i += stride) {
-        union { real value[WORDS]; byte bytes[WORDS][sizeof(real)]; } here;
+        union { word value[WORDS]; byte bytes[WORDS][sizeof(word)]; } here;
 #pragma unroll
         for (int j = 0; j < WORDS; ++j) {
-            here.value[j] = field[min(i + j, cells - 1)];
+            const real x = field[min(i + j, cells - 1)];
+            double found;
+            here.value[j] = pack(x, found);
             if (i + j >= cells) continue;
-            if (isfinite(here.value[j]))
-                mine = merge(mine, {here.value[j], here.value[j], here.value[j], 0});
+            if (isfinite(x))
+                mine = merge(mine, {x, x, x, fabs(found - x), 0});
             else
                 mine.nonfinite += 1;
         }
 #if SHUFFLE
 #pragma unroll
-        for (int plane = 0; plane < sizeof(real); ++plane) {
+        for (int plane = 0; plane < sizeof(word); ++plane) {
             byte* out = data + plane * cells + i;
             const uchar4 four = make_uchar4(here.bytes[0][plane], here.bytes[1][plane],
                                             here.bytes[2][plane], here.bytes[3][plane]);
@@ -66,7 +109,7 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
 #else
 #pragma unroll
         for (int j = 0; j < WORDS; ++j)
-            if (i + j < cells) ((real*)data)[i + j] = here.value[j];
+            if (i + j < cells) ((word*)data)[i + j] = here.value[j];
 #endif
     }
     mine = merge_block(mine);
@@ -80,6 +123,6 @@ extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Sta
     Statistics all = merge_block(partial[threadIdx.x]);
     if (threadIdx.x != 0) return;
     const double finite = cells - all.nonfinite;
-    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.nonfinite}
-                         : Statistics{0, 0, 0, all.nonfinite};
+    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.error, all.nonfinite}
+                         : Statistics{0, 0, 0, 0, all.nonfinite};
 }

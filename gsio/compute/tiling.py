@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gsio.config import Config
+from gsio.staging import FrameLayout
 
 REALS = {4: "float", 8: "double"}
 BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
@@ -202,6 +205,20 @@ def kernel_options(
         f"-DCOLS={tiling.shape.cols}",
         f"-DROWS={tiling.shape.rows}",
         f"-DWARPS={tiling.shape.warps}",
+    )
+
+
+def stage_options(layout: FrameLayout) -> tuple[str, ...]:
+    """Return the compiler's options for ``stage.cu``."""
+    dropped = np.finfo(layout.dtype).nmant - layout.keep_bits if layout.keep_bits else 0
+    return (
+        "-std=c++17",
+        "-fmad=false",  # the error is what a reader would find
+        f"-DREAL={REALS[layout.computed.itemsize]}",
+        f"-DSHUFFLE={int(layout.shuffle)}",
+        f"-DITEMSIZE={layout.dtype.itemsize}",
+        f"-DLEVELS={layout.levels}",
+        f"-DDROPPED={dropped}",
     )
 
 

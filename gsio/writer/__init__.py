@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from gsio.config import Config
 from gsio.errors import UsageError
@@ -32,6 +33,10 @@ def for_output(config: Config, output: Path) -> Config:
         raise UsageError("output.compression: Zarr has no deflate with shuffled bytes; expected lz4, zstd or none")
     if compression == "deflate" and config.output.level > 3:
         raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
+    dtype = np.dtype(config.model.precision if config.output.store == "computed" else config.output.store)
+    most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
+    if config.output.keep_bits > most:
+        raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
     return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
 
 

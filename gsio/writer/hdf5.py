@@ -27,10 +27,12 @@ from gsio.writer.base import FrameWriter
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
+    QUANTIZATION,
     field_attributes,
     frame_series,
     frame_steps,
     now,
+    quantization_attributes,
     series_attributes,
 )
 
@@ -39,6 +41,8 @@ RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the e
 SERIES_CHUNK = 1024
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
+VTK = "VTKHDF"
+OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,7 +96,9 @@ class ChunkWriter:
             self._reserve(0)
             _lay_out(self._file, config, layout, attributes, frames=0)
             self._series = {name: _Series(self._file[name]) for name in frame_series(config, layout, [])}
+            self._series[OFFSETS + layout.fields[0]] = _Series(self._file[OFFSETS + layout.fields[0]])
             self._fields = [self._file[name].id for name in layout.fields]
+            self._steps = self._file[VTK]["Steps"]
             self._file.flush()
             self.nbytes = _size(self._fd)
             temporary.rename(path)
@@ -124,6 +130,8 @@ class ChunkWriter:
         with self._trace.span("commit", first):
             for name, values in frame_series(self._config, layout, blocks).items():
                 self._series[name].append(first, values)
+            self._series[OFFSETS + layout.fields[0]].append(first, np.arange(first, frames))
+            self._steps.attrs.modify("NSteps", np.int64(frames))
             self._file.flush()
             self.nbytes = _size(self._fd)
 
@@ -213,6 +221,7 @@ class RawWriter:
         try:
             os.fsync(self._fd)
             with h5py.File(self._path, "r+", locking=False) as file:
+                file[VTK]["Steps"].attrs.modify("NSteps", np.int64(file["frames_committed"][()]))
                 _finish(file, status)
         finally:
             _sync(self._fd, self._path)
@@ -258,10 +267,36 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
             **_filters(config, layout),
         }  # fmt: skip
         field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
-        field.attrs.update(field_attributes(name))
+        field.attrs.update(field_attributes(name, layout))
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
+    if layout.keep_bits:
+        file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
+    _lay_out_for_vtk(file, layout, frames, series={} if raw else {"chunks": (SERIES_CHUNK,), "maxshape": (None,)})
+
+
+def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, frames: int, series: dict[str, Any]) -> None:
+    """Show the fields as temporal ImageData of the VTKHDF format, 2.0 (docs.vtk.org): points, members along z.
+
+    VTK reads an image with one z as [time, y, x], as the fields are, so that links are enough.
+    """
+    members, rows, cols = (1, *layout.shape)[-3:]
+    root = file.create_group(VTK)
+    root.attrs["Version"] = np.array([2, 0], np.int64)
+    root.attrs["Type"] = np.bytes_("ImageData")
+    root.attrs["WholeExtent"] = np.array([0, cols - 1, 0, rows - 1, 0, members - 1], np.int64)
+    root.attrs["Origin"] = np.zeros(3)
+    root.attrs["Spacing"] = np.ones(3)
+    root.attrs["Direction"] = np.eye(3).reshape(-1)
+    steps = root.create_group("Steps")
+    steps.attrs["NSteps"] = np.int64(frames)
+    steps["Values"] = h5py.SoftLink("/time")
+    offsets = file.create_dataset(OFFSETS + layout.fields[0], data=np.arange(frames, dtype=np.int64), **series)
+    for name in layout.fields:
+        root[f"PointData/{name}"] = h5py.SoftLink(f"/{name}")
+        if name != layout.fields[0]:
+            file[OFFSETS + name] = offsets
 
 
 def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:

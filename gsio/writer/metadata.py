@@ -1,4 +1,4 @@
-"""What a file says of itself, whatever its format: coordinates, CF-1.11 attributes, provenance."""
+"""What a file says of itself, whatever its format: coordinates, CF-1.12 attributes, provenance."""
 
 import datetime
 import platform
@@ -29,6 +29,7 @@ COORDINATES: dict[str, Attributes] = {
 }
 AXES = ("member", "y", "x")  # of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
+QUANTIZATION = "quantization_info"
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -37,9 +38,21 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def field_attributes(name: str) -> Attributes:
+def field_attributes(name: str, layout: FrameLayout) -> Attributes:
     """Return the CF attributes of a saved field."""
-    return {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
+    attributes: Attributes = {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
+    if layout.levels:  # packed data, CF 8.1
+        attributes |= {"scale_factor": 1 / layout.levels, "add_offset": 0.0}
+    if layout.keep_bits:
+        attributes |= {"quantization": QUANTIZATION, "quantization_nsb": layout.keep_bits}
+    if layout.lossy:
+        attributes["comment"] = f"stored with a loss: stats/{name}_error is the largest error of each frame"
+    return attributes
+
+
+def quantization_attributes() -> Attributes:
+    """Return how bits of the mantissa were rounded, CF-1.12, section 8.4: those of the variable `QUANTIZATION`."""
+    return {"algorithm": "bitround", "implementation": f"gsio version {gsio.__version__}"}
 
 
 def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
@@ -53,7 +66,7 @@ def frame_series(config: Config, layout: FrameLayout, blocks: Sequence[Block]) -
     steps = frame_steps(config, blocks[0].first if blocks else 0, count)
     series: dict[str, NDArray[Any]] = {"time": steps * config.model.dt, "step": steps}
     for field, name in enumerate(layout.fields):
-        for statistic, word in enumerate(STATISTICS[:3]):
+        for statistic, word in enumerate(STATISTICS[: 4 if layout.lossy else 3]):
             values = [block.statistics[: block.count, field, statistic] for block in blocks]
             series[f"stats/{name}_{word}"] = np.concatenate([np.empty(0), *values])
     checksums = [block.checksums[: block.count] for block in blocks]
@@ -72,8 +85,10 @@ def series_attributes(path: str, layout: FrameLayout) -> Attributes:
             "bytes": f"little-endian {layout.dtype.name}, {planes}; {' then '.join(layout.fields)}",
         }
     name, _, statistic = path.removeprefix("stats/").partition("_")
+    if statistic == "error":
+        return {"long_name": f"largest absolute error of the {LONG_NAMES[name]} as stored", "units": "1"}
     return {
-        "long_name": f"{statistic} of {LONG_NAMES[name]}",
+        "long_name": f"{statistic} of the {LONG_NAMES[name]}, as computed",
         "units": "1",
         "cell_methods": f"area: {CELL_METHODS[statistic]}",
     }
@@ -97,7 +112,7 @@ def ome_attributes(
     ]
     ome: Attributes = {"version": "0.5", "multiscales": images}
     if limits:
-        low, high = limits[layout.fields[-1]]
+        low, high = (limit * (layout.levels or 1) for limit in limits[layout.fields[-1]])  # of what is stored
         window = {"min": low, "max": high, "start": low, "end": high}
         ome["omero"] = {"channels": [{"label": layout.fields[-1], "color": "FFFFFF", "active": True, "window": window}]}
     return {"ome": ome}
@@ -106,7 +121,7 @@ def ome_attributes(
 def root_attributes(config: Config, backend: str, device: str) -> Attributes:
     """Return the attributes of the file as a whole: conventions and provenance."""
     return {
-        "Conventions": "CF-1.11",
+        "Conventions": "CF-1.12",
         "title": "Gray-Scott reaction-diffusion simulation",
         "source": f"gsio {gsio.__version__}",
         "history": f"{now()} {' '.join(sys.argv)}",

@@ -28,10 +28,12 @@ from gsio.writer import codec
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
+    QUANTIZATION,
     field_attributes,
     frame_series,
     now,
     ome_attributes,
+    quantization_attributes,
     series_attributes,
 )
 
@@ -100,7 +102,7 @@ class ZarrWriter:
             self._store = Folder(temporary)
             self._group = json.loads(self._store.get(METADATA))
             self._store.sync()
-            _replace(path, temporary)
+            move_into_place(path, temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -216,12 +218,14 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             dimension_names=("time", *axes),
             chunk_key_encoding=keys,
         )
-        field.attrs.update(field_attributes(name))
+        field.attrs.update(field_attributes(name, layout))
+    if layout.keep_bits:
+        root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
         zarr.consolidate_metadata(root.store)
 
 
-def _replace(path: Path, new: Path) -> None:
+def move_into_place(path: Path, new: Path) -> None:
     """Rename the folder `new` to `path`; what is there goes once it is."""
     if not os.path.lexists(path):
         new.rename(path)

@@ -11,9 +11,11 @@ import msgspec
 import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gsio.compute.base import Field, Solver
+from gsio.compute.base import Field, Solver, pack
 from gsio.compute.cpu import CpuSolver
 from gsio.compute.reference import ReferenceSolver, laplacian
 from gsio.compute.stencil import STENCILS
@@ -112,7 +114,8 @@ def assert_statistics(found: NDArray[np.float64], field: Field) -> None:
     assert found[0] == finite.min()
     assert found[1] == finite.max()
     assert found[2] == pytest.approx(finite.mean(dtype=np.float64), rel=1e-6)
-    assert found[3] == field.size - finite.size
+    assert found[3] == 0  # the error, of what is stored as it is
+    assert found[4] == field.size - finite.size
 
 
 # 1. An independent reference
@@ -518,7 +521,7 @@ def test_statistics_count_non_finite_values_and_describe_the_others(
     solver.wait(block)
     for i, field in enumerate(solver.fields()):
         field = field.astype(layout.dtype)
-        assert 3 * 9 < block.statistics[0, i, 3] < field.size
+        assert 3 * 9 < block.statistics[0, i, 4] < field.size
         assert_same_bits((staged_field(layout, block.data[0, i]),), (field,))
         assert_statistics(block.statistics[0, i], field)
 
@@ -529,4 +532,47 @@ def test_statistics_of_a_field_without_a_finite_value_are_zero(backend: str, mak
     layout = replace(layout_of(config), frames_per_block=1)
     nowhere = np.full((12, 17), np.nan)
     _, statistics = record(make_solver(backend, config, layout, (nowhere, nowhere)), layout, 1)
-    assert statistics.tolist() == [[[0, 0, 0, 12 * 17]]]
+    assert statistics.tolist() == [[[0, 0, 0, 0, 12 * 17]]]
+
+
+LOSSY = [("", 5), ("float32", 0), ("float32", 12), ("float16", 0), ("uint16", 0), ("uint8", 0)]
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize(("store", "keep_bits"), LOSSY)
+def test_values_are_stored_in_fewer_bits_alike_on_every_backend(
+    store: str, keep_bits: int, precision: str, shuffle: bool, backend: str, make_config: MakeConfig
+) -> None:
+    config = make_config({"grid.rows": 21, "grid.cols": 33, "model.precision": precision})
+    layout = FrameLayout.of((21, 33), precision, "u,v", shuffle=shuffle, store=store, keep_bits=keep_bits)
+    solver = make_solver(backend, config, layout, random_start(21, 33))
+    data, statistics = record(solver, layout, 1)
+    for i, field in enumerate(solver.fields()):
+        expected, error = pack(field.astype(precision), layout)
+        assert_same_bits((staged_field(layout, data[0, i]),), (expected,))
+        assert statistics[0, i, 3] == error
+        assert (error > 0) == layout.lossy
+        assert statistics[0, i, 1] == field.astype(precision).max()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@given(keep_bits=st.integers(1, 22), seed=st.integers(0, 1000))
+def test_rounded_mantissas_are_the_nearest_that_end_in_zeros(keep_bits: int, seed: int, precision: str) -> None:
+    values = np.random.default_rng(seed).uniform(-2, 2, 200).astype(precision)
+    layout = FrameLayout.of((200,), precision, "v", shuffle=False, keep_bits=keep_bits)
+    found, error = pack(values, layout)
+    spacing = np.exp2(np.floor(np.log2(np.abs(values.astype(np.float64)))) - keep_bits)
+    assert np.all(np.abs(found.astype(np.float64) - values) <= spacing / 2)
+    np.testing.assert_array_equal(found / spacing, np.rint(found / spacing))
+    assert error == np.abs(found.astype(np.float64) - values).max()
+
+
+@pytest.mark.parametrize(("store", "levels"), [("uint8", 255), ("uint16", 65535)])
+def test_integers_stand_for_zero_to_one(store: str, levels: int) -> None:
+    values = np.array([0, 1, 0.5, 1 / levels, 1.25, -3, np.nan, np.inf])
+    found, error = pack(values, FrameLayout.of((8,), "float64", "v", shuffle=False, store=store))
+    np.testing.assert_array_equal(found[[0, 1, 3, 4, 5]], [0, levels, 1, levels, 0])
+    assert abs(int(found[2]) - levels / 2) == 0.5
+    assert error == 3  # of the value that is clipped the most

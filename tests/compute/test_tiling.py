@@ -12,8 +12,20 @@ from hypothesis import strategies as st
 
 import gsio.compute
 from gsio.compute.stencil import coefficients
-from gsio.compute.tiling import SHAPES, Device, Job, Shape, Tiling, choose, kernel_options, remember, tilings
+from gsio.compute.tiling import (
+    SHAPES,
+    Device,
+    Job,
+    Shape,
+    Tiling,
+    choose,
+    kernel_options,
+    remember,
+    stage_options,
+    tilings,
+)
 from gsio.config import Config
+from gsio.staging import FrameLayout
 
 MakeConfig = Callable[..., Config]
 
@@ -227,8 +239,15 @@ def test_every_shape_fits_the_registers(
 
 
 @pytest.mark.parametrize("architecture", DEVICES)
-@pytest.mark.parametrize("real", ["float", "double"])
-@pytest.mark.parametrize("shuffle", [0, 1])
-def test_the_staging_of_frames_compiles(shuffle: int, real: str, architecture: str) -> None:
-    log = compile_for(architecture, "stage.cu", ("-std=c++17", f"-DREAL={real}", f"-DSHUFFLE={shuffle}"))
-    assert_in_registers(log, 256, spilled=0)
+@pytest.mark.parametrize("computed", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("store", "keep_bits"),
+    [("computed", 0), ("computed", 10), ("float32", 7), ("float16", 0), ("uint16", 0), ("uint8", 0)],
+)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_staging_of_frames_compiles(
+    shuffle: bool, store: str, keep_bits: int, computed: str, architecture: str
+) -> None:
+    stored = computed if store == "computed" else store
+    layout = FrameLayout.of((9, 9), computed, "v", shuffle=shuffle, store=stored, keep_bits=keep_bits)
+    assert_in_registers(compile_for(architecture, "stage.cu", stage_options(layout)), 256, spilled=0)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from typing import Any
 import crc32c
 import h5py
 import hdf5plugin
+import netCDF4
 import numpy as np
 import pytest
 import xarray
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkIOHDF import vtkHDFReader
 
 import gsio
 from gsio.compute.reference import ReferenceSolver
@@ -152,7 +156,54 @@ def test_xarray_finds_named_dimensions_coordinates_and_units(
         assert data["v"].attrs["units"] == "1"
         assert data["time"].attrs["units"] == "1"
         assert data["v"].shape == (5, 12, 17)
-        assert data.attrs["Conventions"] == "CF-1.11"
+        assert data.attrs["Conventions"] == "CF-1.12"
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_h5dump_reads_every_byte(compression: str, make_config: Make, tmp_path: Path) -> None:
+    if shutil.which("h5dump") is None:
+        pytest.skip("needs h5dump, of Debian's hdf5-tools")
+    config = make_config({"output.compression": compression, "initial.kind": "noise"})
+    gsio.simulate(config, tmp_path / "run.h5")
+    command = ["h5dump", "-d", "/v", "-b", "LE", "-o", tmp_path / "v.bin", tmp_path / "run.h5"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "v.bin").read_bytes() == expected_frames(config)[1].tobytes()
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_netcdf4_reads_every_frame_exactly(compression: str, make_config: Make, tmp_path: Path) -> None:
+    config = make_config({"output.compression": compression, "initial.kind": "noise"})
+    gsio.simulate(config, tmp_path / "run.h5")
+    with netCDF4.Dataset(tmp_path / "run.h5") as data:
+        assert data["v"].dimensions == ("time", "y", "x")
+        np.testing.assert_array_equal(data["v"][:], expected_frames(config)[1])
+        np.testing.assert_array_equal(data["time"][:], [3, 6, 9, 12, 15])
+
+
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+@pytest.mark.parametrize("feed", [0.03, [0.03, 0.04, 0.05]], ids=["alone", "batch"])
+def test_vtk_reads_every_frame_exactly(compression: str, feed: Any, make_config: Make, tmp_path: Path) -> None:
+    config = make_config(
+        {
+            "output.compression": compression,
+            "output.fields": "u,v",
+            "initial.kind": "noise",
+            "model.feed": feed,
+        }
+    )
+    gsio.simulate(config, tmp_path / "run.h5")
+    reader = vtkHDFReader()
+    reader.SetFileName(str(tmp_path / "run.h5"))
+    reader.UpdateInformation()
+    assert reader.GetNumberOfSteps() == 5
+    for frame, (u, v) in enumerate(zip(*expected_frames(config), strict=True)):
+        reader.SetStep(frame)
+        reader.Update()
+        image = reader.GetOutput()
+        assert image.GetDimensions() == (17, 12, 1 if u.ndim == 2 else 3)
+        for name, expected in (("u", u), ("v", v)):
+            found = vtk_to_numpy(image.GetPointData().GetArray(name)).reshape(expected.shape)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_the_file_says_where_it_comes_from(make_config: Make, tmp_path: Path) -> None:

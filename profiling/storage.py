@@ -1,0 +1,434 @@
+"""The rows of `bench.py storage`: gsio's writers, peers that store what gsio's solver computes, and codecs alone.
+
+A peer gets frames as cheaply as gsio's writers do: the solver copies them into pinned blocks, as many as its threads
+can use, and a thread that stores one gives it back. The codec has the same parameters for all, so that storage alone
+differs. Files are made, and where the row says so reserved, before the clock starts.
+"""
+
+import dataclasses
+import gc
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from overlap import Record, Replay, loop
+
+from gsio import log
+from gsio.compute import open_solver
+from gsio.compute.base import Solver
+from gsio.config import Config, load_config, usable_cores
+from gsio.run import encoding_threads, layout_of, pool_size
+from gsio.staging import Block, BlockPool, FrameLayout
+from gsio.trace import Trace
+from gsio.writer import codec, for_output, open_writer
+from gsio.writer.metadata import root_attributes
+
+DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
+DENSE_STEPS = 1024  # before the first frame
+SMALL = {"grid.rows": 256, "grid.cols": 256}
+LARGE = {"grid.rows": 16384, "grid.cols": 16384}
+SMALL_FRAMES, LARGE_FRAMES = 20, 1 / 50  # of the frames of the main job
+
+
+class Row(NamedTuple):
+    """What is measured: `how` is gsio, codec or a peer; the ending of `output` says the format."""
+
+    name: str
+    how: str
+    output: str
+    changes: dict[str, Any]
+    frames: int
+    before: int = 0  # time steps before the first frame
+
+
+class Peer(Protocol):
+    """Stores float32 frames [frame, row, col]; `batch` frames at once, or if 0 as many as gsio stages together."""
+
+    threads: int
+    batch: int
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Store the frames from number `first` on; called from `threads` threads."""
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+
+    def sync(self) -> None:
+        """Wait until the disk has everything, and close."""
+
+
+class H5py:
+    """One chunked dataset, a chunk a frame, one thread: HDF5 runs one call at a time whatever their number."""
+
+    threads, batch = 1, 0
+
+    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+        import h5py
+
+        self.path = path
+        self.file = h5py.File(path, "w", rdcc_nbytes=0)  # chunks are written once and whole: no cache of them
+        self.frames = self.file.create_dataset("v", shape, np.float32, chunks=(1, *shape[1:]))
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Store frames by a selection."""
+        self.frames[first : first + len(frames)] = frames
+
+    def flush(self) -> None:
+        """Flush HDF5's buffers."""
+        self.file.flush()
+
+    def sync(self) -> None:
+        """Close, then fsync the file."""
+        self.file.close()
+        with self.path.open("rb") as file:
+            os.fsync(file)
+
+
+class ZarrPython:
+    """Batches of frames, encoded by zarr-python's threads; two batches at once, so that these never run dry."""
+
+    threads, batch = 2, usable_cores()
+    pipeline: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+        import zarr
+        from zarr.codecs import BloscCodec
+
+        cores = usable_cores()
+        zarr.config.set({"async.concurrency": 2 * cores, "threading.max_workers": cores, **self.pipeline})
+        self.path = path
+        self.frames = zarr.create_array(
+            path / "v",
+            shape=tuple(shape),
+            dtype=np.float32,
+            chunks=(1, *shape[1:]),
+            compressors=BloscCodec(cname=how.cname, clevel=how.clevel, shuffle="shuffle", blocksize=how.blocksize),
+            config={"write_empty_chunks": True},  # else every chunk is compared with the fill value
+        )
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Store frames by a selection."""
+        self.frames[first : first + len(frames)] = frames
+
+    def flush(self) -> None:
+        """Do nothing: chunks are files, written when `write` returns."""
+
+    def sync(self) -> None:
+        """Sync the file system."""
+        sync_folder(self.path)
+
+
+class ZarrFused(ZarrPython):
+    """The pipeline that zarr-python 3.3 has for local files, one thread a chunk; it must be chosen."""
+
+    pipeline: ClassVar[dict[str, Any]] = {
+        "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
+        "codec_pipeline.max_workers": usable_cores(),
+    }
+
+    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+        import zarr
+        import zarr.core.codec_pipeline
+
+        if not hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
+            raise ImportError(f"zarr-python {zarr.__version__} has no FusedCodecPipeline")
+        super().__init__(path, shape, how)
+
+
+class TensorStore:
+    """Asynchronous writes to a zarr3 array, as many blocks in flight as there are cores; fsync once, at the end."""
+
+    threads, batch = usable_cores(), 0
+
+    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+        import tensorstore
+
+        self.path = path
+        blosc = {**how._asdict(), "shuffle": "shuffle", "typesize": 4}
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{path}/v/"},
+            "metadata": {
+                "shape": list(shape),
+                "data_type": "float32",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *shape[1:]]}},
+                "codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "blosc", "configuration": blosc},
+                ],
+            },
+            "context": {
+                "data_copy_concurrency": {"limit": usable_cores()},
+                "file_io_concurrency": {"limit": usable_cores()},
+                "file_io_sync": False,
+            },
+        }
+        self.frames = tensorstore.open(spec, create=True).result()
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Start writing and wait for it; nobody touches `frames` before, so that they need not be copied."""
+        array = self.frames[first : first + len(frames)]
+        array.write(frames, can_reference_source_data_indefinitely=True).result()
+
+    def flush(self) -> None:
+        """Do nothing: chunks are files, written when `write` returns."""
+
+    def sync(self) -> None:
+        """Sync the file system."""
+        sync_folder(self.path)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has all files of a folder: one call, as gsio's own Zarr writer does."""
+    from gsio.writer.zarr import Folder
+
+    Folder(path).sync()
+
+
+class Floor:
+    """Raw frames put in place by `pwrite` from threads, in one preallocated file: no format, no codec."""
+
+    threads, batch = usable_cores(), 0
+
+    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self.frame_nbytes = 4 * shape[1] * shape[2]
+        os.posix_fallocate(self.fd, 0, shape[0] * self.frame_nbytes)
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Write frames to their place."""
+        rest, place = memoryview(frames).cast("B"), first * self.frame_nbytes
+        while rest:
+            written = os.pwrite(self.fd, rest, place)
+            rest, place = rest[written:], place + written
+
+    def flush(self) -> None:
+        """Do nothing: the operating system has everything."""
+
+    def sync(self) -> None:
+        """Sync and close the file."""
+        os.fsync(self.fd)
+        os.close(self.fd)
+
+
+PEERS: dict[str, Any] = {
+    "h5py": H5py,
+    "zarr-python": ZarrPython,
+    "zarr-python fused": ZarrFused,
+    "TensorStore": TensorStore,
+    "pwrite": Floor,
+}
+OUTPUTS = {
+    f"{name} {compression}": (output, {"output.compression": compression})
+    for name, output, compressions in (
+        ("HDF5", "run.h5", ("deflate", "lz4", "zstd", "none")),
+        ("Zarr", "run.zarr", ("lz4", "zstd", "none")),
+    )
+    for compression in compressions
+}
+MAIN_OUTPUTS = "HDF5 deflate", "Zarr lz4"  # the defaults of the two formats
+
+
+def storage_rows(device: str, frames: int) -> list[Row]:
+    """Return what is measured, for a main job of so many frames."""
+    small, large = SMALL_FRAMES * frames, max(2, round(LARGE_FRAMES * frames))
+    peer = {"output.compression": "lz4"}  # whose layout is that of plain frames
+    rows = [Row(f"gsio, {name}", "gsio", *of, frames) for name, of in OUTPUTS.items()]
+    for name in MAIN_OUTPUTS:
+        output, changes = OUTPUTS[name]
+        rows += [Row(f"gsio dense, {name}", "gsio", output, {**changes, **DENSE}, frames, DENSE_STEPS)]
+    rows += [
+        Row("peer: h5py, chunked, not compressed, 1 thread", "h5py", "run.h5", peer, frames),
+        Row("peer: zarr-python, Blosc lz4", "zarr-python", "run.zarr", peer, frames),
+        Row("peer: zarr-python, fused pipeline, Blosc lz4", "zarr-python fused", "run.zarr", peer, frames),
+        Row("peer: TensorStore zarr3, Blosc lz4", "TensorStore", "run.zarr", peer, frames),
+        Row("floor: pwrite of raw frames", "pwrite", "run.raw", peer, frames),
+    ]
+    for name in MAIN_OUTPUTS:
+        output, changes = OUTPUTS[name]
+        rows += [Row(f"gsio 256², {name}", "gsio", output, {**changes, **SMALL}, small)]
+        if device == "gpu":
+            rows += [Row(f"gsio 16384², {name}", "gsio", output, {**changes, **LARGE}, large)]
+    compressed = {name: of for name, of in OUTPUTS.items() if not name.endswith("none")}
+    return rows + [Row(f"codec alone, {name}", "codec", *of, frames) for name, of in compressed.items()]
+
+
+def measure_storage(values: list[Any], device: str, folder: str, check: bool) -> dict[str, Any]:
+    """Run one row with few frames, to warm up, then with all, in `folder`; `check` what it wrote."""
+    log.configure("text", quiet=True)
+    row, output = Row(*values), Path(folder, values[2])
+    backend = "cupy" if device == "gpu" else "numba"
+    config = load_config(overrides={"run.backend": backend, "run.frames": row.frames, **row.changes}, environ={})
+    if row.how not in PEERS:
+        config = for_output(config, output)
+    if row.how == "codec":  # whose frames all stay in memory, raw and encoded
+        affordable = psutil.virtual_memory().available // 4 // layout_of(config).frame_nbytes
+        config = with_frames(config, min(row.frames, max(1, affordable)))
+    few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
+    run_row(row, few, output)
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
+    free()
+    os.sync()  # what others and the warm-up left is not to be waited for
+    found = run_row(row, config, output)
+    found["frames"] = config.run.frames
+    found["nbytes"] = layout_of(config).frame_nbytes * config.run.frames
+    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    files = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output]
+    found["size"] = sum(path.stat().st_blocks * 512 for path in files)
+    free()
+    if check:
+        found["wrong"] = wrong_frames(config, output, row.before)
+    return found
+
+
+def run_row(row: Row, config: Config, output: Path) -> dict[str, Any]:
+    """Store all frames of `config` as the row says, and return the seconds and the device."""
+    if row.how == "gsio":
+        return run_gsio(config, output, row.before)
+    if row.how == "codec":
+        return run_codec(config, output, row.before)
+    return run_peer(config, output, row.before, PEERS[row.how])
+
+
+def run_gsio(config: Config, output: Path, before: int) -> dict[str, Any]:
+    """Store frames as `gsio run` does."""
+    layout = layout_of(config)
+    blocks = pool_size(config, layout)
+    solver = started_solver(config, layout, blocks, before)
+    return stored(config, output, layout, solver, BlockPool(layout, blocks, solver.allocate))
+
+
+def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool: BlockPool) -> dict[str, Any]:
+    """Run the pipeline of gsio; the loop ends when all frames are committed, the run when they are synced."""
+    trace = Trace()
+    writer = open_writer(output, config, layout, root_attributes(config, solver.backend, solver.device), trace)
+    pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config))
+    durable = time.perf_counter() - pipeline.started
+    return {"loop": pipeline.finished - pipeline.started, "durable": durable, "device": solver.device}
+
+
+def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
+    """Keep the frames of a run in memory; encode them, then encode and write them with the same threads."""
+    layout, threads = layout_of(config), encoding_threads(config)
+    blocks = pool_size(config, layout)
+    solver = started_solver(config, layout, blocks, before)
+    record = Record()
+    loop(config, solver, BlockPool(layout, blocks, solver.allocate), record, Trace(), threads)
+    parts: list[tuple[Block, int]] = []
+    for first, (data, _) in sorted(record.blocks.items()):
+        block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
+        block.data, block.count = data, min(layout.frames_per_block, config.run.frames - first)
+        parts += [(block, slab) for slab in range(layout.slabs)]
+
+    def encode(part: tuple[Block, int]) -> None:
+        block, slab = part
+        codec.encode(block, config.output, slab)
+        block.chunks.clear()  # as a writer lets go of what it wrote
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(encode, parts))
+    alone = time.perf_counter() - start
+    pool = BlockPool(layout, blocks, Replay({}).allocate)
+    found = stored(config, output, layout, Replay(record.blocks), pool)
+    return {**found, "alone": alone, "device": solver.device}
+
+
+def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, Any]:
+    """Store the frames of gsio's solver by a peer."""
+    layout, frames = layout_of(config), config.run.frames
+    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block)
+    per_block, blocks = layout.frames_per_block, make.threads + 4
+    solver = started_solver(config, layout, blocks, before)
+    pool = BlockPool(layout, blocks, solver.allocate)
+    how = codec.blosc_of(config.output)
+    assert how is not None
+    peer: Peer = make(output, (frames, *layout.shape), how)
+
+    def store(block: Block) -> None:
+        try:
+            solver.wait(block)
+            peer.write(block.first, block.data[: block.count].view(layout.dtype).reshape(-1, *layout.shape))
+        finally:  # else computing would wait for it forever
+            pool.release(block)
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(peer.threads) as executor:
+        stores = []
+        for first in range(0, frames, per_block):
+            block = pool.acquire()
+            assert block is not None
+            block.first, block.count = first, min(per_block, frames - first)
+            solver.fill(block)
+            stores.append(executor.submit(store, block))
+    for done in stores:
+        done.result()
+    peer.flush()
+    handed = time.perf_counter() - start
+    peer.sync()
+    return {"loop": handed, "durable": time.perf_counter() - start, "device": solver.device}
+
+
+def started_solver(config: Config, layout: FrameLayout, blocks: int, before: int) -> Solver:
+    """Return gsio's solver after the steps before the first frame."""
+    solver = open_solver(config, layout, blocks)
+    if before:
+        solver.advance(before)
+        solver.fields()  # waits for the device
+    return solver
+
+
+def wrong_frames(config: Config, output: Path, before: int) -> list[int]:
+    """Compute the run again, saving nothing, and return which of three frames in the file differ in any byte."""
+    solver = started_solver(config, layout_of(config), 1, before)
+    last = config.run.frames - 1
+    wrong = []
+    for number in range(config.run.frames):
+        solver.advance(config.run.steps_per_frame)
+        if number in (0, last // 2, last):
+            expected = solver.fields()[1]
+            if read_frame(output, number, expected.shape).tobytes() != expected.tobytes():
+                wrong.append(number)
+    return wrong
+
+
+def read_frame(output: Path, number: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a frame as the format's usual reader gives it."""
+    if output.suffix == ".h5":
+        import h5py
+
+        with suppress(ImportError):  # then h5py says which filter it lacks
+            import hdf5plugin  # noqa: F401
+        with h5py.File(output) as file:
+            return np.asarray(file["v"][number])
+    if output.suffix == ".zarr":
+        import zarr
+
+        return np.asarray(zarr.open_array(output / "v", mode="r")[number])
+    cells = int(np.prod(shape))
+    return np.fromfile(output, np.float32, cells, offset=4 * cells * number)
+
+
+def with_frames(config: Config, frames: int) -> Config:
+    """Return `config` with another number of frames."""
+    return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, frames=frames))
+
+
+def free() -> None:
+    """Give the memory of the solver before this back, on the GPU too, which CuPy else keeps."""
+    gc.collect()
+    if "cupy" in sys.modules:
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
