@@ -67,6 +67,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--store", help="computed, float32, float16, uint16 or uint8."),
         click.option("--keep-bits", type=int, help="Bits of the mantissa to keep; 0: all."),
         click.option("--fields", help="v, u or u,v."),
+        click.option("--memory", metavar="SIZE", help="Of the blocks in which frames wait, as in 512MiB."),
     ]):  # fmt: skip
         command = option(command)
     return command
@@ -86,6 +87,7 @@ KEYS = {
     "store": "output.store",
     "keep_bits": "output.keep_bits",
     "fields": "output.fields",
+    "memory": "output.memory",
 }
 
 

@@ -101,6 +101,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     store: Literal["computed", "float32", "float16", "uint16", "uint8"]
     keep_bits: Annotated[int, Meta(ge=0, le=52)]
     threads: Natural
+    memory: str
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +119,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Layer = dict[str, Any]
+
+
+def parse_bytes(key: str, text: str) -> int:
+    """Return the bytes that `text`, the value of `key`, stands for: a number and a unit, MiB, GiB, MB or GB."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])(i?)B\s*", text)
+    if found is None:
+        raise UsageError(f"{key}: expected a number and a unit, as in 512MiB or 2GB, got '{_short(text)}'")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** {"M": 2, "G": 3}[unit])
 
 
 def usable_cores() -> int:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
-from gsio.config import Config, usable_cores
+from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.log import configure
 from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout
@@ -143,11 +143,21 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def pool_size(config: Config, layout: FrameLayout) -> int:
-    """Return the number of blocks: enough to keep the encoders and the link busy, in a quarter of the memory."""
-    wanted = -(-encoding_threads(config) // layout.slabs) + 4
-    affordable = psutil.virtual_memory().available // 4 // (2 * layout.block_nbytes)
+    """Return the number of blocks: what `output.memory` holds, else enough to keep the encoders and the link busy.
+
+    Raises UsageError if that are less than two: one to be filled while another is written.
+    """
+    if memory := config.output.memory:
+        blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
+        if blocks < 2:
+            least = -(-2 * layout.block_nbytes // 2**20)
+            raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
+    else:
+        wanted = -(-encoding_threads(config) // layout.slabs) + 4
+        affordable = psutil.virtual_memory().available // 4 // (2 * layout.block_nbytes)
+        blocks = max(2, min(wanted, int(affordable)))
     in_the_run = -(-config.run.frames // layout.frames_per_block)
-    return min(in_the_run, max(2, min(wanted, int(affordable))))
+    return min(in_the_run, blocks)
 
 
 class Pipeline:

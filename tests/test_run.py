@@ -20,7 +20,7 @@ import structlog
 import gsio
 from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config, config_folder, load_config
-from gsio.errors import DivergenceError, Interrupted, StorageError
+from gsio.errors import DivergenceError, Interrupted, StorageError, UsageError
 from gsio.initial import initial_state
 from gsio.reader import open_stack
 from gsio.run import Pipeline, last_frame, layout_of, pool_size
@@ -274,6 +274,22 @@ def test_the_summary_adds_up(make_config: Make, tmp_path: Path) -> None:
     assert 0 < summary.compute_seconds <= summary.loop_seconds <= summary.wall_seconds
     assert summary.bottleneck in ("compute", "encode", "write")
     assert 0 <= summary.hidden <= 1
+
+
+@pytest.mark.parametrize(
+    ("memory", "blocks"), [("20MiB", 2), ("48 MiB", 5), ("64MB", 7), ("0.5GiB", 12), ("1.5GB", 12)]
+)
+def test_memory_sizes_the_pool(memory: str, blocks: int, make_config: Make) -> None:
+    config = make_config({**ONE_FRAME_A_BLOCK, "grid.cols": 2048, "output.memory": memory})  # blocks of 8 MiB
+    assert pool_size(config, layout_of(config)) == blocks
+
+
+@pytest.mark.parametrize("memory", ["16MiB", "1 MB", "512", "1TiB", "much", "-1GB"])
+def test_a_memory_that_cannot_be_used_is_refused(memory: str, make_config: Make, tmp_path: Path) -> None:
+    config = make_config({**ONE_FRAME_A_BLOCK, "grid.cols": 2048, "output.memory": memory})
+    with pytest.raises(UsageError, match=r"output\.memory: expected"):
+        gsio.simulate(config, tmp_path / "run.h5")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_pool_is_no_larger_than_the_run(make_config: Make) -> None:

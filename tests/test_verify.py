@@ -157,3 +157,12 @@ def test_a_frame_that_is_not_finite_is_found(make_output: Callable[[str, str], P
         file["integrity/crc32c"][4] = frame
     assert main(["verify", str(path)]) == 65
     assert capsys.readouterr().out == "frame 4: expected finite values, found others\n"
+
+
+@pytest.mark.parametrize("target", ["part.h5", "part.zarr"])
+def test_a_part_of_an_output_passes(target: str, make_output: Callable[[str, str], Path], capsys: Captured) -> None:
+    path = make_output("run.h5", "deflate")
+    part = path.with_name(target)
+    assert main(["export", str(path), str(part), "--frames", "2:9:2", "--crop", "1:8,2:9"]) == 0
+    assert main(["verify", str(part)]) == 0
+    assert "4 frames, all intact" in capsys.readouterr().out

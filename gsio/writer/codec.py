@@ -33,19 +33,24 @@ def blosc_of(output: Output) -> Blosc | None:
     return None
 
 
-def checksum(block: Block) -> None:
-    """Set the crc32c (Castagnoli) of each frame of `block`: all its fields, as staged."""
-    for frame in range(block.count):
+def checksum(block: Block, first: int, last: int) -> None:
+    """Set the crc32c (Castagnoli) of the frames [first, last) of `block`: all their fields, as staged."""
+    for frame in range(first, min(last, block.count)):
         block.checksums[frame] = crc32c(block.data[frame])
 
 
 def encode(block: Block, output: Output, slab: int) -> None:
-    """Set the chunks of one slab of `block`; the compressors release the GIL while they work."""
+    """Set the chunks of one slab of `block`, and with the first the checksums; the GIL is free meanwhile.
+
+    A checksum comes after its chunk: its bytes are in the cache then, and it takes half as long.
+    """
     layout = block.layout
     compress = _compressor(output, layout.dtype.itemsize)
-    for number in range(-(-block.count // layout.frames_per_chunk)):
+    for number, frame in enumerate(range(0, block.count, layout.frames_per_chunk)):
         chunk = [compress(_gathered(block, number, slab, field)) for field in range(len(layout.fields))]
         block.chunks[number, slab] = chunk
+        if slab == 0:
+            checksum(block, frame, frame + layout.frames_per_chunk)
 
 
 def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:

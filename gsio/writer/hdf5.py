@@ -39,6 +39,7 @@ from gsio.writer.metadata import (
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_CHUNK = 1024
+SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
 VTK = "VTKHDF"
@@ -110,8 +111,6 @@ class ChunkWriter:
     def encode(self, block: Block, slab: int = 0) -> None:
         """Compress one slab of `block`, and with the first take the checksums."""
         with self._trace.span("encode", block.first):
-            if slab == 0:
-                codec.checksum(block)
             codec.encode(block, self._config.output, slab)
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -179,6 +178,8 @@ class RawWriter:
         self._config = config
         self._layout = layout
         self._path = path
+        with temporary.open("xb") as empty:  # HDF5 must not be the one to find that there is no space
+            _allocate(empty.fileno(), config.run.frames * (layout.frame_nbytes + SERIES_NBYTES) + RESERVE_MARGIN)
         with h5py.File(temporary, "w", locking=False, alignment_threshold=PAGE, alignment_interval=PAGE) as file:
             _lay_out(file, config, layout, attributes, frames=config.run.frames)
             places = ["frames_committed", *layout.fields, *frame_series(config, layout, [])]
@@ -196,9 +197,6 @@ class RawWriter:
     def encode(self, block: Block, slab: int = 0) -> None:
         """Write one slab of `block` to its place, where no reader counts it yet, and with the first take checksums."""
         layout = self._layout
-        if slab == 0:
-            with self._trace.span("encode", block.first):
-                codec.checksum(block)
         nbytes = layout.plane_nbytes
         line = nbytes // layout.shape[0]
         start, end = (min(slab + i, layout.slabs) * layout.lines_per_chunk * line for i in (0, 1))
@@ -207,6 +205,9 @@ class RawWriter:
                 for frame in range(block.count):
                     place = self._offsets[name] + (block.first + frame) * nbytes + start
                     self._write(block.data[frame, field, start:end], place)
+        if slab == 0:
+            with self._trace.span("encode", block.first):
+                codec.checksum(block, 0, block.count)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Write what is recorded of each frame, then the number of committed frames."""

@@ -111,8 +111,6 @@ class ZarrWriter:
     def encode(self, block: Block, slab: int = 0) -> None:
         """Compress one slab of `block` and store its chunks, where no reader looks yet; with the first, checksums."""
         with self._trace.span("encode", block.first):
-            if slab == 0:
-                codec.checksum(block)
             codec.encode(block, self._config.output, slab)
         with self._trace.span("write", block.first):
             first, layout = block.first // self._layout.frames_per_chunk, self._layout
