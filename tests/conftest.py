@@ -3,9 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config, load_config
+from gsio.initial import initial_state
+from gsio.run import layout_of
 
 SMALL = {
     "grid.rows": 12,
@@ -25,3 +29,18 @@ def make_config() -> Callable[..., Config]:
         return load_config(overrides={**SMALL, **changes}, environ={})
 
     return make
+
+
+@pytest.fixture
+def expected_frames() -> Callable[[Config], dict[str, np.ndarray]]:
+    """Return a function from a configuration to u and v of every frame, [frame, …], without staging or files."""
+
+    def frames_of(config: Config) -> dict[str, np.ndarray]:
+        solver = ReferenceSolver(config, layout_of(config), initial_state(config))
+        frames = []
+        for _ in range(config.run.frames):
+            solver.advance(config.run.steps_per_frame)
+            frames.append([field.astype(config.model.precision) for field in solver.fields()])
+        return dict(zip("uv", np.swapaxes(np.array(frames), 0, 1), strict=True))
+
+    return frames_of

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 
 import gsio
-from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config
 from gsio.errors import DataError, UsageError
-from gsio.initial import initial_state
-from gsio.run import layout_of
 from gsio.verify import problems
 
 Make = Callable[..., Config]
+Expected = Callable[[Config], dict[str, np.ndarray]]
 PLANE = 12 * 17 * 4
 OUTPUTS = [
     *(("run.h5", compression) for compression in ("deflate", "lz4", "zstd", "none")),
@@ -30,16 +28,6 @@ CUTS = {  # of chunks, blocks and slabs, in bytes of a field
     "frames that share chunks": (3 * PLANE, 12 * PLANE, PLANE, PLANE),
     "slabs": (PLANE, PLANE, PLANE - 1, PLANE * 5 // 12),  # of five rows: the last is shorter
 }
-
-
-def expected_frames(config: Config) -> dict[str, np.ndarray]:
-    """Return u and v of every frame, [frame, …], without staging or files."""
-    solver = ReferenceSolver(config, layout_of(config), initial_state(config))
-    frames = []
-    for _ in range(config.run.frames):
-        solver.advance(config.run.steps_per_frame)
-        frames.append([field.astype(config.model.precision) for field in solver.fields()])
-    return dict(zip("uv", np.swapaxes(np.array(frames), 0, 1), strict=True))
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None
 @pytest.mark.parametrize("feed", [0.03, [0.03, 0.04, 0.05]], ids=["alone", "batch"])
 @pytest.mark.usefixtures("cut")
 def test_every_frame_reads_back_exactly_however_it_is_cut(
-    name: str, compression: str, feed: Any, make_config: Make, tmp_path: Path
+    expected_frames: Expected, name: str, compression: str, feed: Any, make_config: Make, tmp_path: Path
 ) -> None:
     config = make_config(
         {
@@ -110,7 +98,9 @@ def test_only_committed_frames_of_a_raw_file_are_there(make_config: Make, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "compression"), OUTPUTS)
-def test_it_becomes_an_xarray_dataset(name: str, compression: str, make_config: Make, tmp_path: Path) -> None:
+def test_it_becomes_an_xarray_dataset(
+    expected_frames: Expected, name: str, compression: str, make_config: Make, tmp_path: Path
+) -> None:
     config = make_config({"output.compression": compression, "initial.kind": "noise"})
     gsio.simulate(config, tmp_path / name)
     with gsio.open_stack(tmp_path / name) as stack, stack.to_xarray() as data:

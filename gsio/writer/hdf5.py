@@ -379,13 +379,11 @@ def _allocate(fd: int, end: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    free = os.fstatvfs(fd)
+    if end - os.fstat(fd).st_blocks * 512 > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
-    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)) == 0:
-        return
-    code = ctypes.get_errno()
-    if code in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve: look at the free space instead
-        free = os.fstatvfs(fd)
-        if end - _size(fd) <= free.f_bavail * free.f_frsize:
-            return
-        code = errno.ENOSPC
-    raise OSError(code, os.strerror(code))
+    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
+        code = ctypes.get_errno()
+        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve has to do without
+            raise OSError(code, os.strerror(code))
