@@ -67,6 +67,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--store", help="computed, float32, float16, uint16 or uint8."),
         click.option("--keep-bits", type=int, help="Bits of the mantissa to keep; 0: all."),
         click.option("--fields", help="v, u or u,v."),
+        click.option("--shard-frames", type=int, metavar="N", help="Zarr: frames that share a file."),
         click.option("--memory", metavar="SIZE", help="Of the blocks in which frames wait, as in 512MiB."),
     ]):  # fmt: skip
         command = option(command)
@@ -87,6 +88,7 @@ KEYS = {
     "store": "output.store",
     "keep_bits": "output.keep_bits",
     "fields": "output.fields",
+    "shard_frames": "output.shard_frames",
     "memory": "output.memory",
 }
 

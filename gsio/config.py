@@ -100,6 +100,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     level: Annotated[int, Meta(ge=0, le=9)]
     store: Literal["computed", "float32", "float16", "uint16", "uint8"]
     keep_bits: Annotated[int, Meta(ge=0, le=52)]
+    shard_frames: Natural
     threads: Natural
     memory: str
 

@@ -1,5 +1,6 @@
 """One view of what gsio wrote, HDF5 or Zarr, for every command that reads."""
 
+import os
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.config import Config
@@ -78,7 +80,9 @@ class Frames:
         """Return a chunk of a slab as it is stored; HDF5 lets one thread do so at a time."""
         places = [0] * (len(self.shape) - 2)
         if self._folder is not None:
-            return (self._folder / ".".join(map(str, ["c", number, slab, *places]))).read_bytes()
+            together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 1
+            path = self._folder / ".".join(map(str, ["c", number // together, slab, *places]))
+            return _from_shard(path, number % together, together) if self._array.shards else path.read_bytes()
         place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
         try:
             _, encoded = self._array.id.read_direct_chunk(place)
@@ -94,6 +98,18 @@ class Frames:
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
+
+
+def _from_shard(path: Path, place: int, chunks: int) -> bytes:
+    """Return one of the chunks of a shard; the index is at its end, of offsets and sizes."""
+    with path.open("rb") as file:
+        file.seek(-(16 * chunks + 4), os.SEEK_END)
+        index, checksum = file.read(16 * chunks), file.read()
+        offset, size = np.frombuffer(index, "<u8").reshape(-1, 2)[place]
+        if crc32c(index) != int.from_bytes(checksum, "little"):
+            raise ValueError(f"the index of {path} is damaged")
+        file.seek(offset)
+        return file.read(size)
 
 
 class Stack:

@@ -110,6 +110,7 @@ def layout_of(config: Config) -> FrameLayout:
         frames=config.run.frames,
         store=stored_dtype(config),
         keep_bits=output.keep_bits,
+        shard_frames=output.shard_frames,
     )
 
 

@@ -40,6 +40,7 @@ class FrameLayout:
     frames_per_block: int
     frames_per_chunk: int  # a block holds whole chunks
     lines_per_chunk: int  # along the first axis of a plane
+    frames_per_shard: int  # of which a block holds whole ones; 0: a chunk has a place of its own
 
     @classmethod
     def of(
@@ -53,6 +54,7 @@ class FrameLayout:
         frames: int = 1,
         store: str = "",
         keep_bits: int = 0,
+        shard_frames: int = 0,
     ) -> "FrameLayout":
         """Choose the frames per block and chunk for a run of `frames` frames, each after `steps` time steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
@@ -60,9 +62,13 @@ class FrameLayout:
         plane = cells * dtype.itemsize
         most = min(BLOCK_BYTES / (plane * len(names)), BLOCK_WORK / (cells * steps))
         per_chunk = max(1, round(min(CHUNK_BYTES / plane, most, frames)))
-        per_block = per_chunk * max(1, round(most / per_chunk))
+        if shard_frames:
+            per_chunk = next(size for size in range(min(per_chunk, shard_frames), 0, -1) if shard_frames % size == 0)
+        whole = shard_frames or per_chunk
+        per_block = whole * max(1, round(most / whole))
         lines = shape[0] if plane <= LARGE_BYTES else max(1, round(SLAB_BYTES * shape[0] / plane))
-        return cls(shape, np.dtype(computed), dtype, keep_bits, names, shuffle, per_block, per_chunk, lines)
+        stored = np.dtype(computed), dtype, keep_bits
+        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames)
 
     @property
     def cells(self) -> int:

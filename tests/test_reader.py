@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore
 import xarray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -61,6 +62,33 @@ def test_every_frame_reads_back_exactly_however_it_is_cut(
         np.testing.assert_array_equal(
             stack.series("stats/v_max"), expected_frames(config)["v"].reshape(16, -1).max(axis=1)
         )
+
+
+@pytest.mark.parametrize("cut", CUTS, indirect=True)
+@pytest.mark.parametrize("compression", ["lz4", "none"])
+@pytest.mark.usefixtures("cut")
+def test_sharded_frames_read_back_exactly_in_every_reader(
+    expected_frames: Expected, compression: str, make_config: Make, tmp_path: Path
+) -> None:
+    changes = {"run.frames": 16, "output.fields": "u,v", "initial.kind": "noise", "output.shard_frames": 6}
+    path = tmp_path / "run.zarr"
+    config = make_config({**changes, "output.compression": compression})
+    gsio.simulate(config, path)
+    assert len([name for name in (path / "v").iterdir() if name.name.endswith(".0.0")]) == 3
+    with gsio.open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        for field, expected in expected_frames(config).items():
+            np.testing.assert_array_equal(stack.fields[field], expected)
+            np.testing.assert_array_equal(stack.root[field], expected)
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / field)}}
+            np.testing.assert_array_equal(tensorstore.open(spec, read=True).result().read().result(), expected)
+        (path / "u" / "c.1.0.0").unlink()
+        assert next(problems(stack)).partition(":")[0].endswith(("6", "6 to 8"))
+
+
+def test_shards_are_refused_where_there_are_none(make_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"output\.shard_frames"):
+        gsio.simulate(make_config({"output.shard_frames": 6}), tmp_path / "run.h5")
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ def for_output(config: Config, output: Path) -> Config:
         compression = "deflate" if what == "HDF5" else "lz4"
     if compression == "deflate" and what == "Zarr":
         raise UsageError("output.compression: Zarr has no deflate with shuffled bytes; expected lz4, zstd or none")
+    if config.output.shard_frames and what == "HDF5":
+        raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
     if compression == "deflate" and config.output.level > 3:
         raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
     dtype = np.dtype(config.model.precision if config.output.store == "computed" else config.output.store)

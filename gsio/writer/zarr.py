@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from crc32c import crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
@@ -40,6 +41,7 @@ from gsio.writer.metadata import (
 PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
 SERIES_CHUNK = 1024
 METADATA = "zarr.json"
+NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -113,10 +115,15 @@ class ZarrWriter:
         with self._trace.span("encode", block.first):
             codec.encode(block, self._config.output, slab)
         with self._trace.span("write", block.first):
-            first, layout = block.first // self._layout.frames_per_chunk, self._layout
-            for number in range(-(-block.count // layout.frames_per_chunk)):
-                for name, encoded in zip(layout.fields, block.chunks[number, slab], strict=True):
-                    self._store.put(f"{name}/c.{first + number}.{slab}" + ".0" * len(layout.shape[1:]), encoded)
+            layout = self._layout
+            together = max(1, layout.frames_per_shard // layout.frames_per_chunk)
+            chunks = [block.chunks[number, slab] for number in range(-(-block.count // layout.frames_per_chunk))]
+            first = block.first // (together * layout.frames_per_chunk)
+            for number in range(-(-len(chunks) // together)):
+                of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
+                for name, encoded in zip(layout.fields, of_fields, strict=True):
+                    value = _shard(encoded, together) if layout.frames_per_shard else encoded[0]
+                    self._store.put(f"{name}/c.{first + number}.{slab}" + ".0" * len(layout.shape[1:]), value)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
@@ -150,6 +157,17 @@ class ZarrWriter:
         self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
         self._store.put(METADATA, _json(self._group))
         self._published = time.monotonic()
+
+
+def _shard(chunks: Sequence[Any], most: int) -> bytes:
+    """Return up to `most` chunks as one value, by the codec `sharding_indexed` of the core specification."""
+    index = np.full((most, 2), NO_CHUNK, "<u8")
+    offset = 0
+    for place, chunk in enumerate(chunks):
+        index[place] = offset, len(chunk)
+        offset += len(chunk)
+    tail = index.tobytes()
+    return b"".join([*chunks, tail, crc32c(tail).to_bytes(4, "little")])
 
 
 class _Series:
@@ -212,6 +230,7 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             shape=(0, *layout.shape),
             dtype=layout.dtype,
             chunks=layout.chunk_shape,
+            shards=(layout.frames_per_shard, *layout.chunk_shape[1:]) if layout.frames_per_shard else None,
             compressors=compressor,
             dimension_names=("time", *axes),
             chunk_key_encoding=keys,
