@@ -114,6 +114,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     run: Run
     output: Output
 
+    @property
+    def stored(self) -> str:
+        """Return the type of the values in the file."""
+        return self.model.precision if self.output.store == "computed" else self.output.store
+
     def to_toml(self) -> str:
         """Return the configuration as TOML that `load_config` reads back unchanged."""
         return msgspec.toml.encode(self).decode()
@@ -126,7 +131,7 @@ def parse_bytes(key: str, text: str) -> int:
     """Return the bytes that `text`, the value of `key`, stands for: a number and a unit, MiB, GiB, MB or GB."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])(i?)B\s*", text)
     if found is None:
-        raise UsageError(f"{key}: expected a number and a unit, as in 512MiB or 2GB, got '{_short(text)}'")
+        raise UsageError(f"{key}: expected a number and a unit, as in 512MiB or 2GB, got {_short(text)}")
     number, unit, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** {"M": 2, "G": 3}[unit])
 

@@ -145,7 +145,9 @@ def export(
     with open_stack(source) as stack, _terminable():
         part = _part(stack, frames, crop)
         if write is _write_output:
-            output = replace(part.config.output, compression=compression, level=1)  # levels differ between codecs
+            shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
+            # Levels differ between codecs.
+            output = replace(part.config.output, compression=compression, level=1, shard_frames=shards)
             part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
         try:
             with _progress(len(part.frames), shown=not quiet) as advance:

@@ -108,15 +108,10 @@ def layout_of(config: Config) -> FrameLayout:
         shuffle=output.compression == "deflate",
         steps=config.run.steps_per_frame,
         frames=config.run.frames,
-        store=stored_dtype(config),
+        store=config.stored,
         keep_bits=output.keep_bits,
         shard_frames=output.shard_frames,
     )
-
-
-def stored_dtype(config: Config) -> str:
-    """Return the type of the values in the file."""
-    return config.model.precision if config.output.store == "computed" else config.output.store
 
 
 def encoding_threads(config: Config) -> int:

@@ -25,7 +25,8 @@ Arrays = dict[str, np.ndarray]
 
 PLANE = 12 * 17 * 4
 CHANGES = {"run.frames": 16, "output.fields": "u,v", "initial.kind": "noise"}
-SOURCES = {"run.h5": {}, "batch.zarr": {"model.feed": [0.03, 0.04, 0.05], "output.compression": "lz4"}}
+BATCH = {"model.feed": [0.03, 0.04, 0.05], "output.compression": "lz4", "output.shard_frames": 6}
+SOURCES = {"run.h5": {}, "batch.zarr": BATCH}
 PARTS = {
     "whole": ([], slice(None), slice(None), slice(None)),
     "part": (["--frames", "3:14:4", "--crop=-9:11,4:"], slice(3, 14, 4), slice(3, 11), slice(4, 17)),

@@ -35,7 +35,7 @@ def for_output(config: Config, output: Path) -> Config:
         raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
     if compression == "deflate" and config.output.level > 3:
         raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
-    dtype = np.dtype(config.model.precision if config.output.store == "computed" else config.output.store)
+    dtype = np.dtype(config.stored)
     most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
     if config.output.keep_bits > most:
         raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
