@@ -62,6 +62,11 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["float32", "float64"]
 
     @property
+    def maps(self) -> bool:
+        """Return whether feed or kill varies over the grid."""
+        return isinstance(self.feed, Map) or isinstance(self.kill, Map)
+
+    @property
     def members(self) -> int:
         """Return the number of grids that run side by side: the length of the lists among feed and kill, else 1."""
         return max(len(value) if isinstance(value, tuple) else 1 for value in (self.feed, self.kill))

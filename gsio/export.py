@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -33,6 +32,7 @@ from gsio.run import layout_of
 from gsio.staging import Block, FrameLayout
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
+from gsio.writer.base import temporary_beside
 from gsio.writer.metadata import AXES, now
 from gsio.writer.zarr import METADATA, Folder, move_into_place
 
@@ -141,7 +141,7 @@ def export(
     if write is not _write_output and compression != "auto":
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
-    temporary = target.with_name(f".gsio-{secrets.token_hex(8)}{ending}")
+    temporary = temporary_beside(target, ending)
     with open_stack(source) as stack, _terminable():
         part = _part(stack, frames, crop)
         if write is _write_output:

@@ -198,6 +198,8 @@ def open_stack(path: Path | str) -> Stack:
         reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
         raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
     if "gsio_version" not in root.attrs:
+        if hasattr(root, "close"):
+            root.close()
         raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
     return Stack(path, root)
 

@@ -33,7 +33,7 @@ from storage import DENSE_STEPS, Row, measure_storage, storage_rows
 from gsio import log
 from gsio.compute import open_solver
 from gsio.compute.reference import step
-from gsio.config import Config, load_config
+from gsio.config import Config, load_config, usable_cores
 from gsio.initial import Start, initial_state
 from gsio.run import layout_of
 
@@ -271,7 +271,7 @@ def rows_of(device: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Return what is measured: name, contender, changes of the configuration."""
     if device == "cpu":
         grids = {"1080 × 1920": MAIN, "256²": SMALL, "8192²": {"grid.rows": 8192, "grid.cols": 8192}}
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         return [
             *(
                 (f"{name}, {threads} threads", "gsio", {**grid, "run.threads": threads})

@@ -9,7 +9,7 @@ import structlog
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
-from gsio.config import Config, Map
+from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.initial import initial_state
 from gsio.staging import FrameLayout
@@ -65,7 +65,7 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
     itemsize = 8 if backend == "numpy" else layout.computed.itemsize
     # The initial state is two float64 fields; maps of feed and kill are two more, and two of the precision of the run.
     # What is staged waits in `blocks` blocks, once raw and once encoded.
-    maps = 2 * any(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
+    maps = 2 * config.model.maps
     needed = layout.cells * ((2 + maps) * 8 + (fields + maps) * itemsize) + 2 * blocks * layout.block_nbytes
     check_memory("host", needed, psutil.virtual_memory().available)
     if backend == "cupy":

@@ -28,7 +28,7 @@ from gsio.compute.tiling import (
     stage_options,
     tilings,
 )
-from gsio.config import Config, Map
+from gsio.config import Config
 from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
 
@@ -61,8 +61,7 @@ def free_bytes(device: int) -> int:
 def needed_bytes(config: Config, layout: FrameLayout) -> int:
     """Return the device memory a run takes: two copies of each field, the ring of slots, and maps of the rates."""
     itemsize = np.dtype(config.model.precision).itemsize
-    maps = 2 * any(isinstance(rate, Map) for rate in (config.model.feed, config.model.kill))
-    return (4 + maps) * layout.cells * itemsize + SLOTS * layout.block_nbytes
+    return (4 + 2 * config.model.maps) * layout.cells * itemsize + SLOTS * layout.block_nbytes
 
 
 def job_of(config: Config, *, by_cell: bool) -> Job:

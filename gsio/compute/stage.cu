@@ -1,6 +1,6 @@
 // The staging of a frame: its values as they are stored, their bytes in the order the codec wants, and its statistics.
 // Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
-// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept).
+// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (what is stored differs).
 
 typedef REAL real;
 typedef unsigned char byte;
@@ -87,7 +87,7 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
             here.value[j] = pack(x, found);
             if (i + j >= cells) continue;
             if (isfinite(x))
-                mine = merge(mine, {x, x, x, fabs(found - x), 0});
+                mine = merge(mine, {x, x, x, LOSSY ? fabs(found - x) : 0, 0});
             else
                 mine.nonfinite += 1;
         }

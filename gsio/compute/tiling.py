@@ -219,6 +219,7 @@ def stage_options(layout: FrameLayout) -> tuple[str, ...]:
         f"-DITEMSIZE={layout.dtype.itemsize}",
         f"-DLEVELS={layout.levels}",
         f"-DDROPPED={dropped}",
+        f"-DLOSSY={int(layout.lossy)}",
     )
 
 

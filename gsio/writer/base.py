@@ -1,9 +1,16 @@
 """What every writer offers: a place in memory is turned into a place in a file, in two steps."""
 
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from gsio.staging import Block
+
+
+def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
+    """Return a new name in the folder of `path`, for what is renamed to it once it is whole."""
+    return path.with_name(f".gsio-{secrets.token_hex(8)}{ending}")
 
 
 class FrameWriter(Protocol):

@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import resource
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ from gsio.errors import UsageError
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.trace import Trace
 from gsio.writer import codec
-from gsio.writer.base import FrameWriter
+from gsio.writer.base import FrameWriter, temporary_beside
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
     QUANTIZATION,
+    SERIES_CHUNK,
     field_attributes,
     frame_series,
     frame_steps,
@@ -38,7 +38,6 @@ from gsio.writer.metadata import (
 
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
-SERIES_CHUNK = 1024
 SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
@@ -60,7 +59,7 @@ def open_writer(
             f"output.compression: a row of {layout.chunk_nbytes / 2**30:.1f} GiB is larger than "
             "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
         )
-    temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
+    temporary = temporary_beside(path)
     writer = RawWriter if config.output.compression == "none" else ChunkWriter
     try:
         return writer(path, temporary, config, layout, attributes, trace)

@@ -30,6 +30,7 @@ COORDINATES: dict[str, Attributes] = {
 AXES = ("member", "y", "x")  # of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
 QUANTIZATION = "quantization_info"
+SERIES_CHUNK = 1024  # frames in a chunk of an array along time
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
 
 

@@ -26,10 +26,12 @@ from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.trace import Trace
 from gsio.writer import codec
+from gsio.writer.base import temporary_beside
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
     QUANTIZATION,
+    SERIES_CHUNK,
     field_attributes,
     frame_series,
     now,
@@ -39,7 +41,6 @@ from gsio.writer.metadata import (
 )
 
 PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
-SERIES_CHUNK = 1024
 METADATA = "zarr.json"
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -98,7 +99,7 @@ class ZarrWriter:
         self._published = 0.0
         self.nbytes = 0
         self._series = {name: _Series(values) for name, values in frame_series(config, layout, []).items()}
-        temporary = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
+        temporary = temporary_beside(path)
         try:
             _lay_out(temporary, config, layout, attributes)
             self._store = Folder(temporary)
@@ -247,7 +248,7 @@ def move_into_place(path: Path, new: Path) -> None:
     if not os.path.lexists(path):
         new.rename(path)
         return
-    old = path.with_name(f".gsio-{secrets.token_hex(8)}.tmp")
+    old = temporary_beside(path)
     path.rename(old)
     try:
         new.rename(path)
