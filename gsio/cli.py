@@ -19,6 +19,8 @@ PATH = click.Path(path_type=Path)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code of the process; see ``gsio.errors`` for the codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # click would take what follows a bare --resume for its value.
+    arguments = ["--resume=auto" if argument == "--resume" else argument for argument in arguments]
     try:
         cli.main(arguments, prog_name="gsio", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -63,6 +65,8 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-t", "--dt", type=float, help="Time step."),
         click.option("--backend", help="auto, cupy, numba or numpy."),
         click.option("--device", type=int, help="Which GPU."),
+        click.option("--checkpoint-every", metavar="N|TIME", type=toml_value, help="Frames, or a time as in 15m."),
+        click.option("--max-walltime", metavar="H:MM:SS", help="Stop in time to be done by then."),
         click.option("--compression", help="auto, deflate, lz4, zstd or none."),
         click.option("--store", help="computed, float32, float16, uint16 or uint8."),
         click.option("--keep-bits", type=int, help="Bits of the mantissa to keep; 0: all."),
@@ -84,6 +88,8 @@ KEYS = {
     "dt": "model.dt",
     "backend": "run.backend",
     "device": "run.device",
+    "checkpoint_every": "run.checkpoint_every",
+    "max_walltime": "run.max_walltime",
     "compression": "output.compression",
     "store": "output.store",
     "keep_bits": "output.keep_bits",
@@ -117,6 +123,13 @@ def cli() -> None:
 @_configuration
 @click.option("-o", "--output", metavar="PATH", required=True, type=PATH, help="File to make: .h5, .hdf5 or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--resume",
+    type=click.Choice(["no", "auto", "must"]),
+    default="no",
+    help="Go on with the output, [auto] or begin it; --resume alone is auto.",
+)
+@click.option("--metrics-port", type=int, metavar="PORT", help="Show rates to Prometheus at this port of localhost.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 @_debug
@@ -126,6 +139,8 @@ def run(
     assignments: tuple[str, ...],
     output: Path,
     overwrite: bool,
+    resume: Any,
+    metrics_port: int | None,
     log_format: Any,
     quiet: bool,
     debug: bool,
@@ -140,22 +155,36 @@ def run(
 
     from gsio import log
     from gsio.progress import shown
-    from gsio.run import simulate
+    from gsio.run import Pipeline, simulate
+    from gsio.status import metrics
 
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
-    with shown(quiet=quiet) as watch:
+    with metrics(metrics_port) as show, shown(quiet=quiet) as bar:
+
+        def watch(pipeline: Pipeline) -> None:
+            bar(pipeline)
+            show(pipeline)
+
         log.configure(log_format, quiet=quiet, debug=debug)  # inside, so that events are printed above the bar
-        summary = simulate(config, output, overwrite=overwrite, watch=watch)
-    if not quiet:
+        summary = simulate(config, output, overwrite=overwrite, resume=resume, watch=watch)
+    if not quiet and summary is not None:
         click.echo(summary)
 
 
 @cli.command()
 @click.argument("path", type=PATH)
+@click.option("--follow", is_flag=True, help="Print frames as they are committed, until the run ends.")
 @_debug
-def info(path: Path, debug: bool) -> None:
+def info(path: Path, follow: bool, debug: bool) -> None:
     """Print what an output holds."""
     from gsio.reader import open_stack
+
+    if follow:
+        from gsio.status import lines_of
+
+        for line in lines_of(path):
+            click.echo(line)
+        return
 
     with open_stack(path) as stack:
         first = next(iter(stack.fields.values()))
@@ -185,6 +214,18 @@ def verify(path: Path, debug: bool) -> None:
         if found:
             raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
         click.echo(f"{path}: {stack.frames} frames, all intact")
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@_debug
+def repair(path: Path, debug: bool) -> None:
+    """Rebuild an output that cannot be read, after a power cut, from its journal."""
+    from gsio import log
+    from gsio.repair import repair
+
+    log.configure("text", debug=debug)
+    click.echo(repair(path))
 
 
 @cli.command()
@@ -261,7 +302,7 @@ def tune(
     """
     config = _load(config_path, preset, assignments, options)
     from gsio.compute import tune
-    from gsio.run import layout_of
+    from gsio.staging import layout_of
 
     for tiling, speed in tune(config, layout_of(config)):
         click.echo(f"{speed:8.1f} Gcell/s  {tiling}")

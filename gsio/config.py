@@ -38,6 +38,7 @@ class Map(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("along or path")
 
 
+Interval = Natural | str  # of frames, or of time
 # One number for the whole grid, one for each member of a batch, or a map.
 Parameter = Fraction | Annotated[tuple[Fraction, ...], Meta(min_length=1)] | Map
 
@@ -95,6 +96,8 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     backend: Literal["auto", "cupy", "numba", "numpy"]
     device: Natural
     threads: Natural
+    checkpoint_every: Interval = "15m"
+    max_walltime: str = ""
 
 
 class Output(Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +131,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the configuration as TOML that `load_config` reads back unchanged."""
         return msgspec.toml.encode(self).decode()
 
+    @classmethod
+    def from_toml(cls, text: str) -> "Config":
+        """Return the configuration that `to_toml` made `text` of."""
+        return msgspec.convert(tomllib.loads(text), cls)
+
 
 Layer = dict[str, Any]
 
@@ -139,6 +147,24 @@ def parse_bytes(key: str, text: str) -> int:
         raise UsageError(f"{key}: expected a number and a unit, as in 512MiB or 2GB, got {_short(text)}")
     number, unit, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** {"M": 2, "G": 3}[unit])
+
+
+def parse_interval(key: str, value: int | str) -> tuple[int, float]:
+    """Return the frames and the seconds that `value`, of `key`, stands for: a whole number, or as in 90s, 15m or 2h."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(value))
+    if found is None or ("." in found[1] and not found[2]):
+        raise UsageError(f"{key}: expected a number of frames, or a time as in 90s, 15m or 2h, got {_short(value)}")
+    number, unit = found.groups()
+    return (0, float(number) * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else (int(number), 0.0)
+
+
+def parse_walltime(key: str, text: str) -> float:
+    """Return the seconds of `text`, the value of `key`: hours, minutes and seconds, as in 1:30:00."""
+    found = re.fullmatch(r"\s*(\d+):([0-5]?\d):([0-5]?\d)\s*", text)
+    if found is None:
+        raise UsageError(f"{key}: expected hours, minutes and seconds as in 1:30:00, got {_short(text)}")
+    hours, minutes, seconds = map(int, found.groups())
+    return float(3600 * hours + 60 * minutes + seconds)
 
 
 def usable_cores() -> int:
@@ -207,6 +233,9 @@ def load_config(
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
         raise UsageError(_explain(str(error), merged)) from None
+    parse_interval("run.checkpoint_every", config.run.checkpoint_every)
+    if config.run.max_walltime:
+        parse_walltime("run.max_walltime", config.run.max_walltime)
     lengths = {len(value) for value in (config.model.feed, config.model.kill) if isinstance(value, tuple)}
     if len(lengths) > 1:
         raise UsageError(
@@ -311,6 +340,8 @@ def _explain(message: str, merged: Layer) -> str:
     elif hint == Parameter:
         table = "{along='x' or 'y', start=…, stop=…} or {path='FILE', start=…, stop=…}"
         allowed = f"{_range(Fraction)}, a list of such numbers, or a table: {table}"
+    elif hint == Interval:
+        allowed = "a number of frames, or a time as in 90s, 15m or 2h"
     else:
         allowed = _range(hint)
     return f"{section}.{name}: expected {allowed}, got {_short(merged[section][name])}" if what else message

@@ -28,13 +28,13 @@ from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError
 from gsio.reader import Stack, open_stack
-from gsio.run import layout_of
-from gsio.staging import Block, FrameLayout
+from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
-from gsio.writer.base import temporary_beside
+from gsio.writer.base import move_into_place, temporary_beside
+from gsio.writer.journal import Journal
 from gsio.writer.metadata import AXES, now
-from gsio.writer.zarr import METADATA, Folder, move_into_place
+from gsio.writer.zarr import METADATA, Folder
 
 SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
 CLASSIC_TIFF_BYTES = 2**32
@@ -152,12 +152,10 @@ def export(
         try:
             with _progress(len(part.frames), shown=not quiet) as advance:
                 write(temporary, part, part.read(target.parent, advance))
-            if temporary.is_dir():  # and on the disk
-                move_into_place(target, temporary)
-            else:
+            if temporary.is_file():  # a folder is on the disk
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-                temporary.replace(target)
+            move_into_place(target, temporary)
         except (OSError, RuntimeError) as error:  # h5py raises either
             reason = getattr(error, "strerror", None) or error
             raise StorageError(f"storage failed: {reason}; make space or choose another place") from error
@@ -244,22 +242,24 @@ def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:
     config = replace(config, grid=replace(config.grid, rows=rows, cols=cols), run=replace(config.run, frames=count))
     layout = layout_of(config)
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
-    writer = open_writer(path, config, layout, part.attributes, Trace())
-    status = "failed"
-    try:
-        for number, frame in enumerate(frames):
-            place = number % layout.frames_per_block
-            for field, plane in enumerate(frame):
-                stage(plane, layout, block.data[place, field], block.statistics[place, field])
-            if place + 1 == layout.frames_per_block or number + 1 == count:
-                block.first, block.count = number - place, place + 1
-                for slab in range(layout.slabs):
-                    writer.encode(block, slab)
-                writer.commit([block])
-                block.chunks = {}
-        status = part.stack.attributes["status"]
-    finally:
-        writer.close("stopped" if status == "running" else status)
+    with Journal(path) as journal:
+        writer = open_writer(path, config, layout, part.attributes, journal, Trace())
+        status = "failed"
+        try:
+            for number, frame in enumerate(frames):
+                place = number % layout.frames_per_block
+                for field, plane in enumerate(frame):
+                    stage(plane, layout, block.data[place, field], block.statistics[place, field])
+                if place + 1 == layout.frames_per_block or number + 1 == count:
+                    block.first, block.count = number - place, place + 1
+                    for slab in range(layout.slabs):
+                        writer.encode(block, slab)
+                    writer.commit([block])
+                    block.chunks = {}
+            status = part.stack.attributes["status"]
+        finally:
+            journal.remove()
+            writer.close("stopped" if status == "running" else status)
     _amend(path, part)
 
 

@@ -1,13 +1,11 @@
 """One view of what gsio wrote, HDF5 or Zarr, for every command that reads."""
 
 import os
-import tomllib
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
@@ -80,9 +78,8 @@ class Frames:
         """Return a chunk of a slab as it is stored; HDF5 lets one thread do so at a time."""
         places = [0] * (len(self.shape) - 2)
         if self._folder is not None:
-            together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 1
-            path = self._folder / ".".join(map(str, ["c", number // together, slab, *places]))
-            return _from_shard(path, number % together, together) if self._array.shards else path.read_bytes()
+            together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
+            return encoded_in_folder(self._folder, number, slab, len(places), together)
         place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
         try:
             _, encoded = self._array.id.read_direct_chunk(place)
@@ -98,6 +95,12 @@ class Frames:
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
+
+
+def encoded_in_folder(folder: Path, number: int, slab: int, axes: int, together: int) -> bytes:
+    """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0."""
+    path = folder / ".".join(map(str, ["c", number // (together or 1), slab, *[0] * axes]))
+    return _from_shard(path, number % together, together) if together else path.read_bytes()
 
 
 def _from_shard(path: Path, place: int, chunks: int) -> bytes:
@@ -161,7 +164,7 @@ class Stack:
     @property
     def config(self) -> Config:
         """The configuration of the run."""
-        return msgspec.convert(tomllib.loads(self.attributes["config"]), Config)
+        return Config.from_toml(self.attributes["config"])
 
     def series(self, name: str) -> NDArray[Any]:
         """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""

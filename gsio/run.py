@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -24,17 +24,28 @@ import structlog
 import trio
 from numpy.typing import NDArray
 
+from gsio import checkpoint
+from gsio.checkpoint import Checkpoint
 from gsio.compute import open_solver
-from gsio.compute.base import Solver
+from gsio.compute.base import Field, Solver
 from gsio.compute.stencil import check_stability
-from gsio.config import Config, parse_bytes, usable_cores
-from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
+from gsio.config import Config, parse_bytes, parse_interval, usable_cores
+from gsio.errors import DataError, DivergenceError, GsioError, Interrupted, StorageError, UsageError
+from gsio.initial import Start, initial_state
+from gsio.limits import Limits
 from gsio.log import configure
-from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout
+from gsio.reader import open_stack
+from gsio.resume import where_to_go_on
+from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout, layout_of
+from gsio.status import Status, status_of
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
-from gsio.writer.base import FrameWriter
+from gsio.writer.base import FrameWriter, remove_temporaries
+from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
+
+Resume = Literal["no", "auto", "must"]
+Watch = Callable[["Pipeline"], None]
 
 WATCH_SECONDS = 0.25
 SIGNALLED = (
@@ -46,8 +57,13 @@ log = structlog.get_logger()
 
 
 def simulate(
-    config: Config, output: Path, *, overwrite: bool = False, watch: "Callable[[Pipeline], None] | None" = None
-) -> Summary:
+    config: Config,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: Resume = "no",
+    watch: Watch | None = None,
+) -> Summary | None:
     """Simulate `config` and save every frame in `output`.
 
     Parameters
@@ -56,6 +72,9 @@ def simulate(
         The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
     overwrite
         Replace what is at `output`, which else is an error.
+    resume
+        Go on with the run at `output` as if it had never stopped, until all frames of `config` are there; where there
+        is none, begin one ("auto") or raise UsageError ("must"). Returns None if all frames were there already.
     watch
         Called four times a second while frames are computed, from the thread that called `simulate`.
 
@@ -63,6 +82,8 @@ def simulate(
     ------
     UsageError
         The configuration or the output cannot be used; nothing was touched.
+    DataError
+        The output or its checkpoint is damaged, or of another configuration.
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
@@ -70,23 +91,81 @@ def simulate(
         configure("auto", quiet=True)
     began = time.perf_counter()
     check_stability(config.model)
-    check_output(output, overwrite=overwrite)
-    config = for_output(config, output)
-    layout = layout_of(config)
-    threads, blocks = encoding_threads(config), pool_size(config, layout)
-    solver = open_solver(config, layout, blocks)
-    pool = BlockPool(layout, blocks, solver.allocate)
-    trace = Trace()
-    try:
-        writer = open_writer(output, config, layout, root_attributes(config, solver.backend, solver.device), trace)
-    except OSError as error:
-        raise StorageError(f"cannot create {output}: {error.strerror or error}; no frame was written") from error
-    log.info("run started", output=str(output), frames=config.run.frames, backend=solver.backend, device=solver.device)
-    pipeline = Pipeline(config, solver, pool, writer, trace, threads)
-    pipeline.run(watch)
+    check_output(output, overwrite=overwrite, resume=resume)
+    config, limits = for_output(config, output), Limits(config, output)
+    with Journal(output) as journal:
+        for path in (output, *checkpoint.paths_of(output), status_of(output)):
+            remove_temporaries(path)
+        part = where_to_go_on(output, config) if resume != "no" and os.path.lexists(output) else None
+        if part is not None and (there := frames_there(output)) >= config.run.frames:
+            log.info("all frames are there already", output=str(output), frames=there)
+            return None
+        pipeline = _pipeline(config, output, journal, part)
+        limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
+        log.info(
+            "run started" if part is None else "run resumed",
+            output=str(output),
+            frames=config.run.frames,
+            first=pipeline.first,
+            backend=pipeline.solver.backend,
+            device=pipeline.solver.device,
+        )
+        status = Status(output)
+
+        def look(pipeline: Pipeline) -> None:
+            limits.check(pipeline)
+            status.update(pipeline)
+            if watch is not None:
+                watch(pipeline)
+
+        state = "failed"
+        try:
+            pipeline.run(look)
+            state = "complete"
+            journal.remove()
+        except Interrupted:
+            state = "stopped"
+            raise
+        finally:
+            status.update(pipeline, state)
     summary = summarise(pipeline, output, time.perf_counter() - began)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
+
+
+def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None) -> "Pipeline":
+    """Return the pipeline of a run that begins, or goes on with `part`, with its output open."""
+    layout = layout_of(config, part.frames_per_chunk if part else 0)
+    threads, blocks = encoding_threads(config), pool_size(config, layout)
+    rates = 0
+
+    def start(config: Config) -> Start:
+        nonlocal rates
+        initial = initial_state(config)
+        rates = checkpoint.rates_checksum(initial)
+        if part is None:
+            return initial
+        if rates != part.rates:
+            raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
+        return initial._replace(u=part.u, v=part.v)
+
+    def save(frames: int, u: Field, v: Field) -> None:
+        checkpoint.save(output, Checkpoint(frames, u, v, config.to_toml(), rates, layout.frames_per_chunk))
+
+    solver = open_solver(config, layout, blocks, start)
+    pool = BlockPool(layout, blocks, solver.allocate)
+    trace, attributes = Trace(), root_attributes(config, solver.backend, solver.device)
+    try:
+        writer = open_writer(output, config, layout, attributes, journal, trace, part.frames if part else None)
+        for path in checkpoint.paths_of(output) if part is None else ():  # of the output that was replaced
+            path.unlink(missing_ok=True)
+    except BaseException as error:
+        if part is None:
+            journal.remove()
+        if isinstance(error, OSError):
+            raise StorageError(f"cannot write {output}: {error.strerror or error}; no frame was written") from error
+        raise
+    return Pipeline(config, solver, pool, writer, trace, threads, part.frames if part else 0, save)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
@@ -97,30 +176,13 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.fields()[1]
 
 
-def layout_of(config: Config) -> FrameLayout:
-    """Return how the frames of a run lie in memory; only a codec gains from byte planes."""
-    members, grid, output = config.model.members, config.grid, config.output
-    shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
-    return FrameLayout.of(
-        shape,
-        config.model.precision,
-        output.fields,
-        shuffle=output.compression == "deflate",
-        steps=config.run.steps_per_frame,
-        frames=config.run.frames,
-        store=config.stored,
-        keep_bits=output.keep_bits,
-        shard_frames=output.shard_frames,
-    )
-
-
 def encoding_threads(config: Config) -> int:
     """Return how many threads encode; by default one for each core this process may use."""
     return config.output.threads or usable_cores()
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise UsageError if `output` cannot be created."""
+def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> None:
+    """Raise UsageError if `output` cannot be created, or gone on with."""
     try:
         os.fspath(output).encode()
     except UnicodeEncodeError:
@@ -132,9 +194,13 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--output: the folder '{output.parent}' is not writable; choose another")
     if what == "HDF5" and output.is_dir():
         raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
-    if os.path.lexists(output) and not overwrite:
-        raise UsageError(f"--output: '{output}' exists; choose another name, or replace it with --overwrite")
-    if what == "Zarr" and os.path.lexists(output) and not is_zarr(output):
+    if overwrite and resume != "no":
+        raise UsageError("--overwrite, --resume: expected one of them, got both")
+    if resume == "must" and not os.path.lexists(output):
+        raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
+    if os.path.lexists(output) and not overwrite and resume == "no":
+        raise UsageError(f"--output: '{output}' exists; choose another name, --resume it, or --overwrite it")
+    if what == "Zarr" and overwrite and os.path.lexists(output) and not is_zarr(output):
         raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
 
 
@@ -156,13 +222,19 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
     return min(in_the_run, blocks)
 
 
+def frames_there(output: Path) -> int:
+    """Return the number of frames of an output that is complete, or 0 if it is not."""
+    with open_stack(output) as stack:
+        return stack.frames if stack.attributes["status"] == "complete" else 0
+
+
 class Pipeline:
     """The threads of one run, and how far they are.
 
     Attributes
     ----------
-    frames_committed
-        Frames in the file.
+    first, frames_committed
+        Frames that were in the file before, and that are in it now.
     compute_seconds, link_seconds
         Time the device spent computing and copying those frames.
     started, finished
@@ -170,34 +242,56 @@ class Pipeline:
     """
 
     def __init__(
-        self, config: Config, solver: Solver, pool: BlockPool, writer: FrameWriter, trace: Trace, threads: int
+        self,
+        config: Config,
+        solver: Solver,
+        pool: BlockPool,
+        writer: FrameWriter,
+        trace: Trace,
+        threads: int,
+        first: int = 0,
+        save: Callable[[int, Field, Field], None] | None = None,
     ) -> None:
+        """Compute from frame `first` on; `save` makes a checkpoint of the state after so many frames."""
         self.config = config
         self.solver = solver
         self.pool = pool
         self.writer = writer
         self.trace = trace
         self.threads = threads
-        self.frames_committed = 0
+        self.first = self.frames_committed = first
+        self.nbytes_before = writer.nbytes if first else 0
         self.compute_seconds = self.link_seconds = 0.0
         self.started = self.finished = 0.0
-        self._stopping = self._abandoning = False
-        self._signal: signal.Signals | None = None
+        self._save = save
+        self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
+        self._stopping = self._abandoning = self._checkpoint_asked = False
+        self._reason = ""
+        self._kept: Snapshot | None = None  # until its frames are committed
+        self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
+        self._saving = False  # either of these holds one
+        self._last: Snapshot | None = None  # is saved when the file is closed
         self._staged: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
         self._encoded: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
 
-    def run(self, watch: "Callable[[Pipeline], None] | None" = None) -> None:
+    def run(self, watch: Watch | None = None) -> None:
         """Compute and commit all frames, then close the writer; raise what ended the run early."""
         try:
             trio.run(self._supervise, watch)
         except BaseExceptionGroup as group:
             raise _cause(group) from None
         if self.frames_committed < self.config.run.frames:
-            assert self._signal is not None
             done, asked = self.frames_committed, self.config.run.frames
-            raise Interrupted(f"stopped by {self._signal.name} after {done} of {asked} frames, which are safe")
+            raise Interrupted(
+                f"stopped by {self._reason} after {done} of {asked} frames, which are safe; go on with --resume"
+            )
 
-    async def _supervise(self, watch: "Callable[[Pipeline], None] | None") -> None:
+    def stop(self, reason: str) -> None:
+        """Compute no further block, and end when what is computed is committed."""
+        self._reason = self._reason or reason
+        self._stop()
+
+    async def _supervise(self, watch: Watch | None) -> None:
         async with trio.open_nursery() as nursery:
             if threading.current_thread() is threading.main_thread():
                 await nursery.start(self._listen)
@@ -210,11 +304,11 @@ class Pipeline:
 
     async def _work(self) -> None:
         status = "failed"
-        limiter = trio.CapacityLimiter(self.threads + 2)
+        limiter = trio.CapacityLimiter(self.threads + 3)
         self.started = time.perf_counter()
         try:
             async with trio.open_nursery() as workers:
-                for work in [self._compute, self._commit, *[self._encode] * self.threads]:
+                for work in [self._compute, self._commit, self._checkpoint, *[self._encode] * self.threads]:
                     workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
             status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
         finally:
@@ -225,19 +319,58 @@ class Pipeline:
         """Fill blocks with frames until all are computed or the run is to stop."""
         try:
             frames, per_block = self.config.run.frames, self.pool.layout.frames_per_block
-            for first in range(0, frames, per_block):
+            first, saved = self.first, (self.first, time.monotonic())
+            while first < frames:
                 with self.trace.span("wait_block", first):
                     block = self.pool.acquire()
                 if block is None or self._stopping:
                     break
+                if first + per_block > frames:  # a run that is extended goes on with whole blocks
+                    self._last = self._snapshot(first)
+                elif self._is_due(first, *saved):
+                    saved, self._saving = (first, time.monotonic()), True
+                    self._kept = self._snapshot(first)
                 block.first, block.count = first, min(per_block, frames - first)
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
                 for slab in range(self.pool.layout.slabs):
                     self._staged.put((block, slab))
+                first += per_block
+            if first <= frames:
+                self._last = self._snapshot(first)
         finally:
             for _ in range(self.threads):
                 self._staged.put(None)
+
+    def _is_due(self, first: int, frames: int, since: float) -> bool:
+        """Return whether a checkpoint is due at frame `first`, after one at `frames`, at the time `since`."""
+        if self._save is None or self._saving or first == frames:
+            return False
+        every_frames, every_seconds = self._every
+        late = 0 < every_frames <= first - frames or 0 < every_seconds <= time.monotonic() - since
+        asked, self._checkpoint_asked = self._checkpoint_asked, False
+        return late or asked
+
+    def _snapshot(self, first: int) -> "Snapshot | None":
+        """Keep the state after `first` frames; the device does it between two blocks, nobody waits."""
+        return Snapshot(first, self.solver.snapshot()) if self._save is not None else None
+
+    def _checkpoint(self) -> None:
+        """Save the snapshots whose frames are committed, once these are durable."""
+        try:
+            while (snapshot := self._due.get()) is not None:
+                with self.trace.span("checkpoint", snapshot.frames), self._storage():
+                    self.writer.sync()
+                    self._save_snapshot(snapshot)
+                self._saving = False
+        except BaseException:
+            self._stop()
+            raise
+
+    def _save_snapshot(self, snapshot: "Snapshot") -> None:
+        assert self._save is not None
+        self._save(snapshot.frames, *snapshot.fields())
+        log.info("checkpoint written", frame=snapshot.frames)
 
     def _encode(self) -> None:
         """Wait for staged blocks and encode their slabs, in any order."""
@@ -274,6 +407,8 @@ class Pipeline:
         except BaseException:
             self._stop()
             raise
+        finally:
+            self._due.put(None)
 
     def _commit_ready(self, waiting: dict[int, Block]) -> None:
         ready: list[Block] = []
@@ -293,6 +428,9 @@ class Pipeline:
             log.debug("block committed", frame=following)
             for block in ready:
                 self.pool.release(block)
+            if (kept := self._kept) is not None and kept.frames <= following:
+                self._kept = None
+                self._due.put(kept)
         if diverged is not None:
             step = (diverged + 1) * self.config.run.steps_per_frame
             raise DivergenceError(
@@ -313,28 +451,35 @@ class Pipeline:
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(
                 f"storage failed: {getattr(error, 'strerror', None) or error}; the {self.frames_committed} frames "
-                "committed before are safe; make space or choose another --output, and run again"
+                "committed before are safe; make space, then go on with --resume"
             ) from error
 
     def _close(self, status: str) -> None:
         with self._storage():
             self.writer.close(status)
+            if status != "failed" and self._last is not None and self._last.frames <= self.frames_committed:
+                self._save_snapshot(self._last)
 
     async def _listen(self, task_status: "trio.TaskStatus[None]") -> None:
-        """Stop on the first signal, drop what is not yet written on the second, abort on the third."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        """Stop on the first signal, drop what is not yet written on the second, abort on the third.
+
+        SIGUSR1 asks for a checkpoint.
+        """
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
             task_status.started()
             received = 0
             async for number in signals:
+                if number == signal.SIGUSR1:
+                    self._checkpoint_asked = True
+                    continue
                 received += 1
-                self._signal = self._signal or signal.Signals(number)
                 self._abandoning = received > 1
                 if received > 2:
                     os._exit(128 + number)
-                self._stop()
+                self.stop(signal.Signals(number).name)
                 log.warning(SIGNALLED[received - 1])
 
-    async def _watch(self, watch: "Callable[[Pipeline], None] | None") -> None:
+    async def _watch(self, watch: Watch | None) -> None:
         """Show how far the run is; when cancelled, for whatever reason, stop the threads, which trio cannot cancel."""
         try:
             while watch is not None:
@@ -357,10 +502,11 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
     }
     io = max(trace.io.busy, pipeline.link_seconds)
     exposed = max(0.0, loop - pipeline.compute_seconds)
-    frames = pipeline.frames_committed
+    frames = pipeline.frames_committed - pipeline.first
     return Summary(
         output=output,
         device=pipeline.solver.device,
+        first=pipeline.first,
         frames=frames,
         cells=frames * config.run.steps_per_frame * pipeline.pool.layout.cells,
         wall_seconds=wall_seconds,
@@ -373,8 +519,15 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         bottleneck=max(occupied, key=lambda name: occupied[name]),
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
         nbytes_in=frames * pipeline.pool.layout.frame_nbytes,
-        nbytes_out=pipeline.writer.nbytes,
+        nbytes_out=pipeline.writer.nbytes - pipeline.nbytes_before,
     )
+
+
+class Snapshot(NamedTuple):
+    """The state after so many frames; `fields` waits for u and v, and returns them."""
+
+    frames: int
+    fields: Callable[[], tuple[Field, Field]]
 
 
 def _cut_at_divergence(block: Block) -> int | None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.config import Config
+
 # Frames travel together, so that each costs little Python: many threads that take turns at the interpreter make every
 # hop slow. A block is full at so many bytes, or sooner where that much work would keep a run from stopping soon.
 BLOCK_BYTES = 32 << 20
@@ -55,13 +57,14 @@ class FrameLayout:
         store: str = "",
         keep_bits: int = 0,
         shard_frames: int = 0,
+        frames_per_chunk: int = 0,
     ) -> "FrameLayout":
-        """Choose the frames per block and chunk for a run of `frames` frames, each after `steps` time steps."""
+        """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
         dtype = np.dtype(store or computed).newbyteorder("<")
         plane = cells * dtype.itemsize
         most = min(BLOCK_BYTES / (plane * len(names)), BLOCK_WORK / (cells * steps))
-        per_chunk = max(1, round(min(CHUNK_BYTES / plane, most, frames)))
+        per_chunk = frames_per_chunk or max(1, round(min(CHUNK_BYTES / plane, most, frames)))
         if shard_frames:
             per_chunk = next(size for size in range(min(per_chunk, shard_frames), 0, -1) if shard_frames % size == 0)
         whole = shard_frames or per_chunk
@@ -106,6 +109,11 @@ class FrameLayout:
         return math.prod(self.chunk_shape) * self.dtype.itemsize
 
     @property
+    def slab_nbytes(self) -> int:
+        """Bytes of a slab of one field of one frame; the last can be smaller."""
+        return self.lines_per_chunk * math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
     def slabs(self) -> int:
         """Chunks that a frame is cut into."""
         return -(-self.shape[0] // self.lines_per_chunk)
@@ -120,6 +128,27 @@ class FrameLayout:
     def block_nbytes(self) -> int:
         """Bytes of a full block."""
         return self.header_nbytes + self.frames_per_block * self.frame_nbytes
+
+
+def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
+    """Return how the frames of a run lie in memory; only a codec gains from byte planes.
+
+    An output that is extended keeps the `frames_per_chunk` it was made with.
+    """
+    members, grid, output = config.model.members, config.grid, config.output
+    shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
+    return FrameLayout.of(
+        shape,
+        config.model.precision,
+        output.fields,
+        shuffle=output.compression == "deflate",
+        steps=config.run.steps_per_frame,
+        frames=config.run.frames,
+        store=config.stored,
+        keep_bits=output.keep_bits,
+        shard_frames=output.shard_frames,
+        frames_per_chunk=frames_per_chunk,
+    )
 
 
 class Block:

@@ -17,6 +17,7 @@ CATEGORIES = {
     "encode": "io",
     "write": "io",
     "commit": "io",
+    "checkpoint": "io",
 }
 
 
@@ -99,7 +100,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run took; times in seconds, of the frame loop but for `wall_seconds`.
+    """What a run took for its `frames` frames after the `first`, which were there before.
+
+    Times are in seconds, of the frame loop but for `wall_seconds`.
 
     `compute` and `link` are times the device was busy; `encode` and `write` times at least one thread was; `wait` is
     the time computing waited for a free block. `hidden` is the share of I/O (encode, write, link) that went on while
@@ -108,6 +111,7 @@ class Summary:
 
     output: Path
     device: str
+    first: int
     frames: int
     cells: int
     wall_seconds: float
@@ -126,7 +130,8 @@ class Summary:
         ratio = self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0
         speed = self.cells / max(self.compute_seconds, 1e-9) / 1e9
         return "\n".join([
-            f"{self.output}: {self.frames} frames, {self.nbytes_out / 1e9:.3f} GB ({ratio:.2f} times smaller than raw)",
+            f"{self.output}: {self.frames} frames{f' after {self.first}' if self.first else ''}, "
+            f"{self.nbytes_out / 1e9:.3f} GB ({ratio:.2f} times smaller than raw)",
             f"device      {self.device}",
             f"wall        {self.wall_seconds:9.3f} s, of which the frame loop {self.loop_seconds:.3f} s",
             f"compute     {self.compute_seconds:9.3f} s   {speed:.2f} Gcell/s",

@@ -1,12 +1,14 @@
 """Is an output intact? Every chunk is decoded, and every frame compared with what was recorded of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psutil
 from crc32c import crc32c
 from numcodecs import Shuffle
+from numpy.typing import NDArray
 
 from gsio.config import usable_cores
 from gsio.reader import Stack
@@ -17,7 +19,7 @@ def problems(stack: Stack) -> Iterator[str]:
     """Yield what is wrong with the committed frames, each in one line; nothing if all is well."""
     if "selection" not in stack.attributes:  # else the configuration is that of the whole run
         yield from _unexpected(stack)
-    yield from _damaged_frames(stack)
+    yield from damaged_frames(stack, 0, stack.frames)
 
 
 def _unexpected(stack: Stack) -> Iterator[str]:
@@ -42,7 +44,8 @@ def _unexpected(stack: Stack) -> Iterator[str]:
             yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
 
 
-def _damaged_frames(stack: Stack) -> Iterator[str]:
+def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
+    """Yield what is wrong with the frames in the chunks that hold the frames [start, stop)."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
         return
@@ -58,10 +61,8 @@ def _damaged_frames(stack: Stack) -> Iterator[str]:
             return [f"frames {first} to {last}: {error}" if last > first else f"frame {first}: {error}"]
         wrong = []
         for frame in range(first, min(first + per_chunk, stack.frames)):
-            planes = [np.ascontiguousarray(chunk[frame - first]) for chunk in chunks]
-            found = 0
-            for plane in planes:
-                found = crc32c(Shuffle(plane.itemsize).encode(plane) if shuffled else plane.data, found)
+            planes = [chunk[frame - first] for chunk in chunks]
+            found = frame_checksum(planes, shuffled)
             if frame < len(checksums) and found != checksums[frame]:
                 wrong.append(f"frame {frame}: expected the checksum {checksums[frame]:08x}, found {found:08x}")
             elif not all(np.isfinite(plane).all() for plane in planes):
@@ -73,5 +74,13 @@ def _damaged_frames(stack: Stack) -> Iterator[str]:
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(psutil.virtual_memory().available // in_memory)))
     with ThreadPoolExecutor(at_once) as threads:
-        for wrong in threads.map(check, range(-(-stack.frames // per_chunk))):
+        for wrong in threads.map(check, range(start // per_chunk, -(-stop // per_chunk))):
             yield from wrong
+
+
+def frame_checksum(planes: Sequence[NDArray[Any]], shuffled: bool) -> int:
+    """Return the crc32c of a frame, of its fields as they are stored, from the bytes as they were staged."""
+    checksum = 0
+    for plane in map(np.ascontiguousarray, planes):
+        checksum = crc32c(Shuffle(plane.itemsize).encode(plane) if shuffled else plane.data, checksum)
+    return checksum

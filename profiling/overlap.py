@@ -24,10 +24,11 @@ import gsio
 from gsio import log
 from gsio.compute import open_solver
 from gsio.config import Config, parse_assignment
-from gsio.run import Pipeline, encoding_threads, layout_of, pool_size
-from gsio.staging import Block, BlockPool, FrameLayout
+from gsio.run import Pipeline, encoding_threads, pool_size
+from gsio.staging import Block, BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
+from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
 
@@ -143,8 +144,11 @@ def main() -> None:
         if arguments.output.is_dir():
             shutil.rmtree(arguments.output)
         arguments.output.unlink(missing_ok=True)
-        writer = open_writer(arguments.output, config, layout, root_attributes(config, "", solver.device), trace)
-        pipeline = loop(config, solver, pool, writer, trace, threads)
+        attributes = root_attributes(config, "", solver.device)
+        with Journal(arguments.output) as journal:
+            writer = open_writer(arguments.output, config, layout, attributes, journal, trace)
+            pipeline = loop(config, solver, pool, writer, trace, threads)
+            journal.remove()
         closing.append(time.perf_counter() - pipeline.finished)
         sizes.append(writer.nbytes)
         return pipeline.finished - pipeline.started

@@ -28,10 +28,11 @@ from gsio import log
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.config import Config, load_config, usable_cores
-from gsio.run import encoding_threads, layout_of, pool_size
-from gsio.staging import Block, BlockPool, FrameLayout
+from gsio.run import encoding_threads, pool_size
+from gsio.staging import Block, BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import codec, for_output, open_writer
+from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
@@ -312,8 +313,11 @@ def run_gsio(config: Config, output: Path, before: int) -> dict[str, Any]:
 def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool: BlockPool) -> dict[str, Any]:
     """Run the pipeline of gsio; the loop ends when all frames are committed, the run when they are synced."""
     trace = Trace()
-    writer = open_writer(output, config, layout, root_attributes(config, solver.backend, solver.device), trace)
-    pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config))
+    attributes = root_attributes(config, solver.backend, solver.device)
+    with Journal(output) as journal:
+        writer = open_writer(output, config, layout, attributes, journal, trace)
+        pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config))
+        journal.remove()
     durable = time.perf_counter() - pipeline.started
     return {"loop": pipeline.finished - pipeline.started, "durable": durable, "device": solver.device}
 

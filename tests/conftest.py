@@ -9,7 +9,7 @@ import pytest
 from gsio.compute.reference import ReferenceSolver
 from gsio.config import Config, load_config
 from gsio.initial import initial_state
-from gsio.run import layout_of
+from gsio.staging import layout_of
 
 SMALL = {
     "grid.rows": 12,

@@ -14,7 +14,7 @@ from gsio.compute.tiling import Device, Job, Tiling, tilings
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.initial import initial_state
-from gsio.run import layout_of
+from gsio.staging import layout_of
 
 Make = Callable[..., Config]
 pytestmark = pytest.mark.gpu

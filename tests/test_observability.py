@@ -366,6 +366,7 @@ def test_a_span_has_one_of_the_constant_names() -> None:
 LARGE_RUN = {
     "output": Path("production.h5"),
     "device": "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition, CUDA 13.0",
+    "first": 0,
     "frames": 10_000_000,
     "cells": 10**18,
     "wall_seconds": 654_321.987,

@@ -23,11 +23,12 @@ from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, Interrupted, StorageError, UsageError
 from gsio.initial import initial_state
 from gsio.reader import open_stack
-from gsio.run import Pipeline, last_frame, layout_of, pool_size
-from gsio.staging import Block, BlockPool
+from gsio.run import Pipeline, last_frame, pool_size
+from gsio.staging import Block, BlockPool, layout_of
 from gsio.trace import Trace
 from gsio.verify import problems
 from gsio.writer.hdf5 import open_writer
+from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
 DEADLINE = 60.0
@@ -199,7 +200,7 @@ def test_a_failing_solver_keeps_the_frames_before_it(make_config: Make) -> None:
 
 def test_the_file_of_a_failed_run_opens_with_what_was_committed(make_config: Make, tmp_path: Path) -> None:
     config = make_config(ONE_FRAME_A_BLOCK)
-    writer = open_writer(tmp_path / "run.h5", config, layout_of(config), {}, Trace())
+    writer = open_writer(tmp_path / "run.h5", config, layout_of(config), {}, Journal(tmp_path / "run.h5"), Trace())
 
     def fail(blocks: Sequence[Block]) -> None:
         if blocks[-1].first >= 4:
@@ -371,7 +372,8 @@ def test_ctrl_c_leaves_a_closed_file_and_one_line(tmp_path: Path) -> None:
 STUCK = """
 import sys, threading
 from gsio import load_config, log
-from gsio.run import Pipeline, last_frame, layout_of, pool_size
+from gsio.run import Pipeline, last_frame, pool_size
+from gsio.staging import layout_of
 from gsio.compute.reference import ReferenceSolver
 from gsio.initial import initial_state
 from gsio.staging import BlockPool

@@ -1,6 +1,6 @@
 """Solvers: they advance u and v, and know nothing of files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Literal
 
@@ -11,7 +11,7 @@ from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.initial import initial_state
+from gsio.initial import Start, initial_state
 from gsio.staging import FrameLayout
 
 Backend = Literal["cupy", "numba", "numpy"]
@@ -51,8 +51,10 @@ def _too_old(device: int) -> str | None:
     return f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, got {found[0]}.{found[1]}"
 
 
-def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
-    """Return the solver of the run, at its initial state.
+def open_solver(
+    config: Config, layout: FrameLayout, blocks: int, start: Callable[[Config], Start] = initial_state
+) -> Solver:
+    """Return the solver of the run, at its `start`.
 
     Raises
     ------
@@ -72,15 +74,14 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int) -> Solver:
         _check_cuda(config, layout)
         from gsio.compute.cuda import CudaSolver
 
-        return CudaSolver(config, layout, initial_state(config))
-    start = initial_state(config)
+        return CudaSolver(config, layout, start(config))
     if backend == "numpy":
         from gsio.compute.reference import ReferenceSolver
 
-        return ReferenceSolver(config, layout, start)
+        return ReferenceSolver(config, layout, start(config))
     from gsio.compute.cpu import CpuSolver
 
-    return CpuSolver(config, layout, start)
+    return CpuSolver(config, layout, start(config))
 
 
 def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:

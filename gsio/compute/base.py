@@ -1,5 +1,6 @@
 """What every solver offers, and the staging of a frame that lies in host memory."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ class Solver(Protocol):
 
     def fields(self) -> tuple[Field, Field]:
         """Return host copies of u and v, of the layout's shape."""
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Keep u and v as they are now; return a function that waits for host copies of them and returns these."""
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return host memory for a block, of the kind the device copies to fastest."""

@@ -18,6 +18,7 @@ instructions make every copy of it.
 
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -377,6 +378,11 @@ class CpuSolver:
     def fields(self) -> tuple[Field, Field]:
         """Return copies of u and v, of the layout's shape."""
         return self._u.reshape(self._layout.shape).copy(), self._v.reshape(self._layout.shape).copy()
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v, and return a function that returns the copies."""
+        copies = self.fields()
+        return lambda: copies
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return ordinary memory."""

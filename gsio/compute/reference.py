@@ -8,6 +8,7 @@ state.
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,11 @@ class ReferenceSolver:
     def fields(self) -> tuple[Field, Field]:
         """Return copies of u and v, float64, of the layout's shape."""
         return self._u.copy(), self._v.copy()
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v, and return a function that returns the copies."""
+        copies = self.fields()
+        return lambda: copies
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return ordinary memory."""

@@ -13,6 +13,7 @@ from gsio.errors import UsageError
 from gsio.staging import FrameLayout
 from gsio.trace import Trace
 from gsio.writer.base import FrameWriter
+from gsio.writer.journal import Journal
 
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
 
@@ -51,17 +52,23 @@ def is_zarr(path: Path) -> bool:
 
 
 def open_writer(
-    path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+    path: Path,
+    config: Config,
+    layout: FrameLayout,
+    attributes: Mapping[str, Any],
+    journal: Journal,
+    trace: Trace,
+    frames: int | None = None,
 ) -> FrameWriter:
-    """Create the output at `path`, with no frame in it, and return its writer.
+    """Create the output at `path`, with no frame in it, or go on with the one there after `frames`; return its writer.
 
-    The output is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
+    A new output is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
     the new one is. Raises OSError where storage fails, and UsageError where the format cannot hold such frames.
     """
     if format_of(path) == "HDF5":
         from gsio.writer import hdf5
 
-        return hdf5.open_writer(path, config, layout, attributes, trace)
+        return hdf5.open_writer(path, config, layout, attributes, journal, trace, frames)
     from gsio.writer import zarr
 
-    return zarr.ZarrWriter(path, config, layout, attributes, trace)
+    return zarr.ZarrWriter(path, config, layout, attributes, journal, trace, frames)

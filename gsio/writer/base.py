@@ -1,6 +1,9 @@
 """What every writer offers: a place in memory is turned into a place in a file, in two steps."""
 
+import glob
+import os
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +13,31 @@ from gsio.staging import Block
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
     """Return a new name in the folder of `path`, for what is renamed to it once it is whole."""
-    return path.with_name(f".gsio-{secrets.token_hex(8)}{ending}")
+    return path.with_name(f".{path.name}-{secrets.token_hex(8)}{ending}")
+
+
+def remove_temporaries(path: Path) -> None:
+    """Delete what a killed process left of `path` under temporary names."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 16}.*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def move_into_place(path: Path, new: Path) -> None:
+    """Rename `new`, a file or folder, to `path`; what is there goes once it is."""
+    if not new.is_dir() or not os.path.lexists(path):
+        new.replace(path)
+        return
+    old = temporary_beside(path)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
 
 
 class FrameWriter(Protocol):
@@ -24,6 +51,9 @@ class FrameWriter(Protocol):
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""
+
+    def sync(self) -> None:
+        """Make what is committed durable (fsync); may be called while another thread commits."""
 
     def close(self, status: str) -> None:
         """Record how the run ended, make everything durable (fsync) and close; called once, whatever happened."""

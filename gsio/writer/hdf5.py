@@ -6,6 +6,7 @@ opens plainly. They are not locked: others may read the committed frames while t
 
 import ctypes
 import errno
+import itertools
 import os
 import resource
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from gsio.staging import PAGE, Block, FrameLayout
 from gsio.trace import Trace
 from gsio.writer import codec
 from gsio.writer.base import FrameWriter, temporary_beside
+from gsio.writer.journal import PLACE, Journal
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
@@ -47,22 +49,30 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def open_writer(
-    path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+    path: Path,
+    config: Config,
+    layout: FrameLayout,
+    attributes: Mapping[str, Any],
+    journal: Journal,
+    trace: Trace,
+    frames: int | None = None,
 ) -> FrameWriter:
-    """Create the file at `path`, with no frame in it, and return its writer.
+    """Create the file at `path`, with no frame in it, or go on with the one there after `frames`; return its writer.
 
-    The file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until the
-    new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
+    A new file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
+    the new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
     """
     if config.output.compression != "none" and layout.chunk_nbytes > LARGEST_CHUNK:
         raise UsageError(
             f"output.compression: a row of {layout.chunk_nbytes / 2**30:.1f} GiB is larger than "
             "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
         )
-    temporary = temporary_beside(path)
     writer = RawWriter if config.output.compression == "none" else ChunkWriter
+    if frames is not None:
+        return writer(path, path, config, layout, attributes, journal, trace, frames)
+    temporary = temporary_beside(path)
     try:
-        return writer(path, temporary, config, layout, attributes, trace)
+        return writer(path, temporary, config, layout, attributes, journal, trace, None)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -78,30 +88,44 @@ class ChunkWriter:
     def __init__(
         self,
         path: Path,
-        temporary: Path,
+        place: Path,
         config: Config,
         layout: FrameLayout,
         attributes: Mapping[str, Any],
+        journal: Journal,
         trace: Trace,
+        frames: int | None,
     ) -> None:
         self._trace = trace
         self._config = config
         self._layout = layout
+        self._journal = journal
         self._path = path
         # No chunk cache: every chunk is written once and whole.
-        self._file = h5py.File(temporary, "w", locking=False, rdcc_nbytes=0)
-        self._fd = os.open(temporary, os.O_RDWR)
+        self._file = h5py.File(place, "w" if frames is None else "r+", locking=False, rdcc_nbytes=0)
+        self._fd = os.open(place, os.O_RDWR)
         self._reserved = 0
         try:
             self._reserve(0)
-            _lay_out(self._file, config, layout, attributes, frames=0)
-            self._series = {name: _Series(self._file[name]) for name in frame_series(config, layout, [])}
-            self._series[OFFSETS + layout.fields[0]] = _Series(self._file[OFFSETS + layout.fields[0]])
+            if frames is None:
+                _lay_out(self._file, config, layout, attributes, frames=0)
+            else:
+                _go_on(self._file, attributes)
+            series = frame_series(config, layout, [])
+            along_time = {**series, OFFSETS + layout.fields[0]: np.empty(0, np.int64)}
+            self._series = {name: _Series(self._file[name], frames or 0) for name in along_time}
             self._fields = [self._file[name].id for name in layout.fields]
+            for field in self._fields:
+                field.set_extent((frames or 0, *layout.shape))
             self._steps = self._file[VTK]["Steps"]
+            self._steps.attrs.modify("NSteps", np.int64(frames or 0))
+            if frames is None or not journal.resume(frames):
+                journal.begin(attributes, series, layout)
+                recorded = {name: self._file[name][:] for name in series}
+                journal.append(0, recorded, self._places(0, frames or 0))
             self._file.flush()
             self.nbytes = _size(self._fd)
-            temporary.rename(path)
+            place.rename(path)
         except BaseException:
             self._file.close()
             os.close(self._fd)
@@ -126,12 +150,19 @@ class ChunkWriter:
                     for field, encoded in zip(self._fields, chunk, strict=True):
                         field.write_direct_chunk(place, encoded)
         with self._trace.span("commit", first):
-            for name, values in frame_series(self._config, layout, blocks).items():
+            series = frame_series(self._config, layout, blocks)
+            for name, values in series.items():
                 self._series[name].append(first, values)
             self._series[OFFSETS + layout.fields[0]].append(first, np.arange(first, frames))
             self._steps.attrs.modify("NSteps", np.int64(frames))
             self._file.flush()
+            self._journal.append(first, series, self._places(first, frames))
             self.nbytes = _size(self._fd)
+
+    def sync(self) -> None:
+        """Wait until the disk has what is committed, and the journal, which holds whatever a commit leaves torn."""
+        os.fsync(self._fd)
+        self._journal.sync()
 
     def close(self, status: str) -> None:
         """Record how the run ended, close the file, and wait until the disk has it."""
@@ -142,6 +173,18 @@ class ChunkWriter:
             os.ftruncate(self._fd, _size(self._fd))  # gives back what was reserved beyond the end
             _sync(self._fd, self._path)
             os.close(self._fd)
+
+    def _places(self, first: int, frames: int) -> NDArray[np.void]:
+        """Return where the chunks of the frames [first, frames) are, [frame, field, slab]."""
+        layout = self._layout
+        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
+        for frame in range(first, frames, layout.frames_per_chunk):
+            here = slice(frame - first, frame - first + layout.frames_per_chunk)
+            for (number, field), slab in itertools.product(enumerate(self._fields), range(layout.slabs)):
+                place = (frame, slab * layout.lines_per_chunk, *[0] * len(layout.shape[1:]))
+                found = field.get_chunk_info_by_coord(place)
+                places[here, number, slab] = found.byte_offset, found.size
+        return places
 
     def _reserve(self, nbytes: int) -> None:
         """Make sure that the next `nbytes` and their metadata fit: HDF5 must never meet a full disk."""
@@ -167,28 +210,48 @@ class RawWriter:
     def __init__(
         self,
         path: Path,
-        temporary: Path,
+        place: Path,
         config: Config,
         layout: FrameLayout,
         attributes: Mapping[str, Any],
+        journal: Journal,
         trace: Trace,
+        frames: int | None,
     ) -> None:
         self._trace = trace
         self._config = config
         self._layout = layout
+        self._journal = journal
         self._path = path
-        with temporary.open("xb") as empty:  # HDF5 must not be the one to find that there is no space
-            _allocate(empty.fileno(), config.run.frames * (layout.frame_nbytes + SERIES_NBYTES) + RESERVE_MARGIN)
-        with h5py.File(temporary, "w", locking=False, alignment_threshold=PAGE, alignment_interval=PAGE) as file:
-            _lay_out(file, config, layout, attributes, frames=config.run.frames)
-            places = ["frames_committed", *layout.fields, *frame_series(config, layout, [])]
+        new = frames is None
+        if new:
+            with place.open("xb") as empty:  # HDF5 must not be the one to find that there is no space
+                _allocate(empty.fileno(), config.run.frames * (layout.frame_nbytes + SERIES_NBYTES) + RESERVE_MARGIN)
+        alignment = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if new else {}
+        with h5py.File(place, "w" if new else "r+", locking=False, **alignment) as file:
+            if new:
+                _lay_out(file, config, layout, attributes, frames=config.run.frames)
+            else:
+                _go_on(file, attributes)
+            if (room := len(file["time"])) < config.run.frames:
+                raise UsageError(
+                    f"run.frames: expected at most {room}, for which '{path}' has room, got {config.run.frames}; "
+                    "only a compressed output can be extended"
+                )
+            series = frame_series(config, layout, [])
+            places = ["frames_committed", *layout.fields, *series]
             self._offsets: dict[str, int] = {name: file[name].id.get_offset() for name in places}
-        self._fd = os.open(temporary, os.O_RDWR)
+            if new or not journal.resume(frames or 0):
+                journal.begin(attributes, series, layout)
+                recorded = {name: file[name][: frames or 0] for name in series}
+                journal.append(0, recorded, self._places(0, frames or 0))
+        self._fd = os.open(place, os.O_RDWR)
         try:
+            self._write(np.array([frames or 0]).view(np.uint8), self._offsets["frames_committed"])
             self.nbytes = _size(self._fd)
             os.posix_fallocate(self._fd, 0, self.nbytes)
             _sync(self._fd, path)
-            temporary.rename(path)
+            place.rename(path)
         except BaseException:
             os.close(self._fd)
             raise
@@ -196,13 +259,11 @@ class RawWriter:
     def encode(self, block: Block, slab: int = 0) -> None:
         """Write one slab of `block` to its place, where no reader counts it yet, and with the first take checksums."""
         layout = self._layout
-        nbytes = layout.plane_nbytes
-        line = nbytes // layout.shape[0]
-        start, end = (min(slab + i, layout.slabs) * layout.lines_per_chunk * line for i in (0, 1))
+        start, end = (min((slab + i) * layout.slab_nbytes, layout.plane_nbytes) for i in (0, 1))
         with self._trace.span("write", block.first):
             for field, name in enumerate(layout.fields):
                 for frame in range(block.count):
-                    place = self._offsets[name] + (block.first + frame) * nbytes + start
+                    place = self._offsets[name] + (block.first + frame) * layout.plane_nbytes + start
                     self._write(block.data[frame, field, start:end], place)
         if slab == 0:
             with self._trace.span("encode", block.first):
@@ -210,11 +271,18 @@ class RawWriter:
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Write what is recorded of each frame, then the number of committed frames."""
-        with self._trace.span("commit", blocks[0].first):
-            for name, values in frame_series(self._config, self._layout, blocks).items():
-                self._write(values.view(np.uint8), self._offsets[name] + blocks[0].first * values.itemsize)
-            frames = np.array([blocks[-1].first + blocks[-1].count], np.int64)
-            self._write(frames.view(np.uint8), self._offsets["frames_committed"])
+        first, frames = blocks[0].first, blocks[-1].first + blocks[-1].count
+        with self._trace.span("commit", first):
+            series = frame_series(self._config, self._layout, blocks)
+            for name, values in series.items():
+                self._write(values.view(np.uint8), self._offsets[name] + first * values.itemsize)
+            self._write(np.array([frames]).view(np.uint8), self._offsets["frames_committed"])
+            self._journal.append(first, series, self._places(first, frames))
+
+    def sync(self) -> None:
+        """Wait until the disk has what is committed, and the journal."""
+        os.fsync(self._fd)
+        self._journal.sync()
 
     def close(self, status: str) -> None:
         """Wait until the disk has the frames, record how the run ended, and close."""
@@ -226,6 +294,17 @@ class RawWriter:
         finally:
             _sync(self._fd, self._path)
             os.close(self._fd)
+
+    def _places(self, first: int, frames: int) -> NDArray[np.void]:
+        """Return where the slabs of the frames [first, frames) are, [frame, field, slab]."""
+        layout = self._layout
+        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
+        slabs = np.arange(layout.slabs) * layout.slab_nbytes
+        for number, name in enumerate(layout.fields):
+            starts = self._offsets[name] + np.arange(first, frames) * layout.plane_nbytes
+            places["offset"][:, number] = starts[:, np.newaxis] + slabs
+        places["nbytes"] = np.diff(slabs, append=layout.plane_nbytes)
+        return places
 
     def _write(self, values: NDArray[np.uint8], offset: int) -> None:
         rest = memoryview(values.data)
@@ -325,16 +404,27 @@ def _reserved_contiguous() -> h5py.h5p.PropDCID:
     return properties
 
 
+def _go_on(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    """Let the file say that the run goes on, and with which configuration."""
+    history = f"{file.attrs['history']}\n{attributes['history']}"
+    file.attrs.update({"config": attributes["config"], "history": history})
+    file.attrs.modify("status", np.array(b"running", "S16"))
+    file.attrs.modify("ended", np.array(b"", "S32"))
+
+
 class _Series:
-    """A 1-D dataset that grows, and its last chunk in memory.
+    """A 1-D dataset that grows after its first `frames` values, and its last chunk in memory.
 
     Storing that chunk again for each append takes two calls of HDF5, where a selection takes five; and of a commit's
     time most is spent between Python and HDF5.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, frames: int) -> None:
         self._id = dataset.id
         self._chunk = np.zeros(SERIES_CHUNK, dataset.dtype)
+        started = frames % SERIES_CHUNK
+        self._chunk[:started] = dataset[frames - started : frames]
+        self._id.set_extent((frames,))
 
     def append(self, first: int, values: NDArray[Any]) -> None:
         """Put `values` at the indices from `first` on, the present end."""

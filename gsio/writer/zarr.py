@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.trace import Trace
 from gsio.writer import codec
-from gsio.writer.base import temporary_beside
+from gsio.writer.base import move_into_place, temporary_beside
+from gsio.writer.journal import PLACE, Journal
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
@@ -89,27 +91,57 @@ class ZarrWriter:
     """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
 
     def __init__(
-        self, path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], trace: Trace
+        self,
+        path: Path,
+        config: Config,
+        layout: FrameLayout,
+        attributes: Mapping[str, Any],
+        journal: Journal,
+        trace: Trace,
+        frames: int | None,
     ) -> None:
         self._trace = trace
         self._config = config
         self._layout = layout
-        self._frames = 0
+        self._journal = journal
+        self._lock = threading.Lock()  # of what is published
+        self._frames = frames or 0
         self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
         self._published = 0.0
         self.nbytes = 0
-        self._series = {name: _Series(values) for name, values in frame_series(config, layout, []).items()}
-        temporary = temporary_beside(path)
-        try:
-            _lay_out(temporary, config, layout, attributes)
-            self._store = Folder(temporary)
-            self._group = json.loads(self._store.get(METADATA))
-            self._store.sync()
-            move_into_place(path, temporary)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        series = frame_series(config, layout, [])
+        if frames is None:
+            journal.begin(attributes, series, layout)
+            temporary = temporary_beside(path)
+            try:
+                _lay_out(temporary, config, layout, attributes)
+                Folder(temporary).sync()
+                move_into_place(path, temporary)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
         self._store = Folder(path)
+        self._group = json.loads(self._store.get(METADATA))
+        if frames is not None:
+            series = self._go_on(attributes, list(series))
+        self._series = {name: _Series(values) for name, values in series.items()}
+
+    def _go_on(self, attributes: Mapping[str, Any], names: list[str]) -> dict[str, NDArray[Any]]:
+        """Forget what lies past the frames of before, and return what is recorded of those, by name."""
+        for left in self._store.path.rglob(".*.tmp"):  # by a kill
+            left.unlink()
+        group: Any = zarr.open_group(self._store.path, mode="r", zarr_format=3)
+        series = {name: np.asarray(group[name][: self._frames]) for name in names}
+        if not self._journal.resume(self._frames):
+            self._journal.begin(attributes, series, self._layout)
+            self._journal.append(0, series, self._places(self._frames))
+        for name in self._layout.fields if self._frames else ():
+            self._limits[name] = float(series[f"stats/{name}_min"].min()), float(series[f"stats/{name}_max"].max())
+            self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
+        known = self._group["attributes"]
+        history = f"{known['history']}\n{attributes['history']}"
+        known |= {"config": attributes["config"], "history": history, "status": "running", "ended": ""}
+        return series
 
     def encode(self, block: Block, slab: int = 0) -> None:
         """Compress one slab of `block` and store its chunks, where no reader looks yet; with the first, checksums."""
@@ -128,9 +160,11 @@ class ZarrWriter:
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
-        with self._trace.span("commit", blocks[0].first):
-            for name, values in frame_series(self._config, self._layout, blocks).items():
+        with self._trace.span("commit", blocks[0].first), self._lock:
+            series = frame_series(self._config, self._layout, blocks)
+            for name, values in series.items():
                 self._series[name].append(values)
+            self._journal.append(self._frames, series, self._places(len(series["step"])))
             for block in blocks:
                 for field, name in enumerate(self._layout.fields):
                     low, high = self._limits[name]
@@ -141,11 +175,20 @@ class ZarrWriter:
             if time.monotonic() - self._published > PUBLISH_SECONDS:
                 self._publish()
 
+    def sync(self) -> None:
+        """Publish what is committed, and wait until the disk has it."""
+        with self._lock:
+            self._publish()
+        self._store.sync()
+
     def close(self, status: str) -> None:
         """Record how the run ended, and wait until the disk has everything."""
         self._group["attributes"] |= {"status": status, "ended": now()}
-        self._publish()
-        self._store.sync()
+        self.sync()
+
+    def _places(self, frames: int) -> NDArray[np.void]:
+        """Return that frames have no place in a file: each chunk is one."""
+        return np.zeros((frames, len(self._layout.fields), self._layout.slabs), PLACE)
 
     def _publish(self) -> None:
         for name, series in self._series.items():
@@ -172,11 +215,11 @@ def _shard(chunks: Sequence[Any], most: int) -> bytes:
 
 
 class _Series:
-    """A 1-D array that grows, as the chunks that are not yet stored or not yet full."""
+    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full."""
 
-    def __init__(self, empty: NDArray[Any]) -> None:
-        self._first = 0  # chunk
-        self._values = empty
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._first = len(values) // SERIES_CHUNK  # chunk
+        self._values = values[self._first * SERIES_CHUNK :]
 
     def append(self, values: NDArray[Any]) -> None:
         self._values = np.concatenate([self._values, values])
@@ -241,24 +284,6 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
         zarr.consolidate_metadata(root.store)
-
-
-def move_into_place(path: Path, new: Path) -> None:
-    """Rename the folder `new` to `path`; what is there goes once it is."""
-    if not os.path.lexists(path):
-        new.rename(path)
-        return
-    old = temporary_beside(path)
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
 
 
 def _json(value: Any) -> bytes:

@@ -21,8 +21,7 @@ from gsio.compute.reference import ReferenceSolver, laplacian
 from gsio.compute.stencil import STENCILS
 from gsio.config import Config
 from gsio.initial import initial_state
-from gsio.run import layout_of
-from gsio.staging import Block, FrameLayout
+from gsio.staging import Block, FrameLayout, layout_of
 
 MakeConfig = Callable[..., Config]
 

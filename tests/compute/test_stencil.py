@@ -14,7 +14,7 @@ from gsio.compute.stencil import STENCILS, Coefficients, check_stability, coeffi
 from gsio.config import Config, Model
 from gsio.errors import UsageError
 from gsio.initial import initial_state
-from gsio.run import layout_of
+from gsio.staging import layout_of
 
 MakeConfig = Callable[..., Config]
 

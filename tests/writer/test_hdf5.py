@@ -24,11 +24,11 @@ from vtkmodules.vtkIOHDF import vtkHDFReader
 import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
-from gsio.run import layout_of
-from gsio.staging import Block, FrameLayout
+from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import hdf5
 from gsio.writer.hdf5 import open_writer
+from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
@@ -50,7 +50,8 @@ def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
 
 
 def new_writer(path: Path, config: Config) -> Any:
-    return open_writer(path, config, one_frame_a_chunk(config), {"gsio_version": "test", "config": ""}, Trace())
+    attributes = {"gsio_version": "test", "config": ""}
+    return open_writer(path, config, one_frame_a_chunk(config), attributes, Journal(path), Trace())
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -291,4 +292,4 @@ def test_a_file_that_cannot_be_laid_out_leaves_the_old_one_and_no_other(
 def test_a_row_too_large_for_a_chunk_is_refused(make_config: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="compression"):
         new_writer(tmp_path / "run.h5", make_config({"grid.rows": 1, "grid.cols": 2**31 - 1}))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5.journal"]  # the test's own

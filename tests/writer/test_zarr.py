@@ -17,14 +17,15 @@ from ome_zarr_models.v05 import Image
 import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
-from gsio.run import layout_of
-from gsio.staging import Block
+from gsio.staging import Block, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
+from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
 COMPRESSIONS = ("lz4", "zstd", "none")
+BESIDE = {"run.zarr.checkpoint.npz", "run.zarr.status.json"}  # what a complete run leaves
 NOISE = {"initial.kind": "noise", "output.compression": "auto"}
 
 
@@ -32,7 +33,8 @@ def new_writer(path: Path, config: Config) -> tuple[Any, Callable[[int], Block]]
     """Return a writer, and a function that gives it the block of a number, encoded."""
     config = for_output(config, path)
     layout = layout_of(config)
-    writer = open_writer(path, config, layout, {"gsio_version": "test", "config": config.to_toml()}, Trace())
+    attributes = {"gsio_version": "test", "config": config.to_toml()}
+    writer = open_writer(path, config, layout, attributes, Journal(path), Trace())
 
     def encoded(number: int) -> Block:
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
@@ -162,7 +164,7 @@ def test_only_a_group_of_ours_is_ever_replaced(make_config: Make, tmp_path: Path
     for frames in (5, 2):
         gsio.simulate(make_config({**NOISE, "run.frames": frames}), path, overwrite=True)
     assert zarr.open_group(path, mode="r")["v"].shape[0] == 2
-    assert list(tmp_path.iterdir()) == [path]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", *BESIDE}
 
 
 def test_a_group_that_cannot_be_laid_out_leaves_the_old_one(
@@ -179,7 +181,7 @@ def test_a_group_that_cannot_be_laid_out_leaves_the_old_one(
     with pytest.raises(StorageError, match="Input/output error"):
         gsio.simulate(make_config(NOISE), path, overwrite=True)
     assert json.loads((path / "zarr.json").read_bytes()) == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", *BESIDE}
 
 
 def test_deflate_is_refused(make_config: Make, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
+
+A checkpoint is an .npz beside the output: u, v, and what they belong to. It is written under a temporary name, synced
+and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells a damaged one.
+"""
+
+import os
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from gsio.config import Config
+from gsio.errors import DataError
+from gsio.initial import Start
+from gsio.writer.base import temporary_beside
+
+# What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
+FREE = {
+    "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
+    "output.threads", "output.memory",
+}  # fmt: skip
+
+
+class Checkpoint(NamedTuple):
+    """The state after `frames` frames: u and v of the layout's shape, in the precision they are computed in.
+
+    `config` is the configuration as TOML; `rates` the crc32c of the feed and kill rates, which may come from files.
+    """
+
+    frames: int
+    u: NDArray[Any]
+    v: NDArray[Any]
+    config: str
+    rates: int
+    frames_per_chunk: int
+
+
+def paths_of(output: Path) -> tuple[Path, Path]:
+    """Return the paths of the checkpoint of an output and of the one before it."""
+    return Path(f"{output}.checkpoint.npz"), Path(f"{output}.checkpoint_prev.npz")
+
+
+def save(output: Path, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays."""
+    path, previous = paths_of(output)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, allow_pickle=False, **checkpoint._asdict())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            path.replace(previous)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(output: Path) -> list[Checkpoint]:
+    """Return the intact checkpoints of an output, the newest first; raises DataError if there are only damaged ones."""
+    found, damaged = [], []
+    for path in paths_of(output):
+        try:
+            with path.open("rb") as file, np.load(file) as parts:  # which else leaves a damaged file open
+                values = {name: parts[name] for name in Checkpoint._fields}
+            numbers = {name: int(values[name]) for name in ("frames", "rates", "frames_per_chunk")}
+            found.append(Checkpoint(**{**values, **numbers, "config": str(values["config"])}))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+            damaged.append(f"'{path}' is damaged ({error})")
+    if damaged and not found:
+        raise DataError(f"--resume: {' and '.join(damaged)}; delete them to start again with the first frame")
+    return found
+
+
+def rates_checksum(start: Start) -> int:
+    """Return the crc32c of the feed and kill rates of a run."""
+    return int(crc32c(np.ascontiguousarray(start.kill).tobytes(), crc32c(np.ascontiguousarray(start.feed).tobytes())))
+
+
+def check_same_run(config: Config, before: str, what: str) -> None:
+    """Raise DataError, naming the keys, unless `config` goes on with the run of the configuration `before`, TOML."""
+    now, then = (_flat(tomllib.loads(toml)) for toml in (config.to_toml(), before))
+    differing = [key for key in now if key not in FREE and now[key] != then.get(key)]
+    if differing:
+        keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)
+        raise DataError(f"--resume: {what} is of another configuration: {keys}; use the same, or another --output")
+
+
+def _flat(layer: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, values in layer.items() for key, value in values.items()}

@@ -1,0 +1,146 @@
+"""The journal of a run, beside its output: a record of each committed frame, whatever becomes of the file.
+
+From it a file whose own metadata are torn is rebuilt, and a watcher sees how far a run is without opening the file. Its
+first line is JSON: what the output is, and what a record holds. All records have one size, and each ends with a
+checksum, so that a torn one is seen. Whoever writes an output holds the lock of its journal; a killed process lets go.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from gsio.errors import UsageError
+from gsio.staging import FrameLayout
+
+PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
+
+
+class Records(NamedTuple):
+    """What a journal holds: the attributes of the output, and [frame] what is recorded of each, by name."""
+
+    attributes: dict[str, Any]
+    frames_per_chunk: int
+    frames: NDArray[np.void]
+
+
+class Journal:
+    """The journal of one output, locked; a context manager that unlocks it.
+
+    Raises UsageError if another process has it, and OSError where storage fails.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.path = journal_of(output)
+        self._record = np.dtype([])
+        while True:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
+                    return
+            except BlockingIOError:
+                raise UsageError(f"--output: another run writes '{output}'; wait for it, or choose another") from None
+            os.close(self._fd)  # the one who had it has just removed it
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if os.fstat(self._fd).st_size == 0:
+            self.remove()
+        os.close(self._fd)
+
+    def begin(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], layout: FrameLayout) -> None:
+        """Make it that of a new output, of whose frames `series` are recorded."""
+        head = {
+            "attributes": dict(attributes),
+            "series": {name: values.dtype.str for name, values in series.items()},
+            "fields": layout.fields,
+            "slabs": layout.slabs,
+            "frames_per_chunk": layout.frames_per_chunk,
+        }
+        self._record = _record_of(head)
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        _write(self._fd, json.dumps(head).encode() + b"\n")
+
+    def resume(self, frames: int) -> bool:
+        """Forget what lies past so many frames, and return whether it holds all of them."""
+        try:
+            _, nbytes, records = _read(self.path)
+        except (ValueError, LookupError, TypeError):  # new, or its first line is torn
+            return False
+        if len(records) < frames:
+            return False
+        self._record = records.dtype
+        os.ftruncate(self._fd, nbytes + frames * self._record.itemsize)
+        os.lseek(self._fd, 0, os.SEEK_END)
+        return True
+
+    def append(self, first: int, series: Mapping[str, NDArray[Any]], places: NDArray[np.void]) -> None:
+        """Record the frames from `first` on: their `series`, each [frame], and `places`, [frame, field, slab]."""
+        records = np.zeros(len(places), self._record)
+        records["frame"] = np.arange(first, first + len(places))
+        for name, values in series.items():
+            records[name] = values
+        records["places"] = places
+        raw = records.view(np.uint8).reshape(len(places), self._record.itemsize)
+        records["checksum"] = [crc32c(record[:-4].data) for record in raw]
+        _write(self._fd, records.tobytes())
+
+    def sync(self) -> None:
+        """Wait until the disk has it."""
+        os.fsync(self._fd)
+
+    def remove(self) -> None:
+        """Delete it: the output is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def journal_of(output: Path) -> Path:
+    """Return the path of the journal of an output."""
+    return Path(f"{output}.journal")
+
+
+def read_journal(output: Path) -> Records | None:
+    """Return what the journal of an output holds, up to a torn record, or None if there is none."""
+    try:
+        head, _, frames = _read(journal_of(output))
+    except (OSError, ValueError, LookupError, TypeError):  # none, or its first line is torn
+        return None
+    return Records(head["attributes"], head["frames_per_chunk"], frames)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], int, NDArray[np.void]]:
+    """Return the head of a journal, its bytes, and the whole records after it."""
+    with path.open("rb") as file:
+        line = file.readline()
+        head, rest = json.loads(line), file.read()
+    record = _record_of(head)
+    records = np.frombuffer(rest, record, len(rest) // record.itemsize)
+    raw = records.view(np.uint8).reshape(len(records), record.itemsize)
+    for number, found in enumerate(raw):
+        if records["frame"][number] != number or records["checksum"][number] != crc32c(found[:-4].data):
+            return head, len(line), records[:number]
+    return head, len(line), records
+
+
+def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
+    places = ("places", PLACE, (len(head["fields"]), head["slabs"]))
+    return np.dtype([("frame", "<u8"), *head["series"].items(), places, ("checksum", "<u4")])
+
+
+def _write(fd: int, data: Any) -> None:
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -1,0 +1,469 @@
+"""Long runs: checkpoints, going on where a run stopped, wrecks, and what a watcher sees of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gsio
+from gsio import checkpoint, staging
+from gsio.cli import main
+from gsio.config import Config, parse_interval, parse_walltime
+from gsio.errors import DataError, Interrupted, StorageError, UsageError
+from gsio.reader import open_stack
+from gsio.repair import repair, what_is_wrong
+from gsio.run import Pipeline
+from gsio.status import lines_of, metrics, read_status
+from gsio.verify import problems
+from gsio.writer.journal import Journal, journal_of, read_journal
+
+Make = Callable[..., Config]
+OUTPUTS = [
+    *(("run.h5", compression) for compression in ("deflate", "lz4", "zstd", "none")),
+    *(("run.zarr", compression) for compression in ("lz4", "zstd", "none")),
+]
+LONG = {"run.frames": 60, "run.backend": "numpy", "initial.kind": "noise", "output.fields": "u,v"}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have many blocks in a short run: of 8 frames, with chunks of 4."""
+    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 8 * 12 * 17 * 4 * 2)
+    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 4 * 12 * 17 * 4)
+
+
+KILLED = """
+import os, sys, threading
+from pathlib import Path
+import gsio, gsio.staging
+from gsio import checkpoint, staging
+from gsio.compute.reference import ReferenceSolver
+from gsio.config import Config
+from gsio.run import Pipeline
+
+output, frames, gsio.staging.BLOCK_BYTES, gsio.staging.CHUNK_BYTES = sys.argv[1], *map(int, sys.argv[2:])
+saved = threading.Event()
+saved.set()
+committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ReferenceSolver.fill
+
+def commit_ready(self, waiting):
+    committing(self, waiting)
+    if self.frames_committed >= frames:
+        os._exit(9)
+
+def snapshot(self, first):
+    saved.clear()
+    return keeping(self, first)
+
+def save(*arguments):
+    saving(*arguments)
+    saved.set()
+
+def fill(self, block):  # no checkpoint is skipped because the one before is not written yet
+    saved.wait(60)
+    filling(self, block)
+
+Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ReferenceSolver.fill = commit_ready, snapshot, save, fill
+gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output))
+"""
+
+
+def kill_after(frames: int, config: Config, output: Path) -> None:
+    """Let a process leave, as it is, what it has written of a run when so many frames are committed."""
+    sizes = map(str, (frames, staging.BLOCK_BYTES, staging.CHUNK_BYTES))
+    run = subprocess.run([sys.executable, "-c", KILLED, str(output), *sizes], input=config.to_toml(), text=True)
+    assert run.returncode == 9
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return all frames and series of an output, and the bytes of its checkpoint."""
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        names = ["step", "time", "integrity/crc32c", *(f"stats/{f}_{s}" for f in "uv" for s in ("min", "max", "mean"))]
+        found = {name: stack.series(name).tobytes() for name in names}
+        found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
+    return found | {"checkpoint": checkpoint.paths_of(path)[0].read_bytes()}
+
+
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+@pytest.mark.parametrize("every", [8, "1h"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    name: str, compression: str, every: Any, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config({**LONG, "output.compression": compression, "run.checkpoint_every": every})
+    kill_after(30, config, tmp_path / name)
+    assert len(checkpoint.load(tmp_path / name)) == (2 if every == 8 else 0)
+    (tmp_path / f".{name}-0123456789abcdef.tmp").touch()  # which the kill left
+    summary = gsio.simulate(config, tmp_path / name, resume="must")
+    assert summary is not None
+    assert summary.first + summary.frames == 60
+    assert (summary.first > 0) == (every == 8)
+    (tmp_path / "whole").mkdir()
+    gsio.simulate(config, tmp_path / "whole" / name)
+    assert contents(tmp_path / name) == contents(tmp_path / "whole" / name)
+    beside = {f"{name}{end}" for end in ("", ".checkpoint.npz", ".status.json")}
+    assert {path.name for path in tmp_path.iterdir()} - {f"{name}.checkpoint_prev.npz"} == beside | {"whole"}
+
+
+@pytest.mark.parametrize(("name", "compression"), [output for output in OUTPUTS if output != ("run.h5", "none")])
+@pytest.mark.parametrize("frames", [3, 24, 31])
+def test_a_finished_run_is_extended(
+    name: str, compression: str, frames: int, make_config: Make, tmp_path: Path
+) -> None:
+    changes = {**LONG, "output.compression": compression}
+    gsio.simulate(make_config({**changes, "run.frames": frames}), tmp_path / name)
+    longer = make_config({**changes, "run.backend": "numpy", "output.threads": 3})
+    gsio.simulate(longer, tmp_path / name, resume="auto")
+    with open_stack(tmp_path / name) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+        extended = {field: stack.fields[field][:] for field in "uv"}
+    (tmp_path / "whole").mkdir()
+    gsio.simulate(make_config(changes), tmp_path / "whole" / name)
+    with open_stack(tmp_path / "whole" / name) as stack:
+        for field in "uv":
+            np.testing.assert_array_equal(extended[field], stack.fields[field][:])
+
+
+def test_a_shard_that_is_not_full_is_written_again(make_config: Make, tmp_path: Path) -> None:
+    changes = {**LONG, "output.compression": "lz4", "output.shard_frames": 16}
+    gsio.simulate(make_config({**changes, "run.frames": 25}), tmp_path / "run.zarr")
+    gsio.simulate(make_config(changes), tmp_path / "run.zarr", resume="must")
+    with open_stack(tmp_path / "run.zarr") as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def test_raw_frames_have_no_room_for_more(make_config: Make, tmp_path: Path) -> None:
+    changes = {**LONG, "output.compression": "none"}
+    gsio.simulate(make_config({**changes, "run.frames": 24}), tmp_path / "run.h5")
+    with pytest.raises(UsageError, match="expected at most 24"):
+        gsio.simulate(make_config(changes), tmp_path / "run.h5", resume="auto")
+    with open_stack(tmp_path / "run.h5") as stack:
+        assert list(problems(stack)) == []
+
+
+def test_a_complete_run_is_left_alone(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    gsio.simulate(make_config(LONG), path, resume="auto")
+    before = path.read_bytes()
+    assert gsio.simulate(make_config({**LONG, "run.frames": 50}), path, resume="must") is None
+    assert path.read_bytes() == before
+    assert not journal_of(path).exists()
+
+
+def test_what_may_not_change_is_named(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    gsio.simulate(make_config(LONG), path)
+    changed = make_config({**LONG, "model.feed": 0.02, "run.steps_per_frame": 4, "run.frames": 70})
+    with pytest.raises(
+        DataError, match=r"model\.feed = 0\.014 there, 0\.02 now, run\.steps_per_frame = 3 there, 4 now"
+    ):
+        gsio.simulate(changed, path, resume="auto")
+    np.save(tmp_path / "feed.npy", np.full((12, 17), 0.02))
+    maps = {**LONG, "model.feed": {"path": str(tmp_path / "feed.npy")}}
+    gsio.simulate(make_config(maps), tmp_path / "maps.h5")
+    np.save(tmp_path / "feed.npy", np.full((12, 17), 0.03))
+    with pytest.raises(DataError, match="maps of feed or kill"):
+        gsio.simulate(make_config({**maps, "run.frames": 70}), tmp_path / "maps.h5", resume="auto")
+
+
+def test_bad_uses_of_resume_touch_nothing(make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config(LONG), tmp_path / "run.h5"
+    with pytest.raises(UsageError, match="does not exist"):
+        gsio.simulate(config, path, resume="must")
+    with pytest.raises(UsageError, match="expected one of them"):
+        gsio.simulate(config, path, resume="auto", overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+    gsio.simulate(config, path)
+    for beside in checkpoint.paths_of(path):
+        beside.unlink(missing_ok=True)
+    with pytest.raises(DataError, match="has no checkpoint"):
+        gsio.simulate(make_config({**LONG, "run.frames": 70}), path, resume="auto")
+
+
+def test_a_bare_resume_does_not_take_what_follows_for_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text("[grid]\nrows = 12\ncols = 17\n[run]\nframes = 3\nsteps_per_frame = 2\n")
+    for resume in ("--resume", "--resume=must"):
+        assert main(["run", resume, "mine.toml", "--backend", "numpy", "-q", "-o", "run.h5"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone", "flipped"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
+    kill_after(40, config, path)
+    newest, previous = checkpoint.paths_of(path)
+    before = [found.frames for found in checkpoint.load(path)]
+    assert before[0] > before[1] > 0
+    ruin(newest, damage)
+    assert [found.frames for found in checkpoint.load(path)] == before[1:]
+    ruin(previous, damage)
+    if damage != "gone":
+        with pytest.raises(DataError, match=r"is damaged.*is damaged.*delete them"):
+            gsio.simulate(config, path, resume="auto")
+        newest.unlink()
+        previous.unlink()
+    summary = gsio.simulate(config, path, resume="auto")
+    assert summary is not None
+    assert summary.first == 0
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def ruin(path: Path, damage: str) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw if damage == "flipped" else raw[: len(raw) // 2])
+    if damage == "gone":
+        path.unlink()
+
+
+@pytest.mark.parametrize(("name", "compression"), OUTPUTS)
+def test_a_file_whose_metadata_are_torn_is_rebuilt_from_its_journal(
+    name: str, compression: str, make_config: Make, tmp_path: Path
+) -> None:
+    config, path = make_config({**LONG, "output.compression": compression, "run.checkpoint_every": 8}), tmp_path / name
+    kill_after(30, config, path)
+    assert what_is_wrong(path, 16) == ""
+    tear(path)
+    assert what_is_wrong(path, 16) != ""
+    records = read_journal(path)
+    assert records is not None
+    assert f"rebuilt with {len(records.frames)} of the {len(records.frames)} frames" in repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == len(records.frames) >= 30
+        assert stack.attributes["status"] == "stopped"
+    tear(path)
+    gsio.simulate(config, path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def tear(path: Path) -> None:
+    """Destroy what says where the frames are: the superblock of HDF5, or the metadata of the group."""
+    if path.is_dir():
+        (path / "zarr.json").write_text("{")
+    else:
+        with path.open("r+b") as file:
+            file.write(bytes(96))
+
+
+def test_a_rebuilt_file_ends_before_the_first_torn_frame(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = make_config(LONG), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    with path.open("r+b") as file:
+        file.write(bytes(96))
+        file.seek(int(records.frames["places"]["offset"][12, 1, 0]) + 5)
+        file.write(b"\xff\xff\xff\xff")
+    assert "rebuilt with 12 of" in repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+
+
+def test_a_torn_record_ends_a_journal(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_after(30, make_config(LONG), tmp_path / "run.h5")
+    path = journal_of(tmp_path / "run.h5")
+    whole = read_journal(tmp_path / "run.h5")
+    assert whole is not None
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-10])
+    torn = read_journal(tmp_path / "run.h5")
+    assert torn is not None
+    assert len(torn.frames) == len(whole.frames) - 1
+    path.write_bytes(raw[:20])
+    assert read_journal(tmp_path / "run.h5") is None
+
+
+def test_there_is_nothing_to_repair_in_an_intact_file_and_no_way_without_a_journal(
+    make_config: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.h5"
+    with pytest.raises(UsageError, match="does not exist"):
+        repair(path)
+    gsio.simulate(make_config(LONG), path)
+    assert "nothing to repair" in repair(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="no journal"):
+        repair(path)
+    assert [found.name for found in tmp_path.iterdir() if "journal" in found.name] == []
+
+
+def test_two_runs_never_write_one_output(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    with Journal(path), pytest.raises(UsageError, match="another run writes"):
+        gsio.simulate(make_config(LONG), path)
+    gsio.simulate(make_config(LONG), path)
+
+
+def test_frames_past_the_checkpoint_that_do_not_match_are_refused(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records, places = read_journal(path), checkpoint.load(path)
+    assert records is not None
+    with path.open("r+b") as file:
+        for frame in (places[0].frames - 1, places[1].frames - 1):
+            file.seek(int(records.frames["places"]["offset"][frame, 0, 0]) + 9)
+            file.write(b"\xff\xff\xff\xff")
+    journal_of(path).unlink()
+    with pytest.raises(DataError, match="does not match its checkpoints"):
+        gsio.simulate(config, path, resume="auto")
+
+
+@pytest.mark.parametrize("slurm", [False, True])
+def test_a_run_stops_in_time_and_goes_on(
+    slurm: bool, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, limit = tmp_path / "run.h5", {} if slurm else {"run.max_walltime": "0:00:05"}
+    if slurm:
+        monkeypatch.setenv("SLURM_JOB_END_TIME", "1700000000")
+    with pytest.raises(Interrupted, match=r"stopped by the wall-time limit after \d+ of 100000000 frames.*--resume"):
+        gsio.simulate(make_config({**LONG, **limit, "run.frames": 100_000_000}), path)
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    assert read_status(path)["state"] == "stopped"
+    there = checkpoint.load(path)[0].frames
+    with open_stack(path) as stack:
+        assert stack.frames == there
+    summary = gsio.simulate(make_config({**LONG, "run.frames": there + 8}), path, resume="must")
+    assert summary is not None
+    assert (summary.first, summary.frames) == (there, 8)
+
+
+def test_an_output_that_vanishes_ends_the_run(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.limits.SPACE_SECONDS", 0.0)
+    path, seen = tmp_path / "run.h5", []
+
+    def watch(pipeline: Pipeline) -> None:
+        seen.append(pipeline)
+        path.unlink(missing_ok=True)
+
+    with pytest.raises(StorageError, match="deleted or replaced"):
+        gsio.simulate(make_config({**LONG, "run.frames": 100_000_000}), path, watch=watch)
+    assert seen
+
+
+def test_a_disk_that_will_be_full_is_told(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr("gsio.limits.shutil.disk_usage", lambda path: usage)
+    gsio.simulate(make_config(LONG), tmp_path / "run.h5")
+    assert "the disk may become full" in capsys.readouterr().err
+
+
+def test_the_status_is_there_from_the_start_and_says_how_the_run_ended(make_config: Make, tmp_path: Path) -> None:
+    path, seen = tmp_path / "run.h5", []
+    gsio.simulate(make_config(LONG), path, watch=lambda pipeline: seen.append(read_status(path)))
+    assert seen[0]["state"] == "running"
+    assert (seen[0]["pid"], seen[0]["frames"]) == (os.getpid(), 60)
+    assert {key: read_status(path)[key] for key in ("state", "frame", "frames")} == {
+        "state": "complete", "frame": 60, "frames": 60,
+    }  # fmt: skip
+    assert list(lines_of(path)) == ["complete after 60 of 60 frames"]
+    with pytest.raises(DataError, match="no run has left"):
+        next(lines_of(tmp_path / "other.h5"))
+
+
+def test_a_watcher_sees_committed_frames_without_opening_the_file(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+    kill_after(30, make_config(LONG), path)
+    status = read_status(path) | {"state": "running", "pid": 2**22 - 1}
+    (tmp_path / "run.h5.status.json").write_text(json.dumps(status))
+    path.write_bytes(b"torn")
+    records = read_journal(path)
+    assert records is not None
+    frames = len(records.frames)
+    first, last = lines_of(path)
+    assert first.startswith(f"frame {frames} of 60, step {3 * frames}, u ")
+    assert last.startswith("killed after")
+
+
+def test_prometheus_reads_the_rates(make_config: Make, tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    found = []
+    with socket_free() as port, metrics(port) as show:
+
+        def watch(pipeline: Pipeline) -> None:
+            show(pipeline)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+                found.append(page.read().decode())
+
+        gsio.simulate(make_config(LONG), tmp_path / "run.h5", watch=watch)
+    assert "gsio_steps_per_second" in found[0]
+    assert "gsio_frames" in found[0]
+
+
+@contextmanager
+def socket_free() -> Any:
+    """Give a port that is free."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield port
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("15m", (0, 900.0)), ("90s", (0, 90.0)), ("1.5h", (0, 5400.0)), (50, (50, 0.0)), ("0", (0, 0.0))],
+)
+def test_intervals(value: Any, expected: tuple[int, float]) -> None:
+    assert parse_interval("run.checkpoint_every", value) == expected
+
+
+def test_bad_intervals_and_limits_are_refused(make_config: Make) -> None:
+    assert parse_walltime("run.max_walltime", "1:30:05") == 5405.0
+    for key, value in (
+        ("run.checkpoint_every", "soon"), ("run.checkpoint_every", "1.5"), ("run.checkpoint_every", -1),
+        ("run.max_walltime", "90"), ("run.max_walltime", "1:75:00"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"{key}: expected"):
+            make_config({key: value})
+
+
+def test_sigusr1_asks_for_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    options = ["-r", "64", "-c", "64", "-n", "100000000", "-e", "20", "--backend", "numpy", "--log-format", "json"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "gsio", "run", *options, "-o", str(path)], stderr=subprocess.PIPE, text=True
+    )
+    assert run.stderr is not None
+    events = (json.loads(line)["event"] for line in run.stderr if line.startswith("{"))
+    try:
+        assert next(event for event in events if "disk" not in event) == "run started"
+        while not path.with_name("run.h5.status.json").exists():  # the run listens by then
+            assert run.poll() is None
+        os.kill(run.pid, 10)
+        assert next(event for event in events if event != "progress") == "checkpoint written"
+        assert len(checkpoint.load(path)) == 1
+    finally:
+        run.terminate()
+        run.communicate(timeout=60)
+    assert run.returncode == 75
+    with open_stack(path) as stack:
+        assert stack.frames == checkpoint.load(path)[0].frames
