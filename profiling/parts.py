@@ -1,6 +1,6 @@
 """Is the run as fast as its slowest part? Times the parts alone and together, in one process, and prints a table.
 
-    python profiling/overlap.py --output /tmp/run.h5 [--repeats 3] [--set KEY=VALUE …]
+    python profiling/parts.py --output /tmp/run.h5 [--repeats 3] [--set KEY=VALUE …]
 
 compute alone     the time steps of every frame, nothing staged
 copy alone        one copy from the device to pinned memory per block (GPU only)
@@ -118,7 +118,7 @@ def loop(config: Config, solver: Any, pool: BlockPool, writer: Any, trace: Trace
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("overlap.h5"))
+    parser.add_argument("--output", type=Path, default=Path("parts.h5"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
