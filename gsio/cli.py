@@ -117,6 +117,7 @@ def cli() -> None:
 @_configuration
 @click.option("-o", "--output", metavar="PATH", required=True, type=PATH, help="File to make: .h5, .hdf5 or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--timeline", metavar="PATH.json", type=PATH, help="Also save what ran when, for Perfetto.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 @_debug
@@ -126,6 +127,7 @@ def run(
     assignments: tuple[str, ...],
     output: Path,
     overwrite: bool,
+    timeline: Path | None,
     log_format: Any,
     quiet: bool,
     debug: bool,
@@ -145,7 +147,7 @@ def run(
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     with shown(quiet=quiet) as watch:
         log.configure(log_format, quiet=quiet, debug=debug)  # inside, so that events are printed above the bar
-        summary = simulate(config, output, overwrite=overwrite, watch=watch)
+        summary = simulate(config, output, overwrite=overwrite, timeline=timeline, watch=watch)
     if not quiet:
         click.echo(summary)
 

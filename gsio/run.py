@@ -31,6 +31,7 @@ from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.log import configure
 from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout
+from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import FrameWriter
@@ -46,7 +47,12 @@ log = structlog.get_logger()
 
 
 def simulate(
-    config: Config, output: Path, *, overwrite: bool = False, watch: "Callable[[Pipeline], None] | None" = None
+    config: Config,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    timeline: Path | None = None,
+    watch: "Callable[[Pipeline], None] | None" = None,
 ) -> Summary:
     """Simulate `config` and save every frame in `output`.
 
@@ -56,6 +62,8 @@ def simulate(
         The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
     overwrite
         Replace what is at `output`, which else is an error.
+    timeline
+        A JSON file to make, for Perfetto, of what every thread and the device did when.
     watch
         Called four times a second while frames are computed, from the thread that called `simulate`.
 
@@ -71,19 +79,25 @@ def simulate(
     began = time.perf_counter()
     check_stability(config.model)
     check_output(output, overwrite=overwrite)
+    if timeline is not None:
+        check_timeline(timeline)
     config = for_output(config, output)
     layout = layout_of(config)
     threads, blocks = encoding_threads(config), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)
     pool = BlockPool(layout, blocks, solver.allocate)
-    trace = Trace()
+    trace = Trace(Timeline() if timeline is not None else None)
     try:
         writer = open_writer(output, config, layout, root_attributes(config, solver.backend, solver.device), trace)
     except OSError as error:
         raise StorageError(f"cannot create {output}: {error.strerror or error}; no frame was written") from error
     log.info("run started", output=str(output), frames=config.run.frames, backend=solver.backend, device=solver.device)
     pipeline = Pipeline(config, solver, pool, writer, trace, threads)
-    pipeline.run(watch)
+    try:
+        pipeline.run(watch)
+    finally:
+        if timeline is not None and trace.timeline is not None:
+            trace.timeline.write(timeline)
     summary = summarise(pipeline, output, time.perf_counter() - began)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
@@ -136,6 +150,12 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--output: '{output}' exists; choose another name, or replace it with --overwrite")
     if what == "Zarr" and os.path.lexists(output) and not is_zarr(output):
         raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
+
+
+def check_timeline(path: Path) -> None:
+    """Raise UsageError if a timeline cannot be written to `path`."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--timeline: expected the name of a JSON file in a folder that exists, got '{path}'")
 
 
 def pool_size(config: Config, layout: FrameLayout) -> int:
@@ -213,9 +233,10 @@ class Pipeline:
         limiter = trio.CapacityLimiter(self.threads + 2)
         self.started = time.perf_counter()
         try:
-            async with trio.open_nursery() as workers:
-                for work in [self._compute, self._commit, *[self._encode] * self.threads]:
-                    workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+            with self.trace.span("loop", 0):
+                async with trio.open_nursery() as workers:
+                    for work in [self._compute, self._commit, *[self._encode] * self.threads]:
+                        workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
             status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
         finally:
             self.finished = time.perf_counter()
@@ -282,6 +303,8 @@ class Pipeline:
         while diverged is None and (block := waiting.pop(following, None)) is not None:
             self.compute_seconds += block.compute_seconds
             self.link_seconds += block.link_seconds
+            self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
+            self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
             if block.count:
                 ready.append(block)
