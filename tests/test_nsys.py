@@ -253,6 +253,15 @@ def test_profile_under_nsys_reports_of_both(
     assert left(folder) == {"run.h5", "kept.nsys-rep"}
 
 
+def test_profile_warns_of_an_nsys_that_records_no_ranges(
+    fake_nsys: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NSYS", "2023.4.4.54-234433681190v0")
+    monkeypatch.setattr("gsio.nsys.installed", lambda name: "0.2.12")
+    assert main(["profile", *SMALL, "--quiet"]) == 0
+    assert "nsys 2023.4.4.54 records no ranges of nvtx 0.2.12" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("variable", "told"), [("FAKE_NO_REPORT", "got nothing"), ("FAKE_NO_EXPORT", "the importer failed")]
 )

@@ -142,6 +142,17 @@ def test_gaps_are_told_from_the_begin_of_the_loop() -> None:
     assert [(gap.begin, gap.end, gap.host) for gap in report.gaps] == [(2, 3, {"wait_block": 1})]
 
 
+def test_each_gap_is_told_with_what_the_host_did_in_it() -> None:
+    device = [("compute", DEVICE, second, second + 1) for second in (0, 2, 5, 9)]
+    host = [("wait_block", SOLVER, 1.5, 4), ("advance", SOLVER, 6, 7), ("wait_block", SOLVER, 8, 10)]
+    report = overlap(recorded(*device, *host, ("write", WRITER, 0, 10)))
+    assert [(gap.begin, gap.end, gap.host) for gap in report.gaps] == [
+        (1, 2, {"wait_block": 0.5, "write": 1}),
+        (3, 5, {"wait_block": 0.5, "write": 1}),
+        (6, 9, pytest.approx({"advance": 1 / 3, "wait_block": 1 / 3, "write": 1})),
+    ]
+
+
 BUSY = {
     "compute": [("compute", DEVICE, 0, 9.5), ("encode", ENCODER, 1, 2), ("write", WRITER, 2, 3)],
     "copy": [("compute", DEVICE, 0, 3), ("copy", DEVICE, 1, 10), ("encode", ENCODER, 1, 2)],
