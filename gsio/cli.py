@@ -130,6 +130,7 @@ def cli() -> None:
     help="Go on with the output, [auto] or begin it; --resume alone is auto.",
 )
 @click.option("--metrics-port", type=int, metavar="PORT", help="Show rates to Prometheus at this port of localhost.")
+@click.option("--timeline", metavar="PATH.json", type=PATH, help="Also save what ran when, for Perfetto.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 @_debug
@@ -141,6 +142,7 @@ def run(
     overwrite: bool,
     resume: Any,
     metrics_port: int | None,
+    timeline: Path | None,
     log_format: Any,
     quiet: bool,
     debug: bool,
@@ -166,9 +168,51 @@ def run(
             show(pipeline)
 
         log.configure(log_format, quiet=quiet, debug=debug)  # inside, so that events are printed above the bar
-        summary = simulate(config, output, overwrite=overwrite, resume=resume, watch=watch)
+        options = {"overwrite": overwrite, "resume": resume, "timeline": timeline}
+        summary = simulate(config, output, **options, watch=watch)
     if not quiet and summary is not None:
         click.echo(summary)
+
+
+@cli.command()
+@_configuration
+@click.option("-o", "--output", metavar="PATH", type=PATH, help="Keep what the run makes; else it is removed.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--timeline", metavar="PATH.json", type=PATH, help="Save what ran when, for Perfetto.")
+@click.option("--plot", metavar="PATH", type=PATH, help="Draw it: .png or .svg.")
+@click.option("--report", metavar="PATH.nsys-rep", type=PATH, help="Keep the report of Nsight Systems.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@_debug
+def profile(
+    config_path: Path | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    output: Path | None,
+    overwrite: bool,
+    timeline: Path | None,
+    plot: Path | None,
+    report: Path | None,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Run a job and say what overlapped: what was hidden under computing, and what bounds the run.
+
+    Where nsys is on PATH the run is recorded by Nsight Systems too, and told of both.
+    """
+    config = _load(config_path, preset, assignments, options)
+    from gsio import log
+    from gsio.profile import disagreement
+    from gsio.profile import profile as run_profiled
+    from gsio.progress import shown
+
+    with shown(quiet=quiet) as watch:
+        log.configure("auto", quiet=True, debug=debug)
+        files = {"to_timeline": timeline, "plot": plot, "report": report}
+        reports = run_profiled(config, output, overwrite=overwrite, **files, quiet=quiet, watch=watch)
+    click.echo("\n\n".join(map(str, reports)))
+    if len(reports) > 1:
+        click.echo(f"\nThe two differ by at most {disagreement(reports):.1%} of the loop.")
 
 
 @cli.command()

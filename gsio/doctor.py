@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from gsio import nsys
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import usable_cores
 
@@ -22,6 +23,9 @@ def findings() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield "memory", f"{memory.available / 1e9:.1f} GB available of {memory.total / 1e9:.1f} GB"
     yield "disk", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
+    if tool := nsys.find():
+        version, deaf = nsys.describe(tool)
+        yield "nsys", deaf or f"{version}, {tool}"
     driver = find_driver()
     if driver is None or not driver.gpus:
         yield "gpu", "none: no NVIDIA driver or no device was found; runs use the CPU"

@@ -38,6 +38,7 @@ from gsio.reader import open_stack
 from gsio.resume import where_to_go_on
 from gsio.staging import STATISTICS, Block, BlockPool, FrameLayout, layout_of
 from gsio.status import Status, status_of
+from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import FrameWriter, remove_temporaries
@@ -62,6 +63,7 @@ def simulate(
     *,
     overwrite: bool = False,
     resume: Resume = "no",
+    timeline: Path | None = None,
     watch: Watch | None = None,
 ) -> Summary | None:
     """Simulate `config` and save every frame in `output`.
@@ -75,6 +77,8 @@ def simulate(
     resume
         Go on with the run at `output` as if it had never stopped, until all frames of `config` are there; where there
         is none, begin one ("auto") or raise UsageError ("must"). Returns None if all frames were there already.
+    timeline
+        A JSON file to make, for Perfetto, of what every thread and the device did when.
     watch
         Called four times a second while frames are computed, from the thread that called `simulate`.
 
@@ -92,6 +96,8 @@ def simulate(
     began = time.perf_counter()
     check_stability(config.model)
     check_output(output, overwrite=overwrite, resume=resume)
+    if timeline is not None:
+        check_timeline(timeline)
     config, limits = for_output(config, output), Limits(config, output)
     with Journal(output) as journal:
         for path in (output, *checkpoint.paths_of(output), status_of(output)):
@@ -100,7 +106,7 @@ def simulate(
         if part is not None and (there := frames_there(output)) >= config.run.frames:
             log.info("all frames are there already", output=str(output), frames=there)
             return None
-        pipeline = _pipeline(config, output, journal, part)
+        pipeline = _pipeline(config, output, journal, part, Trace(Timeline() if timeline is not None else None))
         limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
         log.info(
             "run started" if part is None else "run resumed",
@@ -128,12 +134,14 @@ def simulate(
             raise
         finally:
             status.update(pipeline, state)
+            if timeline is not None and pipeline.trace.timeline is not None:
+                pipeline.trace.timeline.write(timeline)
     summary = summarise(pipeline, output, time.perf_counter() - began)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 
 
-def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None) -> "Pipeline":
+def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None, trace: Trace) -> "Pipeline":
     """Return the pipeline of a run that begins, or goes on with `part`, with its output open."""
     layout = layout_of(config, part.frames_per_chunk if part else 0)
     threads, blocks = encoding_threads(config), pool_size(config, layout)
@@ -154,7 +162,7 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
 
     solver = open_solver(config, layout, blocks, start)
     pool = BlockPool(layout, blocks, solver.allocate)
-    trace, attributes = Trace(), root_attributes(config, solver.backend, solver.device)
+    attributes = root_attributes(config, solver.backend, solver.device)
     try:
         writer = open_writer(output, config, layout, attributes, journal, trace, part.frames if part else None)
         for path in checkpoint.paths_of(output) if part is None else ():  # of the output that was replaced
@@ -202,6 +210,12 @@ def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> Non
         raise UsageError(f"--output: '{output}' exists; choose another name, --resume it, or --overwrite it")
     if what == "Zarr" and overwrite and os.path.lexists(output) and not is_zarr(output):
         raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
+
+
+def check_timeline(path: Path) -> None:
+    """Raise UsageError if a timeline cannot be written to `path`."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--timeline: expected the name of a JSON file in a folder that exists, got '{path}'")
 
 
 def pool_size(config: Config, layout: FrameLayout) -> int:
@@ -307,9 +321,10 @@ class Pipeline:
         limiter = trio.CapacityLimiter(self.threads + 3)
         self.started = time.perf_counter()
         try:
-            async with trio.open_nursery() as workers:
-                for work in [self._compute, self._commit, self._checkpoint, *[self._encode] * self.threads]:
-                    workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+            with self.trace.span("loop", 0):
+                async with trio.open_nursery() as workers:
+                    for work in [self._compute, self._commit, self._checkpoint, *[self._encode] * self.threads]:
+                        workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
             status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
         finally:
             self.finished = time.perf_counter()
@@ -417,6 +432,8 @@ class Pipeline:
         while diverged is None and (block := waiting.pop(following, None)) is not None:
             self.compute_seconds += block.compute_seconds
             self.link_seconds += block.link_seconds
+            self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
+            self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
             if block.count:
                 ready.append(block)

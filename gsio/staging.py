@@ -170,6 +170,8 @@ class Block:
         along the slabs, one encoded chunk of each field. Where frames or lines end within one, it is filled with zeros.
     compute_seconds, link_seconds
         Time the device spent computing and copying these frames; set by the solver.
+    compute_start, link_start
+        When it began to, in seconds of `time.perf_counter`; 0 where `fill` does the work before it returns.
     """
 
     def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
@@ -185,6 +187,8 @@ class Block:
         self.chunks: dict[tuple[int, int], list[Any]] = {}
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
+        self.compute_start = 0.0
+        self.link_start = 0.0
         self._encoded = itertools.count(1)
 
     def encoded(self) -> bool:

@@ -1,4 +1,7 @@
-"""Spans: one context manager that is an NVTX range in the domain `gsio` and a counter; and the summary they feed."""
+"""Spans: one context manager that is an NVTX range in the domain `gsio`, an entry of the timeline and a counter.
+
+And the summary the counters feed.
+"""
 
 import threading
 import time
@@ -9,8 +12,11 @@ from typing import Any
 
 import nvtx
 
+from gsio.timeline import DEVICE, Interval, Timeline
+
 # Constant names, each in the category of the resource it uses; the payload is the frame number.
 CATEGORIES = {
+    "loop": "run",
     "advance": "compute",
     "wait_block": "compute",
     "stage": "d2h",
@@ -47,19 +53,40 @@ class Counter:
                 self.busy += now - self._since
 
 
+class Entry:
+    """An interval of a timeline, told like a counter when it begins and ends."""
+
+    __slots__ = ("_frame", "_name", "_timeline")
+
+    def __init__(self, timeline: Timeline, name: str, frame: int) -> None:
+        self._timeline = timeline
+        self._name = name
+        self._frame = frame
+
+    def enter(self, now: float) -> None:
+        """Do nothing: `leave` is told the begin again."""
+
+    def leave(self, since: float, now: float) -> None:
+        """Keep what this thread did from `since` until `now`."""
+        self._timeline.add(Interval(self._name, threading.get_native_id(), self._frame, since, now))
+
+
 class Trace:
     """The spans and counters of one run.
 
     Attributes
     ----------
+    timeline
+        Where the spans are kept, or None if nobody asked for them.
     wait, encode, write, io
         Computing that waits for a block; encoding; writing and committing; the last two together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline | None = None) -> None:
+        self.timeline = timeline
         self._domain = nvtx.get_domain("gsio")
         self.wait, self.encode, self.write, self.io = Counter(), Counter(), Counter(), Counter()
-        self._counters = {
+        self._counters: dict[str, tuple[Counter, ...]] = {
             "wait_block": (self.wait,),
             "encode": (self.encode, self.io),
             "write": (self.write, self.io),
@@ -69,7 +96,15 @@ class Trace:
     def span(self, name: str, frame: int) -> "Span":
         """Return the context manager of one of `CATEGORIES`, for the block that begins at `frame`."""
         attributes = self._domain.get_event_attributes(name, category=CATEGORIES[name], payload=frame)
-        return Span(self._domain, attributes, self._counters.get(name, ()))
+        counters: tuple[Counter | Entry, ...] = self._counters.get(name, ())
+        if self.timeline is not None:
+            counters = (*counters, Entry(self.timeline, name, frame))
+        return Span(self._domain, attributes, counters)
+
+    def device(self, name: str, frame: int, begin: float, seconds: float) -> None:
+        """Keep what the device did, `compute` or `copy`, if it told when (`begin` is not 0)."""
+        if self.timeline is not None and begin:
+            self.timeline.add(Interval(name, DEVICE, frame, begin, begin + seconds))
 
 
 class Span:
@@ -77,7 +112,7 @@ class Span:
 
     __slots__ = ("_attributes", "_counters", "_domain", "_since")
 
-    def __init__(self, domain: Any, attributes: Any, counters: tuple[Counter, ...]) -> None:
+    def __init__(self, domain: Any, attributes: Any, counters: tuple[Counter | Entry, ...]) -> None:
         self._domain = domain
         self._attributes = attributes
         self._counters = counters

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from overlap import Record, Replay, loop
+from parts import Record, Replay, loop
 
 from gsio import log
 from gsio.compute import open_solver

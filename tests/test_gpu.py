@@ -1,5 +1,6 @@
 """Whole runs on a GPU."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import gsio
+from gsio import timeline
 from gsio.compute import choose_backend, open_solver
 from gsio.compute.reference import ReferenceSolver
 from gsio.compute.tiling import Device, Job, Tiling, tilings
@@ -45,6 +47,25 @@ def test_frames_are_the_same_every_time_and_for_any_number_of_threads(make_confi
     again = frames_of(make_config({**RUN, "run.backend": "cupy", "output.threads": 7}), tmp_path / "again.h5")
     for mine, theirs in zip(once, again, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_blocks_on_the_device_follow_one_another_within_the_loop(make_config: Make, tmp_path: Path) -> None:
+    config = make_config({"grid.rows": 1080, "grid.cols": 1920, "run.frames": 200, "run.backend": "cupy"})
+    summary = gsio.simulate(config, tmp_path / "run.h5", timeline=tmp_path / "run.json")
+    recorded = timeline.read(tmp_path / "run.json")
+    for name, seconds in (("compute", summary.compute_seconds), ("copy", summary.link_seconds)):
+        blocks = [interval for interval in recorded.intervals if interval.name == name]
+        assert [block.frame for block in blocks] == sorted({i.frame for i in recorded.intervals if i.name == "advance"})
+        assert all(before.end <= after.begin + 2e-6 for before, after in itertools.pairwise(blocks))
+        assert sum(block.end - block.begin for block in blocks) == pytest.approx(seconds, abs=1e-6 * len(blocks))
+        assert -1e-4 < blocks[0].begin < blocks[-1].end < recorded.end + 1e-4
+    begins = {(interval.name, interval.frame): interval.begin for interval in recorded.intervals}
+    ends = {(interval.name, interval.frame): interval.end for interval in recorded.intervals}
+    for name, frame in begins:
+        if name == "compute":  # a block is computed after the host said so, copied when computed, encoded when copied
+            assert begins["advance", frame] < begins["compute", frame] + 1e-4
+            assert ends["compute", frame] < begins["copy", frame] + 2e-6
+            assert ends["copy", frame] < begins["encode", frame] + 1e-4
 
 
 def test_auto_is_the_gpu(make_config: Make) -> None:

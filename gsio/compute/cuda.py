@@ -6,9 +6,10 @@ into the pinned memory of a block. Events order the two, so that neither waits f
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -32,6 +33,7 @@ from gsio.config import Config
 from gsio.initial import Start
 from gsio.staging import STATISTICS, Block, FrameLayout
 
+ANCHOR_SECONDS = 4.0  # so long the times of events, float32 milliseconds, are good to a quarter of a microsecond
 SLOTS = 3  # one filling, one copying, one to spare
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
 STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
@@ -106,8 +108,17 @@ class Slot:
         self.copied = Event(disable_timing=True)
 
 
+class Anchor(NamedTuple):
+    """An event, and when it happened on the host's clock."""
+
+    event: Any
+    seconds: float
+
+
 class Marks:
     """Timed events around the work for one block; the last is waited for without spinning."""
+
+    anchor: Anchor  # that happened before the others
 
     def __init__(self) -> None:
         self.computing, self.computed, self.copying, self.copied = Event(), Event(), Event(), Event(block=True)
@@ -168,6 +179,8 @@ class CudaSolver:
             self._slots = [Slot(layout.block_nbytes) for _ in range(SLOTS)]
             self._filled = 0
             self._marks: dict[int, Marks] = {}
+            self._clock = Stream(non_blocking=True)
+            self._anchor = self._new_anchor()
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
 
     def advance(self, steps: int) -> None:
@@ -257,6 +270,17 @@ class CudaSolver:
             memory = cupy.cuda.alloc_pinned_memory(nbytes)
         return np.frombuffer(memory, np.uint8, nbytes)
 
+    def _new_anchor(self) -> Anchor:
+        """Return the most exact of some anchors set now, on a stream that has nothing else to do."""
+        anchors: list[tuple[float, Anchor]] = []
+        for _ in range(5):
+            event, before = Event(), time.perf_counter()
+            event.record(self._clock)
+            event.synchronize()
+            after = time.perf_counter()
+            anchors.append((after - before, Anchor(event, (before + after) / 2)))
+        return min(anchors, key=lambda found: found[0])[1]
+
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
         number = self._filled % SLOTS
@@ -267,6 +291,9 @@ class CudaSolver:
             if address not in self._marks:
                 self._marks[address] = Marks()
             marks = self._marks[address]
+            if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
+                self._anchor = self._new_anchor()
+            marks.anchor = self._anchor
             with self._compute:
                 self._compute.wait_event(slot.copied)
                 marks.computing.record()
@@ -297,6 +324,9 @@ class CudaSolver:
         marks = self._marks[block.buffer.ctypes.data]
         with self._device:
             marks.copied.synchronize()
+        event, seconds = marks.anchor
+        block.compute_start = seconds + cupy.cuda.get_elapsed_time(event, marks.computing) / 1e3
+        block.link_start = seconds + cupy.cuda.get_elapsed_time(event, marks.copying) / 1e3
         block.compute_seconds = cupy.cuda.get_elapsed_time(marks.computing, marks.computed) / 1e3
         block.link_seconds = cupy.cuda.get_elapsed_time(marks.copying, marks.copied) / 1e3
 
