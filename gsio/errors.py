@@ -2,10 +2,10 @@
 
 GsioError
 ├── UsageError        2   bad option, configuration or environment; nothing was touched
-├── DataError        65   data do not match: a corrupt or foreign file
+├── DataError        65   data do not match: a corrupt or foreign file, a checkpoint of another configuration
 ├── DivergenceError  70   the simulation produced a non-finite value
 ├── StorageError     74   storage failed; what is committed is intact
-└── Interrupted      75   stopped early by a signal; what is committed is intact
+└── Interrupted      75   stopped early, by a signal or a time limit; what is committed is intact
 """
 
 
@@ -40,6 +40,6 @@ class StorageError(GsioError):
 
 
 class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a fault
-    """A run stopped early by a signal; every frame committed before it is intact."""
+    """A run stopped early; every frame committed before it is intact."""
 
     exit_code = 75
