@@ -127,7 +127,7 @@ def cli() -> None:
     "--resume",
     type=click.Choice(["no", "auto", "must"]),
     default="no",
-    help="Go on with the output, [auto] or begin it; --resume alone is auto.",
+    help="auto, or --resume alone: go on with the output, or begin it. must: it has to be there.",
 )
 @click.option("--metrics-port", type=int, metavar="PORT", help="Show rates to Prometheus at this port of localhost.")
 @click.option("--timeline", metavar="PATH.json", type=PATH, help="Also save what ran when, for Perfetto.")

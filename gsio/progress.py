@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class Rates(NamedTuple):
     """Rates since the frame loop began, and the time it has left."""
 
-    frames: int
+    frames: int  # in the file
     steps_per_second: float
     gcells_per_second: float
     gigabytes_in: float  # per second, raw
@@ -34,19 +34,19 @@ class Rates(NamedTuple):
 
 def rates(pipeline: "Pipeline") -> Rates:
     """Return how fast `pipeline` goes."""
-    config, frames = pipeline.config, pipeline.frames_committed
+    config, frames = pipeline.config, pipeline.frames_committed - pipeline.first
     seconds = max(time.perf_counter() - pipeline.started, 1e-9)
     steps = frames * config.run.steps_per_frame
-    raw, stored = frames * pipeline.pool.layout.frame_nbytes, pipeline.writer.nbytes
+    raw, stored = frames * pipeline.pool.layout.frame_nbytes, pipeline.writer.nbytes - pipeline.nbytes_before
     return Rates(
-        frames=frames,
+        frames=pipeline.frames_committed,
         steps_per_second=steps / seconds,
         gcells_per_second=steps * pipeline.pool.layout.cells / seconds / 1e9,
         gigabytes_in=raw / seconds / 1e9,
         gigabytes_out=stored / seconds / 1e9,
         ratio=raw / stored if stored else 0.0,
         blocks_in_flight=pipeline.pool.in_use,
-        seconds_left=(config.run.frames - frames) * seconds / frames if frames else None,
+        seconds_left=(config.run.frames - pipeline.frames_committed) * seconds / frames if frames else None,
     )
 
 

@@ -127,6 +127,8 @@ def pipeline(make_config: Make) -> Any:
     )
     return SimpleNamespace(
         config=config,
+        first=0,
+        nbytes_before=0,
         frames_committed=40,
         started=100.0,
         pool=SimpleNamespace(layout=SimpleNamespace(frame_nbytes=8_000_000, cells=2_000_000), in_use=3),
@@ -149,6 +151,12 @@ def test_rates_are_those_since_the_loop_began(pipeline: Any, clock: SimpleNamesp
             "seconds_left": 30.0,
         }
     )
+
+
+def test_rates_of_a_resumed_run_are_those_of_its_own_frames(pipeline: Any, clock: SimpleNamespace) -> None:
+    clock.now, pipeline.first, pipeline.nbytes_before = 120.0, 20, 60_000_000
+    now = progress.rates(pipeline)
+    assert (now.frames, now.steps_per_second, now.gigabytes_out, now.seconds_left) == (40, 50.0, 0.001, 60.0)
 
 
 def test_rates_before_the_first_frame_are_finite(pipeline: Any, clock: SimpleNamespace) -> None:
