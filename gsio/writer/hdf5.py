@@ -262,9 +262,12 @@ class RawWriter:
         start, end = (min((slab + i) * layout.slab_nbytes, layout.plane_nbytes) for i in (0, 1))
         with self._trace.span("write", block.first):
             for field, name in enumerate(layout.fields):
-                for frame in range(block.count):
-                    place = self._offsets[name] + (block.first + frame) * layout.plane_nbytes + start
-                    self._write(block.data[frame, field, start:end], place)
+                frames = block.data[: block.count, field, start:end]
+                if frames.flags.c_contiguous:  # one call: threads that write to one file wait for one another
+                    frames = frames.reshape(1, -1)
+                for number, values in enumerate(frames):
+                    place = self._offsets[name] + (block.first + number) * layout.plane_nbytes + start
+                    self._write(values, place)
         if slab == 0:
             with self._trace.span("encode", block.first):
                 codec.checksum(block, 0, block.count)
