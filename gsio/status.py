@@ -82,19 +82,18 @@ def lines_of(output: Path) -> Iterator[str]:
     """
     shown = 0
     while True:
-        status, records = read_status(output), read_journal(output)
+        status, records = read_status(output), read_journal(output, last=1)
         if not status:
             raise DataError(f"no run has left '{status_of(output)}'; expected the output of 'gsio run'")
         running = status["state"] == "running" and _is_alive(status)
-        frames = len(records.frames) if records is not None else 0
-        if records is not None and frames > shown:
-            last = records.frames[-1]
+        last = records.frames[-1] if records is not None and len(records.frames) else None
+        if last is not None and last["frame"] >= shown:
             ranges = [
                 f"{name.removeprefix('stats/').removesuffix('_min')} {last[name]:.4g} to {last[name[:-3] + 'max']:.4g}"
                 for name in last.dtype.names
                 if name.endswith("_min")
             ]
-            shown = frames
+            shown = int(last["frame"]) + 1
             yield f"frame {shown} of {status['frames']}, step {last['step']}, {', '.join(ranges)}"
         if not running:
             state = "killed" if status["state"] == "running" else status["state"]

@@ -112,25 +112,31 @@ def journal_of(output: Path) -> Path:
     return Path(f"{output}.journal")
 
 
-def read_journal(output: Path) -> Records | None:
-    """Return what the journal of an output holds, up to a torn record, or None if there is none."""
+def read_journal(output: Path, last: int = 0) -> Records | None:
+    """Return what the journal of an output holds, up to a torn record, or None if there is none.
+
+    If `last` is not 0, only so many records are read, the last ones: a watcher need not read what it has seen.
+    """
     try:
-        head, _, frames = _read(journal_of(output))
+        head, _, frames = _read(journal_of(output), last)
     except (OSError, ValueError, LookupError, TypeError):  # none, or its first line is torn
         return None
     return Records(head["attributes"], head["frames_per_chunk"], frames)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], int, NDArray[np.void]]:
-    """Return the head of a journal, its bytes, and the whole records after it."""
+def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]]:
+    """Return the head of a journal, its bytes, and the whole records after it, or the `last` ones."""
     with path.open("rb") as file:
         line = file.readline()
-        head, rest = json.loads(line), file.read()
-    record = _record_of(head)
-    records = np.frombuffer(rest, record, len(rest) // record.itemsize)
+        head = json.loads(line)
+        record = _record_of(head)
+        count = (os.fstat(file.fileno()).st_size - len(line)) // record.itemsize
+        first = max(0, count - last) if last else 0
+        file.seek(len(line) + first * record.itemsize)
+        records = np.frombuffer(file.read((count - first) * record.itemsize), record)
     raw = records.view(np.uint8).reshape(len(records), record.itemsize)
     for number, found in enumerate(raw):
-        if records["frame"][number] != number or records["checksum"][number] != crc32c(found[:-4].data):
+        if records["frame"][number] != first + number or records["checksum"][number] != crc32c(found[:-4].data):
             return head, len(line), records[:number]
     return head, len(line), records
 
