@@ -1,5 +1,6 @@
 """What becomes of a chunk: its checksum, and its encoded bytes."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from gsio.config import Output
 from gsio.staging import Block
+
+STORED = 65535  # bytes, at most, of a block that deflate stores
 
 
 class Blosc(NamedTuple):
@@ -64,12 +67,52 @@ def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], Any]:
-    if output.compression == "deflate":  # by ISA-L: a plain zlib stream, which HDF5's own filter reads
-        return lambda chunk: isal_zlib.compress(chunk, output.level)
+    if output.compression == "deflate":
+        return lambda chunk: _deflate(chunk, output.level)
     if (how := blosc_of(output)) is not None:
         name = how.cname.encode()
         return lambda chunk: blosc.compress(chunk, name, how.clevel, blosc.SHUFFLE, how.blocksize, itemsize)
     return lambda chunk: chunk
+
+
+def _deflate(chunk: NDArray[np.uint8], level: int) -> Any:
+    """Return a plain zlib stream, RFC 1950, which HDF5's own filter reads; by ISA-L, but noise is stored as it is.
+
+    In a dense pattern that is three of four byte planes, in which ISA-L finds nothing and takes half its time.
+    """
+    noise = _is_noise(chunk)
+    if not noise.any():
+        return isal_zlib.compress(chunk, level)
+    parts: list[Any] = [b"\x78\x01"]
+    edges = [0, *(np.flatnonzero(np.diff(noise)) + 1).tolist(), len(noise)]
+    for first, last in itertools.pairwise(edges):
+        here = chunk[first * STORED : last * STORED]
+        if noise[first]:  # a block of the kind `stored` each, RFC 1951, 3.2.4
+            blocks = np.empty((last - first, 5 + STORED), np.uint8)
+            blocks[:, :5] = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)
+            blocks[:, 5:] = here.reshape(-1, STORED)
+            parts.append(blocks.reshape(-1))
+        else:
+            compressor = isal_zlib.compressobj(level, wbits=-15)
+            parts += [compressor.compress(here), compressor.flush(isal_zlib.Z_SYNC_FLUSH)]
+    compressor = isal_zlib.compressobj(level, wbits=-15)
+    parts += [compressor.compress(chunk[len(noise) * STORED :]), compressor.flush()]
+    parts.append(isal_zlib.adler32(chunk).to_bytes(4, "big"))
+    return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])  # the GIL is free meanwhile
+
+
+def _is_noise(chunk: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pieces of `STORED` bytes would not shrink, by 256 of their bytes: 8 windows of 32.
+
+    Of 256 random bytes 162 are different, give or take 5, and one is the same as the byte before.
+    """
+    pieces = len(chunk) // STORED
+    shape, strides = (pieces, 8, 32), (STORED, STORED // 8, 1)
+    sample = np.lib.stride_tricks.as_strided(chunk, shape, strides, writeable=False).reshape(pieces, 256)
+    ordered = np.sort(sample, axis=1)
+    different = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
+    repeated = (sample[:, 1:] == sample[:, :-1]).sum(axis=1)
+    return np.asarray((different > 140) & (repeated < 8))
 
 
 def _gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray
+from isal import isal_zlib
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkIOHDF import vtkHDFReader
 
@@ -26,7 +28,7 @@ from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
-from gsio.writer import hdf5
+from gsio.writer import codec, hdf5
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
 
@@ -293,3 +295,19 @@ def test_a_row_too_large_for_a_chunk_is_refused(make_config: Make, tmp_path: Pat
     with pytest.raises(UsageError, match="compression"):
         new_writer(tmp_path / "run.h5", make_config({"grid.rows": 1, "grid.cols": 2**31 - 1}))
     assert [path.name for path in tmp_path.iterdir()] == ["run.h5.journal"]  # the test's own
+
+
+@pytest.mark.parametrize("noisy", ["all", "some", "none", "the end"])
+@pytest.mark.parametrize("cells", [1, 2**14 - 1, 2**14, 3 * 2**14 + 5, 200_000])
+def test_noise_is_stored_as_it_is_in_a_plain_zlib_stream(noisy: str, cells: int, make_config: Make) -> None:
+    config = make_config({"grid.rows": 1, "grid.cols": cells})
+    block, random = staged_block(config), np.random.default_rng(cells)
+    staged = block.data[0, 0]
+    staged[:] = np.repeat(random.integers(0, 256, len(staged) // 50 + 1, np.uint8), 50)[: len(staged)]
+    third, half = len(staged) // 3, len(staged) // 2
+    noise = {"all": slice(None), "some": slice(third, 2 * third), "none": slice(0), "the end": slice(half, None)}[noisy]
+    staged[noise] = random.integers(0, 256, len(staged[noise]), np.uint8)
+    codec.encode(block, config.output, 0)
+    (encoded,) = block.chunks[0, 0]
+    assert zlib.decompress(encoded) == staged.tobytes()
+    assert len(encoded) < 1.03 * len(isal_zlib.compress(staged, config.output.level)) + 100
