@@ -72,6 +72,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--keep-bits", type=int, help="Bits of the mantissa to keep; 0: all."),
         click.option("--fields", help="v, u or u,v."),
         click.option("--shard-frames", type=int, metavar="N", help="Zarr: frames that share a file."),
+        click.option("--pyramid", type=int, metavar="N", help="Zarr: smaller levels for viewers, each half as wide."),
         click.option("--memory", metavar="SIZE", help="Of the blocks in which frames wait, as in 512MiB."),
     ]):  # fmt: skip
         command = option(command)
@@ -95,6 +96,7 @@ KEYS = {
     "keep_bits": "output.keep_bits",
     "fields": "output.fields",
     "shard_frames": "output.shard_frames",
+    "pyramid": "output.pyramid",
     "memory": "output.memory",
 }
 

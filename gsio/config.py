@@ -111,6 +111,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     shard_frames: Natural
     threads: Natural
     memory: str
+    pyramid: Annotated[int, Meta(ge=0, le=16)] = 0
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -147,7 +147,7 @@ def export(
         if write is _write_output:
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
             # Levels differ between codecs.
-            output = replace(part.config.output, compression=compression, level=1, shard_frames=shards)
+            output = replace(part.config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
             part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
         try:
             with _progress(len(part.frames), shown=not quiet) as advance:

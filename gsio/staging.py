@@ -58,6 +58,7 @@ class FrameLayout:
         keep_bits: int = 0,
         shard_frames: int = 0,
         frames_per_chunk: int = 0,
+        pyramid: int = 0,
     ) -> "FrameLayout":
         """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
@@ -70,6 +71,8 @@ class FrameLayout:
         whole = shard_frames or per_chunk
         per_block = whole * max(1, round(most / whole))
         lines = shape[0] if plane <= LARGE_BYTES else max(1, round(SLAB_BYTES * shape[0] / plane))
+        if lines < shape[0]:  # so that a slab of every level comes from one slab of the field
+            lines = -(-lines >> pyramid) << pyramid
         stored = np.dtype(computed), dtype, keep_bits
         return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames)
 
@@ -148,6 +151,7 @@ def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
         keep_bits=output.keep_bits,
         shard_frames=output.shard_frames,
         frames_per_chunk=frames_per_chunk,
+        pyramid=output.pyramid,
     )
 
 

@@ -34,6 +34,11 @@ def for_output(config: Config, output: Path) -> Config:
         raise UsageError("output.compression: Zarr has no deflate with shuffled bytes; expected lz4, zstd or none")
     if config.output.shard_frames and what == "HDF5":
         raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
+    if (levels := config.output.pyramid) and what == "HDF5":
+        raise UsageError("output.pyramid: HDF5 has no such levels; expected 0, or an output that ends in .zarr")
+    if min(config.grid.rows, config.grid.cols) >> levels == 0:
+        least = min(config.grid.rows, config.grid.cols)
+        raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
     if compression == "deflate" and config.output.level > 3:
         raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
     dtype = np.dtype(config.stored)

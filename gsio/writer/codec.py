@@ -48,9 +48,9 @@ def encode(block: Block, output: Output, slab: int) -> None:
     A checksum comes after its chunk: its bytes are in the cache then, and it takes half as long.
     """
     layout = block.layout
-    compress = _compressor(output, layout.dtype.itemsize)
+    compress = compressor(output, layout.dtype.itemsize)
     for number, frame in enumerate(range(0, block.count, layout.frames_per_chunk)):
-        chunk = [compress(_gathered(block, number, slab, field)) for field in range(len(layout.fields))]
+        chunk = [compress(gathered(block, number, slab, field)) for field in range(len(layout.fields))]
         block.chunks[number, slab] = chunk
         if slab == 0:
             checksum(block, frame, frame + layout.frames_per_chunk)
@@ -66,7 +66,8 @@ def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise ValueError(f"a chunk cannot be decoded: {error}") from None
 
 
-def _compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], Any]:
+def compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], Any]:
+    """Return the function that encodes the bytes of a chunk, of values of `itemsize` bytes."""
     if output.compression == "deflate":
         return lambda chunk: _deflate(chunk, output.level)
     if (how := blosc_of(output)) is not None:
@@ -115,7 +116,7 @@ def _is_noise(chunk: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((different > 140) & (repeated < 8))
 
 
-def _gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
+def gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
     """Return the bytes [byte] of one field of a chunk, in the order its codec wants; a view if that is theirs now."""
     layout = block.layout
     planes = layout.dtype.itemsize if layout.shuffle else 1  # those of all frames lie together

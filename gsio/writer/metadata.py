@@ -95,6 +95,16 @@ def series_attributes(path: str, layout: FrameLayout) -> Attributes:
     }
 
 
+def levels_of(config: Config) -> range:
+    """Return the numbers of the smaller levels of the fields; level 0 is the field itself."""
+    return range(1, config.output.pyramid + 1)
+
+
+def level_path(name: str, level: int) -> str:
+    """Return the path of the array of a level of a field."""
+    return f"pyramid/{name}/{level}" if level else name
+
+
 def ome_attributes(
     config: Config, layout: FrameLayout, limits: Mapping[str, tuple[float, float]]
 ) -> dict[str, dict[str, Any]]:
@@ -105,10 +115,22 @@ def ome_attributes(
     axes: list[Attributes] = [{"name": "time", "type": "time"}]
     axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.shape) :]]
     step = config.run.steps_per_frame * config.model.dt
-    scale = {"type": "scale", "scale": [step, *[1.0] * len(layout.shape)]}
-    first = {"type": "translation", "translation": [step, *[0.0] * len(layout.shape)]}
+    members = [1.0] * len(layout.shape[:-2])
+    places = []
+    for level in (0, *levels_of(config)):
+        cells = 1 << level
+        scale = {"type": "scale", "scale": [step, *members, cells, cells]}
+        middle = [(cells - 1) / 2] * 2  # of the first cell
+        places.append([scale, {"type": "translation", "translation": [step, *[0.0] * len(members), *middle]}])
     images = [
-        {"name": name, "axes": axes, "datasets": [{"path": name, "coordinateTransformations": [scale, first]}]}
+        {
+            "name": name,
+            "axes": axes,
+            "datasets": [
+                {"path": level_path(name, level), "coordinateTransformations": place}
+                for level, place in enumerate(places)
+            ],
+        }
         for name in reversed(layout.fields)  # v first: viewers open the first
     ]
     ome: Attributes = {"version": "0.5", "multiscales": images}

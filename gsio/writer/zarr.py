@@ -36,6 +36,8 @@ from gsio.writer.metadata import (
     SERIES_CHUNK,
     field_attributes,
     frame_series,
+    level_path,
+    levels_of,
     now,
     ome_attributes,
     quantization_attributes,
@@ -104,6 +106,7 @@ class ZarrWriter:
         self._config = config
         self._layout = layout
         self._journal = journal
+        self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
         self._lock = threading.Lock()  # of what is published
         self._frames = frames or 0
         self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
@@ -156,7 +159,22 @@ class ZarrWriter:
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
                 for name, encoded in zip(layout.fields, of_fields, strict=True):
                     value = _shard(encoded, together) if layout.frames_per_shard else encoded[0]
-                    self._store.put(f"{name}/c.{first + number}.{slab}" + ".0" * len(layout.shape[1:]), value)
+                    self._store.put(_key(name, first + number, slab, layout), value)
+        if self._levels:
+            with self._trace.span("encode", block.first):
+                self._encode_levels(block, slab)
+
+    def _encode_levels(self, block: Block, slab: int) -> None:
+        """Compress and store the smaller levels of one slab of `block`."""
+        layout = self._layout
+        compress = codec.compressor(self._config.output, layout.dtype.itemsize)
+        for number, frame in enumerate(range(0, block.count, layout.frames_per_chunk)):
+            for field, name in enumerate(layout.fields):
+                values = codec.gathered(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
+                for level in levels_of(self._config):
+                    values = halved(values)
+                    key = _key(level_path(name, level), (block.first + frame) // layout.frames_per_chunk, slab, layout)
+                    self._store.put(key, compress(values.reshape(-1).view(np.uint8)))
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
@@ -195,12 +213,29 @@ class ZarrWriter:
             for number, values in series.new_chunks():
                 self._store.put(f"{name}/c.{number}", values)
         arrays = self._group["consolidated_metadata"]["metadata"]
-        for name in (*self._series, *self._layout.fields):  # the fields last: their length is what counts
+        for name in (*self._series, *self._levels, *self._layout.fields):  # the fields last: their length counts
             arrays[name]["shape"][0] = self._frames
             self._store.put(f"{name}/{METADATA}", _json(arrays[name]))
         self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
         self._store.put(METADATA, _json(self._group))
         self._published = time.monotonic()
+
+
+def _key(name: str, number: int, slab: int, layout: FrameLayout) -> str:
+    """Return where a chunk, or a shard, of an array is in the store."""
+    return f"{name}/c.{number}.{slab}" + ".0" * len(layout.shape[1:])
+
+
+def halved(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the means of 2 × 2 cells of [frame, …, row, col], of the same dtype; an odd last row or column is left."""
+    rows, cols = (size - size % 2 for size in values.shape[-2:])
+    whole = values[..., :rows, :cols]
+    if whole.dtype.itemsize < 4:  # float16, or an integer
+        whole = whole.astype(np.float32)
+    pairs = whole[..., ::2, :] + whole[..., 1::2, :]
+    means = (pairs[..., ::2] + pairs[..., 1::2]) * pairs.dtype.type(0.25)
+    found: NDArray[Any] = (np.rint(means) if values.dtype.kind == "u" else means).astype(values.dtype)
+    return found
 
 
 def _shard(chunks: Sequence[Any], most: int) -> bytes:
@@ -280,6 +315,21 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             chunk_key_encoding=keys,
         )
         field.attrs.update(field_attributes(name, layout))
+        for level in levels_of(config):
+            smaller = tuple(size >> level for size in layout.shape[-2:])
+            lines = layout.lines_per_chunk >> level if len(layout.shape) == 2 else layout.lines_per_chunk
+            key = level_path(name, level)
+            root.require_group(key.rpartition("/")[0])
+            array = root.create_array(
+                key,
+                shape=(0, *layout.shape[:-2], *smaller),
+                dtype=layout.dtype,
+                chunks=(layout.frames_per_chunk, lines, *(*layout.shape[:-2], *smaller)[1:]),
+                compressors=compressor,
+                dimension_names=("time", *axes),
+                chunk_key_encoding=keys,
+            )
+            array.attrs.update(field_attributes(name, layout))
     if layout.keep_bits:
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same

@@ -184,6 +184,49 @@ def test_a_group_that_cannot_be_laid_out_leaves_the_old_one(
     assert {path.name for path in tmp_path.iterdir()} == {"run.zarr", *BESIDE}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"output.store": "uint8", "output.compression": "none"},
+        {"output.store": "float16", "output.fields": "u,v"},
+        {"model.precision": "float64", "grid.rows": 21},
+        {"model.feed": [0.02, 0.03, 0.04]},
+        {"output.shard_frames": 4},
+    ],
+)
+@pytest.mark.parametrize("slabs", [False, True])
+def test_a_pyramid_holds_the_means_of_the_cells(
+    slabs: bool, changes: dict[str, Any], make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if slabs:
+        monkeypatch.setattr("gsio.staging.LARGE_BYTES", 100)
+        monkeypatch.setattr("gsio.staging.SLAB_BYTES", 300)
+    config = make_config({**NOISE, "initial.amplitude": 0.3, "output.pyramid": 3, **changes})
+    gsio.simulate(config, tmp_path / "run.zarr")
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    for name in config.output.fields.split(","):
+        values = group[name][:]
+        for level in (1, 2, 3):
+            rows, cols = (size - size % 2 for size in values.shape[-2:])
+            whole = values[..., :rows, :cols].astype(np.float64)
+            means = whole.reshape(*whole.shape[:-2], rows // 2, 2, cols // 2, 2).mean(axis=(-3, -1))
+            values = group[f"pyramid/{name}/{level}"][:]
+            tolerance = {"f": np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0, "u": 0.5}[
+                values.dtype.kind
+            ]
+            np.testing.assert_allclose(values, means, rtol=0, atol=tolerance)
+    assert len(Image.from_zarr(group).ome_attributes.multiscales[0].datasets) == 4
+
+
+def test_a_pyramid_that_cannot_be_is_refused(make_config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"output\.pyramid: expected at most 3 with 12 cells, got 4"):
+        gsio.simulate(make_config({**NOISE, "output.pyramid": 4}), tmp_path / "run.zarr")
+    with pytest.raises(UsageError, match=r"output\.pyramid: HDF5 has no such levels"):
+        gsio.simulate(make_config({"output.pyramid": 1}), tmp_path / "run.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_deflate_is_refused(make_config: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"output\.compression.*expected lz4, zstd or none"):
         gsio.simulate(make_config({"output.compression": "deflate"}), tmp_path / "run.zarr")
