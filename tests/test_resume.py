@@ -344,6 +344,8 @@ def test_a_run_stops_in_time_and_goes_on(
     there = checkpoint.load(path)[0].frames
     with open_stack(path) as stack:
         assert stack.frames == there
+    with pytest.raises(UsageError, match=f"expected at least the {there} of the checkpoint, got 7"):
+        gsio.simulate(make_config({**LONG, "run.frames": 7}), path, resume="must")
     summary = gsio.simulate(make_config({**LONG, "run.frames": there + 8}), path, resume="must")
     assert summary is not None
     assert (summary.first, summary.frames) == (there, 8)
