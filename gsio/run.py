@@ -107,7 +107,8 @@ def simulate(
             log.info("all frames are there already", output=str(output), frames=there)
             return None
         if part is not None and part.frames > config.run.frames:
-            raise UsageError(f"run.frames: expected at least the {part.frames} of the checkpoint, got {config.run.frames}")
+            least = f"expected at least the {part.frames} of the checkpoint"
+            raise UsageError(f"run.frames: {least}, got {config.run.frames}")
         pipeline = _pipeline(config, output, journal, part, Trace(Timeline() if timeline is not None else None))
         limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
         log.info(

@@ -344,11 +344,24 @@ def test_a_run_stops_in_time_and_goes_on(
     there = checkpoint.load(path)[0].frames
     with open_stack(path) as stack:
         assert stack.frames == there
-    with pytest.raises(UsageError, match=f"expected at least the {there} of the checkpoint, got 7"):
-        gsio.simulate(make_config({**LONG, "run.frames": 7}), path, resume="must")
     summary = gsio.simulate(make_config({**LONG, "run.frames": there + 8}), path, resume="must")
     assert summary is not None
     assert (summary.first, summary.frames) == (there, 8)
+
+
+def test_fewer_frames_than_the_checkpoint_has_are_refused(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+
+    def watch(pipeline: Pipeline) -> None:
+        if pipeline.frames_committed:
+            pipeline.stop("the test")
+
+    with pytest.raises(Interrupted, match="stopped by the test"):
+        gsio.simulate(make_config({**LONG, "run.frames": 100_000_000}), path, watch=watch)
+    there = checkpoint.load(path)[0].frames
+    with pytest.raises(UsageError, match=f"expected at least the {there} of the checkpoint, got 7"):
+        gsio.simulate(make_config({**LONG, "run.frames": 7}), path, resume="must")
+    assert journal_of(path).exists()
 
 
 def test_an_output_that_vanishes_ends_the_run(
