@@ -61,7 +61,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-f", "--feed", type=toml_value, metavar="RATE", help="Feed rate F, or a list or map of it."),
         click.option("-k", "--kill", type=toml_value, metavar="RATE", help="Kill rate k, or a list or map of it."),
         click.option("-t", "--dt", type=float, help="Time step."),
-        click.option("--backend", help="auto, cupy, numba or numpy."),
+        click.option("--backend", help="auto, cupy, numba, numpy, or one to compare with."),
         click.option("--device", type=int, help="Which GPU."),
         click.option("--compression", help="auto, deflate, lz4, zstd or none."),
         click.option("--store", help="computed, float32, float16, uint16 or uint8."),
@@ -227,7 +227,7 @@ def doctor(debug: bool) -> None:
 @cli.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--preview", metavar="FOLDER", type=PATH, help="Run each, and draw its last frame in FOLDER/NAME.png.")
-@click.option("--backend", help="auto, cupy, numba or numpy, for the preview.")
+@click.option("--backend", help="As of gsio run, for the preview.")
 @_debug
 def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, debug: bool) -> None:
     """List the shipped configurations, with feed, kill and what they make."""
