@@ -94,7 +94,7 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     check_stability(config.model)
     solver = open_solver(config, layout_of(config), blocks=1)
     solver.advance(config.run.frames * config.run.steps_per_frame)
-    return solver.fields()[1]
+    return solver.field("v")
 
 
 def layout_of(config: Config) -> FrameLayout:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -35,6 +36,9 @@ class Solver(Protocol):
     def fields(self) -> tuple[Field, Field]:
         """Return host copies of u and v, of the layout's shape."""
 
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return host memory for a block, of the kind the device copies to fastest."""
 
@@ -46,7 +50,9 @@ class Solver(Protocol):
 
 
 class ArraySolver(Generic[State]):
-    """A solver made of array code; frames are copied to the host, the fields that are saved alone, and staged there.
+    """A solver made of array code.
+
+    The fields that are saved are copied to the host, where the threads that wait for a block stage its frames.
 
     Parameters
     ----------
@@ -55,7 +61,8 @@ class ArraySolver(Generic[State]):
     advance
         Returns a state so many steps later; it may return before they are done, and use the old state's memory.
     copy
-        Waits for u (0) or v (1) of a state, and returns it as an array of NumPy, of the cells of the layout.
+        Waits for u (0) or v (1) of a state, and returns it as an array of NumPy, of the layout's cells, which later
+        steps leave as it is.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class ArraySolver(Generic[State]):
         self._state = state
         self._advance = advance
         self._copy = copy
+        self._copied: dict[int, tuple[Lock, list[Field]]] = {}  # by the address of a block
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps; may return before they are done."""
@@ -82,25 +90,34 @@ class ArraySolver(Generic[State]):
 
     def fields(self) -> tuple[Field, Field]:
         """Return host copies of u and v, of the layout's shape."""
-        u, v = (np.array(self._copy(self._state, i)).reshape(self._layout.shape) for i in range(2))
-        return u, v
+        return self.field("u"), self.field("v")
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.shape)
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return ordinary memory."""
         return np.zeros(nbytes, np.uint8)
 
     def fill(self, block: Block) -> None:
-        """Compute and stage the next `block.count` frames."""
+        """Compute the next `block.count` frames and copy them to the host."""
         start = time.perf_counter()
-        for frame in range(block.count):
+        planes = []
+        for _ in range(block.count):
             self.advance(self._steps)
-            for i, name in enumerate(self._layout.fields):
-                plane = self._copy(self._state, "uv".index(name))
-                stage(plane, self._layout, block.data[frame, i], block.statistics[frame, i])
+            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.fields]
+        self._copied[block.buffer.ctypes.data] = Lock(), planes
         block.compute_seconds = time.perf_counter() - start
 
     def wait(self, block: Block) -> None:
-        """Return at once: `fill` leaves the frames complete."""
+        """Stage the frames of `block`, or wait for the thread that does."""
+        lock, planes = self._copied[block.buffer.ctypes.data]
+        with lock:
+            for number, plane in enumerate(planes):
+                place = divmod(number, len(self._layout.fields))
+                stage(plane, self._layout, block.data[place], block.statistics[place])
+            planes.clear()
 
 
 def beginning(

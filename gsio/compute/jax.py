@@ -46,6 +46,7 @@ def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any
             return lax.scan(lambda state, _: (step(*state, *rates), None), state, length=steps)[0]
         return lax.fori_loop(0, steps, lambda _, state: step(*state, *rates), state)
 
+    to_host = np.array if device.platform == "cpu" else np.asarray  # whose memory, on the CPU, is that of the state
     return ArraySolver(
         backend,
         f"{device.device_kind}, JAX {jax.__version__}",
@@ -53,5 +54,5 @@ def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any
         layout,
         (u, v),
         lambda state, steps: advance(state, rates, steps),
-        lambda state, i: np.asarray(state[i]),
+        lambda state, i: to_host(state[i]),
     )

@@ -23,8 +23,8 @@ def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any
     compiled = config.run.backend == "torch-compile"
 
     def around(f: Any) -> Any:
-        p = pad(f.view(-1, 1, *f.shape[-2:]), (1, 1, 1, 1), PADDING[config.grid.boundary])  # which takes 4 axes only
-        return (c.around(p) if compiled else conv2d(p, weights)).view(f.shape)
+        p = pad(f.reshape(-1, 1, *f.shape[-2:]), (1, 1, 1, 1), PADDING[config.grid.boundary])  # which takes 4 axes only
+        return (c.around(p) if compiled else conv2d(p, weights)).reshape(f.shape)
 
     def step(u: Any, v: Any) -> Any:
         return c.step(u, v, around(u), around(v))
