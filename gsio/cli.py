@@ -4,6 +4,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-f", "--feed", type=toml_value, metavar="RATE", help="Feed rate F, or a list or map of it."),
         click.option("-k", "--kill", type=toml_value, metavar="RATE", help="Kill rate k, or a list or map of it."),
         click.option("-t", "--dt", type=float, help="Time step."),
-        click.option("--backend", help="auto, cupy, numba or numpy."),
+        click.option("--backend", help="auto, cupy, numba, numpy, or one to compare with."),
         click.option("--device", type=int, help="Which GPU."),
         click.option("--checkpoint-every", metavar="N|TIME", type=toml_value, help="Frames, or a time as in 15m."),
         click.option("--max-walltime", metavar="H:MM:SS", help="Stop in time to be done by then."),
@@ -314,7 +315,7 @@ def doctor(debug: bool) -> None:
 @cli.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--preview", metavar="FOLDER", type=PATH, help="Run each, and draw its last frame in FOLDER/NAME.png.")
-@click.option("--backend", help="auto, cupy, numba or numpy, for the preview.")
+@click.option("--backend", help="As of gsio run, for the preview.")
 @_debug
 def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, debug: bool) -> None:
     """List the shipped configurations, with feed, kill and what they make."""
@@ -352,6 +353,45 @@ def tune(
 
     for tiling, speed in tune(config, layout_of(config)):
         click.echo(f"{speed:8.1f} Gcell/s  {tiling}")
+
+
+TABLES = {
+    "verdict": "The main job by every backend: saved by h5py in the loop, by h5py in a thread, and by gsio.",
+    "compute": "The time steps alone, beside other libraries.",
+    "storage": "What is saved a second, in every format, beside other libraries.",
+    "transfer": "What a frame costs on its way from the GPU to the host, against what a step costs.",
+    "scaling": "A run by the size of the grid, the steps between two frames, and the threads that encode.",
+}
+
+
+def _add_table(name: str, what: str) -> None:
+    """Add the command that measures a table of ``gsio.bench``."""
+
+    @bench.command(name, help=what)
+    @click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="What is measured.")
+    @click.option("--only", default="", metavar="TEXT", help="Only rows whose name holds TEXT.")
+    @click.option("--repeats", type=click.IntRange(0), default=0, help="Of every row; 0: as many as the table needs.")
+    @click.option("--timeout", type=click.FloatRange(0), default=0, help="Seconds a row may take; 0: the table's own.")
+    @click.option(
+        "--folder", type=click.Path(path_type=Path, exists=True), help="Where to write; else the system's own."
+    )
+    @click.option("--frames", type=click.IntRange(2), default=1000, help="Of the main job; other rows take a share.")
+    @click.option("--quick", is_flag=True, help="Few rows, small and once: less than a minute.")
+    @click.option("--json", "json_path", metavar="PATH", type=PATH, help="Write every measurement too.")
+    @click.option("--plot", metavar="FOLDER", type=PATH, help="Draw the table, as PNG and SVG.")
+    @_debug
+    def measure(device: str, json_path: Path | None, plot: Path | None, debug: bool, **options: Any) -> None:
+        from gsio.bench.tables import Options, report
+        from gsio.compute.driver import find_driver
+
+        if device == "auto":
+            driver = find_driver()
+            device = "gpu" if driver and driver.gpus else "cpu"
+        click.echo(report(name, Options(device, **options), json_path, plot, partial(click.echo, err=True)))
+
+
+for _name, _what in TABLES.items():
+    _add_table(_name, _what)
 
 
 @cli.group("config")

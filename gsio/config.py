@@ -20,6 +20,10 @@ LARGEST = 2**31 - 1
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Backend = Literal[
+    "auto", "cupy", "numba", "numpy",
+    "cupy-arrays", "jax", "jax-convolve", "jax-scan", "torch", "torch-compile", "cupynumeric",
+]  # fmt: skip
 
 
 class Map(Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +97,7 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
 
     frames: Positive
     steps_per_frame: Positive
-    backend: Literal["auto", "cupy", "numba", "numpy"]
+    backend: Backend
     device: Natural
     threads: Natural
     checkpoint_every: Interval = "15m"

@@ -184,7 +184,7 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     check_stability(config.model)
     solver = open_solver(config, layout_of(config), blocks=1)
     solver.advance(config.run.frames * config.run.steps_per_frame)
-    return solver.fields()[1]
+    return solver.field("v")
 
 
 def encoding_threads(config: Config) -> int:

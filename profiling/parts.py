@@ -14,69 +14,21 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gsio
 from gsio import log
+from gsio.bench.storage import Drop, Record, Replay, loop
 from gsio.compute import open_solver
 from gsio.config import Config, parse_assignment
-from gsio.run import Pipeline, encoding_threads, pool_size
-from gsio.staging import Block, BlockPool, FrameLayout, layout_of
+from gsio.run import encoding_threads, pool_size
+from gsio.staging import BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
-
-
-class Drop:
-    """A writer that drops every frame."""
-
-    nbytes = 0
-
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Do nothing."""
-
-    def commit(self, blocks: Sequence[Block]) -> None:
-        """Do nothing."""
-
-    def close(self, status: str) -> None:
-        """Do nothing."""
-
-
-class Record(Drop):
-    """A writer that keeps every block in memory."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Keep a copy of `block`."""
-        self.blocks[block.first] = (block.data.copy(), block.statistics.copy())
-
-
-class Replay:
-    """A solver that hands out recorded blocks at once."""
-
-    backend = device = "replay"
-
-    def __init__(self, blocks: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
-        self._blocks = blocks
-
-    def fill(self, block: Block) -> None:
-        """Point `block` at the recorded frames."""
-        block.data, recorded = self._blocks[block.first]
-        block.statistics[:] = recorded
-
-    def wait(self, block: Block) -> None:
-        """Return at once."""
-
-    def allocate(self, nbytes: int) -> np.ndarray:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
 
 
 def compute_alone(config: Config, layout: FrameLayout) -> float:
@@ -107,13 +59,6 @@ def copy_alone(config: Config, layout: FrameLayout) -> float | None:
         cupy.cuda.runtime.memcpyAsync(pinned[i % 4].ptr, device.data.ptr, layout.block_nbytes, to_host, stream.ptr)
     stream.synchronize()
     return time.perf_counter() - start
-
-
-def loop(config: Config, solver: Any, pool: BlockPool, writer: Any, trace: Trace, threads: int) -> Pipeline:
-    """Run the frame loop and return its pipeline."""
-    pipeline = Pipeline(config, solver, pool, writer, trace, threads)
-    pipeline.run()
-    return pipeline
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsio.compute.reference import ReferenceSolver
+from gsio.compute import reference
 from gsio.config import Config, load_config
 from gsio.initial import initial_state
 from gsio.staging import layout_of
@@ -36,7 +36,7 @@ def expected_frames() -> Callable[[Config], dict[str, np.ndarray]]:
     """Return a function from a configuration to u and v of every frame, [frame, …], without staging or files."""
 
     def frames_of(config: Config) -> dict[str, np.ndarray]:
-        solver = ReferenceSolver(config, layout_of(config), initial_state(config))
+        solver = reference.solver(config, layout_of(config), initial_state(config))
         frames = []
         for _ in range(config.run.frames):
             solver.advance(config.run.steps_per_frame)

@@ -21,7 +21,7 @@ from gsio.config import load_config, preset_names
 from gsio.reader import open_stack
 
 SMALL = ["-r", "12", "-c", "17", "-n", "3", "-e", "2", "--set", "run.backend=numpy"]
-HEAVY = ["numpy", "h5py", "numba", "cupy", "zarr", "trio", "matplotlib", "PIL"]
+HEAVY = ["numpy", "h5py", "numba", "cupy", "zarr", "trio", "matplotlib", "PIL", "jax", "torch"]
 ESCAPE = "\x1b"
 Captured = pytest.CaptureFixture[str]
 

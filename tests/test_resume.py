@@ -46,14 +46,14 @@ import os, sys, threading
 from pathlib import Path
 import gsio, gsio.staging
 from gsio import checkpoint, staging
-from gsio.compute.reference import ReferenceSolver
+from gsio.compute.base import ArraySolver
 from gsio.config import Config
 from gsio.run import Pipeline
 
 output, frames, gsio.staging.BLOCK_BYTES, gsio.staging.CHUNK_BYTES = sys.argv[1], *map(int, sys.argv[2:])
 saved = threading.Event()
 saved.set()
-committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ReferenceSolver.fill
+committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ArraySolver.fill
 
 def commit_ready(self, waiting):
     committing(self, waiting)
@@ -72,7 +72,7 @@ def fill(self, block):  # no checkpoint is skipped because the one before is not
     saved.wait(60)
     filling(self, block)
 
-Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ReferenceSolver.fill = commit_ready, snapshot, save, fill
+Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ArraySolver.fill = commit_ready, snapshot, save, fill
 gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output))
 """
 

@@ -1,21 +1,30 @@
 """Solvers: they advance u and v, and know nothing of files."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from typing import cast
 
 import psutil
 import structlog
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
-from gsio.config import Config
+from gsio.config import Backend, Config
 from gsio.errors import UsageError
 from gsio.initial import Start, initial_state
 from gsio.staging import FrameLayout
 
-Backend = Literal["cupy", "numba", "numpy"]
-
+# Array code in other libraries, to compare with: the module of each, which is also the extra that installs the library.
+ROUTES = {
+    "cupy-arrays": "cupy_arrays",
+    "jax": "jax",
+    "jax-convolve": "jax",
+    "jax-scan": "jax",
+    "torch": "torch",
+    "torch-compile": "torch",
+    "cupynumeric": "cupynumeric",
+}
 OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
 
 log = structlog.get_logger()
@@ -63,7 +72,8 @@ def open_solver(
         initial state cannot be read.
     """
     backend = choose_backend(config)
-    fields = 4 if backend == "numba" else 12 if backend == "numpy" else 0  # that live in host memory
+    # That live in host memory; the temporary arrays of array code among them.
+    fields = {"numba": 4, "numpy": 12, "cupy": 0, "cupy-arrays": 2}.get(backend, 8)
     itemsize = 8 if backend == "numpy" else layout.computed.itemsize
     # The initial state is two float64 fields; maps of feed and kill are two more, and two of the precision of the run.
     # What is staged waits in `blocks` blocks, once raw and once encoded.
@@ -75,13 +85,19 @@ def open_solver(
         from gsio.compute.cuda import CudaSolver
 
         return CudaSolver(config, layout, start(config))
-    if backend == "numpy":
-        from gsio.compute.reference import ReferenceSolver
+    if backend == "numba":
+        from gsio.compute.cpu import CpuSolver
 
-        return ReferenceSolver(config, layout, start(config))
-    from gsio.compute.cpu import CpuSolver
-
-    return CpuSolver(config, layout, start(config))
+        return CpuSolver(config, layout, start(config))
+    if backend == "cupy-arrays":
+        _check_cuda(config, layout)
+    module = "reference" if backend == "numpy" else ROUTES[backend]
+    try:
+        solver = import_module(f"gsio.compute.{module}").solver
+    except ImportError as error:
+        what = f"run.backend: {backend} cannot be used here: {one_line(error)}"
+        raise UsageError(f"{what}; get it with pip install 'gsio[{module}]'") from None
+    return cast(Solver, solver(config, layout, start(config)))
 
 
 def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:

@@ -1,14 +1,24 @@
-"""What every solver offers, and the staging of a frame that lies in host memory."""
+"""What every solver offers, solvers made of array code, and the staging of a frame that lies in host memory."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.compute.stencil import Coefficients, coefficients
+from gsio.config import Config
+from gsio.errors import UsageError
+from gsio.initial import Start
 from gsio.staging import Block, FrameLayout
 
 Field = NDArray[np.floating[Any]]
+State = TypeVar("State")
+Item = TypeVar("Item")
+
+PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}  # modes of `pad`, in NumPy and those like it
 
 
 class Solver(Protocol):
@@ -29,6 +39,9 @@ class Solver(Protocol):
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Keep u and v as they are now; return a function that waits for host copies of them and returns these."""
 
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return host memory for a block, of the kind the device copies to fastest."""
 
@@ -37,6 +50,114 @@ class Solver(Protocol):
 
     def wait(self, block: Block) -> None:
         """Return when the frames of `block` are there, with its statistics and seconds set."""
+
+
+class ArraySolver(Generic[State]):
+    """A solver made of array code.
+
+    The fields that are saved are copied to the host, where the threads that wait for a block stage its frames.
+
+    Parameters
+    ----------
+    state
+        The fields, in arrays of a library.
+    advance
+        Returns a state so many steps later; it may return before they are done, and use the old state's memory.
+    copy
+        Waits for u (0) or v (1) of a state, and returns it as an array of NumPy, of the layout's cells, which later
+        steps leave as it is.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        device: str,
+        config: Config,
+        layout: FrameLayout,
+        state: State,
+        advance: Callable[[State, int], State],
+        copy: Callable[[State, int], Field],
+    ) -> None:
+        self.backend = backend
+        self.device = device
+        self._steps = config.run.steps_per_frame
+        self._layout = layout
+        self._state = state
+        self._advance = advance
+        self._copy = copy
+        self._copied: dict[int, tuple[Lock, list[Field]]] = {}  # by the address of a block
+
+    def advance(self, steps: int) -> None:
+        """Advance both fields by `steps` time steps; may return before they are done."""
+        self._state = self._advance(self._state, steps)
+
+    def fields(self) -> tuple[Field, Field]:
+        """Return host copies of u and v, of the layout's shape."""
+        return self.field("u"), self.field("v")
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.shape)
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v, and return a function that returns the copies."""
+        copies = self.fields()
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
+
+    def fill(self, block: Block) -> None:
+        """Compute the next `block.count` frames and copy them to the host."""
+        start = time.perf_counter()
+        planes = []
+        for _ in range(block.count):
+            self.advance(self._steps)
+            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.fields]
+        self._copied[block.buffer.ctypes.data] = Lock(), planes
+        block.compute_seconds = time.perf_counter() - start
+
+    def wait(self, block: Block) -> None:
+        """Stage the frames of `block`, or wait for the thread that does."""
+        lock, planes = self._copied[block.buffer.ctypes.data]
+        with lock:
+            for number, plane in enumerate(planes):
+                place = divmod(number, len(self._layout.fields))
+                stage(plane, self._layout, block.data[place], block.statistics[place])
+            planes.clear()
+
+
+def beginning(
+    config: Config, layout: FrameLayout, start: Start, array: Callable[[Field], Any]
+) -> tuple[Any, Any, Coefficients]:
+    """Return u and v at the start, of the layout's shape, and the constants of a step, made arrays by `array`.
+
+    All are of the precision of the run. Rates that do not vary are numbers, which libraries compile in or broadcast.
+    """
+    dtype, ndim = np.dtype(config.model.precision), len(layout.shape)
+
+    def made(rate: Field) -> Any:  # without the axis of members where the fields have none
+        return rate.item() if rate.size == 1 else array(rate.reshape(rate.shape[-ndim:]).astype(dtype))
+
+    c = coefficients(config.model, start.feed, start.kill)
+    u, v = (array(np.broadcast_to(field, layout.shape).astype(dtype)) for field in start[:2])
+    return u, v, c._replace(feed=made(c.feed), keep_v=made(c.keep_v))
+
+
+def set_outside(p: Any, boundary: str) -> None:
+    """Set the cells that frame `p` [..., rows + 2, cols + 2] in place; those of a zero boundary stay as they are."""
+    if boundary != "zero":
+        before, after = (-2, 1) if boundary == "periodic" else (1, -2)
+        p[..., 0, :], p[..., -1, :] = p[..., before, :], p[..., after, :]
+        p[..., 0], p[..., -1] = p[..., before], p[..., after]
+
+
+def nth_device(devices: Sequence[Item], number: int) -> Item:
+    """Return one of the devices of a library, or raise UsageError where there are fewer."""
+    if number >= len(devices):
+        raise UsageError(f"run.device: expected a device below {len(devices)}, got {number}")
+    return devices[number]
 
 
 def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:

@@ -377,7 +377,11 @@ class CpuSolver:
 
     def fields(self) -> tuple[Field, Field]:
         """Return copies of u and v, of the layout's shape."""
-        return self._u.reshape(self._layout.shape).copy(), self._v.reshape(self._layout.shape).copy()
+        return self.field("u"), self.field("v")
+
+    def field(self, name: str) -> Field:
+        """Return a copy of u or v, of the layout's shape."""
+        return (self._u if name == "u" else self._v).reshape(self._layout.shape).copy()
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Copy u and v, and return a function that returns the copies."""

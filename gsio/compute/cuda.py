@@ -188,6 +188,11 @@ class CudaSolver:
         with self._device, self._compute:
             self._replay(("advance", steps), self.launches(steps), lambda: self._advance(steps))
 
+    @property
+    def stream(self) -> Stream:
+        """The compute stream."""
+        return self._compute
+
     def launches(self, steps: int) -> int:
         """Return the number of kernels that `steps` time steps take."""
         return -(-steps // MOST_STEPS) if self.tiling.at_once else self.tiling.passes(steps)
@@ -263,6 +268,11 @@ class CudaSolver:
             return u, v
 
         return wait
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        with self._device, self._compute:
+            return np.asarray(self._states[self._now]["uv".index(name)].get())
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return pinned memory: the GPU copies to it at full speed and without the host."""

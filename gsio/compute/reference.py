@@ -7,19 +7,13 @@ Gray & Scott, Chem. Eng. Sci. 39 (1984) 1087; forward Euler, unit grid spacing, 
 state.
 """
 
-import time
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
-from gsio.compute.base import Field, stage
+from gsio.compute.base import PADDING, ArraySolver, Field
 from gsio.compute.stencil import STENCILS
 from gsio.config import Config, Model
 from gsio.initial import Start
-from gsio.staging import Block, FrameLayout
-
-PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}
+from gsio.staging import FrameLayout
 
 
 def laplacian(field: Field, stencil: str, boundary: str) -> Field:
@@ -40,47 +34,15 @@ def step(u: Field, v: Field, feed: Field, kill: Field, model: Model, boundary: s
     return u + model.dt * du, v + model.dt * dv
 
 
-class ReferenceSolver:
-    """NumPy in float64, whatever the precision of the file."""
+def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[tuple[Field, Field]]:
+    """Return NumPy's solver: float64, whatever the precision of the file."""
 
-    backend = "numpy"
-    device = "CPU, NumPy float64"
-
-    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
-        self._config = config
-        self._layout = layout
-        self._u: Field = np.array(np.broadcast_to(start.u, layout.shape), np.float64)
-        self._v: Field = np.array(np.broadcast_to(start.v, layout.shape), np.float64)
-        self._rates = start.feed, start.kill
-
-    def advance(self, steps: int) -> None:
-        """Advance both fields by `steps` time steps."""
+    def advance(state: tuple[Field, Field], steps: int) -> tuple[Field, Field]:
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is told by its frames
             for _ in range(steps):
-                self._u, self._v = step(self._u, self._v, *self._rates, self._config.model, self._config.grid.boundary)
+                state = step(*state, start.feed, start.kill, config.model, config.grid.boundary)
+        return state
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return copies of u and v, float64, of the layout's shape."""
-        return self._u.copy(), self._v.copy()
-
-    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
-        """Copy u and v, and return a function that returns the copies."""
-        copies = self.fields()
-        return lambda: copies
-
-    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
-
-    def fill(self, block: Block) -> None:
-        """Compute and stage the next `block.count` frames."""
-        start = time.perf_counter()
-        for frame in range(block.count):
-            self.advance(self._config.run.steps_per_frame)
-            for i, name in enumerate(self._layout.fields):
-                plane = {"u": self._u, "v": self._v}[name]
-                stage(plane, self._layout, block.data[frame, i], block.statistics[frame, i])
-        block.compute_seconds = time.perf_counter() - start
-
-    def wait(self, block: Block) -> None:
-        """Return at once: `fill` leaves the frames complete."""
+    u, v = (np.broadcast_to(field, layout.shape).astype(np.float64) for field in start[:2])
+    device = "CPU, NumPy float64"
+    return ArraySolver("numpy", device, config, layout, (u, v), advance, lambda state, i: state[i])

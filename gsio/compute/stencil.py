@@ -49,6 +49,27 @@ class Coefficients(NamedTuple):
         """What feeding and diffusion leave of a cell of u."""
         return self.rest - self.feed
 
+    @property
+    def weights(self) -> tuple[tuple[int, ...], ...]:
+        """The weights inside S, 3 × 3."""
+        corner, edge, centre = (1, self.centre, self.centre**2) if self.centre else (0, 1, 0)
+        return (corner, edge, corner), (edge, centre, edge), (corner, edge, corner)
+
+    def around(self, p: Any) -> Any:
+        """Return S of the cells inside `p` [..., rows + 2, cols + 2], sliced as NumPy's arrays are, of any library."""
+        edges = p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
+        if not self.centre:
+            return edges
+        corners = p[..., :-2, :-2] + p[..., :-2, 2:] + p[..., 2:, :-2] + p[..., 2:, 2:]
+        return corners + self.centre * (edges + self.centre * p[..., 1:-1, 1:-1])
+
+    def step(self, u: Any, v: Any, around_u: Any, around_v: Any) -> tuple[Any, Any]:
+        """Return u and v one time step later, given S of both: arrays of any library, as the rates are."""
+        return (
+            self.spread_u * around_u + ((self.keep_u - self.dt * v * v) * u + self.feed),
+            self.spread_v * around_v + (self.keep_v + self.dt * v * u) * v,
+        )
+
 
 def coefficients(model: Model, feed: Rate, kill: Rate) -> Coefficients:
     """Return the constants of one time step of `model` with the rates `feed` and `kill`, per unit time.

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gsio.compute import reference
 from gsio.compute.base import Field, Solver, pack
 from gsio.compute.cpu import CpuSolver
-from gsio.compute.reference import ReferenceSolver, laplacian
+from gsio.compute.reference import laplacian
 from gsio.compute.stencil import STENCILS
 from gsio.config import Config
 from gsio.initial import initial_state
@@ -42,7 +43,7 @@ def make_solver(backend: str, config: Config, layout: FrameLayout, fields: tuple
     if fields:
         start = start._replace(u=fields[0], v=fields[1])
     if backend == "numpy":
-        return ReferenceSolver(config, layout, start)
+        return reference.solver(config, layout, start)
     if backend == "numba":
         return CpuSolver(config, layout, start)
     from gsio.compute.cuda import CudaSolver

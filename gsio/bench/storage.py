@@ -1,4 +1,4 @@
-"""The rows of `bench.py storage`: gsio's writers, peers that store what gsio's solver computes, and codecs alone.
+"""Storage: gsio's writers, peers that store what gsio's solver computes, and codecs alone.
 
 A peer gets frames as cheaply as gsio's writers do: the solver copies them into pinned blocks, as many as its threads
 can use, and a thread that stores one gives it back. The codec has the same parameters for all, so that storage alone
@@ -22,13 +22,14 @@ import msgspec
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from parts import Record, Replay, loop
 
-from gsio import log
+from gsio.bench.compute import main_grid
+from gsio.bench.tables import Column, Found, Options, Row, Table
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
+from gsio.compute.stencil import check_stability
 from gsio.config import Config, load_config, usable_cores
-from gsio.run import encoding_threads, pool_size
+from gsio.run import Pipeline, encoding_threads, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import codec, for_output, open_writer
@@ -39,13 +40,17 @@ DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; 
 DENSE_STEPS = 1024  # before the first frame
 SMALL = {"grid.rows": 256, "grid.cols": 256}
 LARGE = {"grid.rows": 16384, "grid.cols": 16384}
+DESCRIPTION = (
+    "the main job; loop: from the first step until the operating system has all, durable: until the disk has it; GB/s "
+    f"of raw frames, in the loop; dense: from 5000 spots, {DENSE_STEPS} steps before the first frame; codec alone: the "
+    "loop encodes and writes frames kept in memory"
+)
 SMALL_FRAMES, LARGE_FRAMES = 20, 1 / 50  # of the frames of the main job
 
 
-class Row(NamedTuple):
+class Job(NamedTuple):
     """What is measured: `how` is gsio, codec or a peer; the ending of `output` says the format."""
 
-    name: str
     how: str
     output: str
     changes: dict[str, Any]
@@ -67,6 +72,53 @@ class Peer(Protocol):
 
     def sync(self) -> None:
         """Wait until the disk has everything, and close."""
+
+
+class Drop:
+    """A writer that drops every frame."""
+
+    nbytes = 0
+
+    def encode(self, block: Block, slab: int = 0) -> None:
+        """Do nothing."""
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Do nothing."""
+
+    def close(self, status: str) -> None:
+        """Do nothing."""
+
+
+class Record(Drop):
+    """A writer that keeps every block in memory."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def encode(self, block: Block, slab: int = 0) -> None:
+        """Keep a copy of `block`."""
+        self.blocks[block.first] = (block.data.copy(), block.statistics.copy())
+
+
+class Replay:
+    """A solver that hands out recorded blocks at once."""
+
+    backend = device = "replay"
+
+    def __init__(self, blocks: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+        self._blocks = blocks
+
+    def fill(self, block: Block) -> None:
+        """Point `block` at the recorded frames."""
+        block.data, recorded = self._blocks[block.first]
+        block.statistics[:] = recorded
+
+    def wait(self, block: Block) -> None:
+        """Return at once."""
+
+    def allocate(self, nbytes: int) -> NDArray[Any]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
 
 
 class H5py:
@@ -209,7 +261,7 @@ class Floor:
 
     def write(self, first: int, frames: NDArray[np.float32]) -> None:
         """Write frames to their place."""
-        rest, place = memoryview(frames).cast("B"), first * self.frame_nbytes
+        rest, place = frames.reshape(-1).view(np.uint8).data, first * self.frame_nbytes
         while rest:
             written = os.pwrite(self.fd, rest, place)
             rest, place = rest[written:], place + written
@@ -241,65 +293,88 @@ OUTPUTS = {
 MAIN_OUTPUTS = "HDF5 deflate", "Zarr lz4"  # the defaults of the two formats
 
 
-def storage_rows(device: str, frames: int) -> list[Row]:
-    """Return what is measured, for a main job of so many frames."""
+def table(options: Options) -> Table:
+    """Return gsio's outputs, peers and codecs, for a main job of `options.frames` frames."""
+    frames = min(options.frames, 20) if options.quick else options.frames
     small, large = SMALL_FRAMES * frames, max(2, round(LARGE_FRAMES * frames))
     peer = {"output.compression": "lz4"}  # whose layout is that of plain frames
-    rows = [Row(f"gsio, {name}", "gsio", *of, frames) for name, of in OUTPUTS.items()]
+    jobs = {f"gsio, {name}": Job("gsio", *of, frames) for name, of in OUTPUTS.items()}
     for name in MAIN_OUTPUTS:
         output, changes = OUTPUTS[name]
-        rows += [Row(f"gsio dense, {name}", "gsio", output, {**changes, **DENSE}, frames, DENSE_STEPS)]
-    rows += [
-        Row("peer: h5py, chunked, not compressed, 1 thread", "h5py", "run.h5", peer, frames),
-        Row("peer: zarr-python, Blosc lz4", "zarr-python", "run.zarr", peer, frames),
-        Row("peer: zarr-python, fused pipeline, Blosc lz4", "zarr-python fused", "run.zarr", peer, frames),
-        Row("peer: TensorStore zarr3, Blosc lz4", "TensorStore", "run.zarr", peer, frames),
-        Row("floor: pwrite of raw frames", "pwrite", "run.raw", peer, frames),
-    ]
+        jobs[f"gsio dense, {name}"] = Job("gsio", output, {**changes, **DENSE}, frames, DENSE_STEPS)
+    jobs |= {
+        "peer: h5py, chunked, not compressed, 1 thread": Job("h5py", "run.h5", peer, frames),
+        "peer: zarr-python, Blosc lz4": Job("zarr-python", "run.zarr", peer, frames),
+        "peer: zarr-python, fused pipeline, Blosc lz4": Job("zarr-python fused", "run.zarr", peer, frames),
+        "peer: TensorStore zarr3, Blosc lz4": Job("TensorStore", "run.zarr", peer, frames),
+        "floor: pwrite of raw frames": Job("pwrite", "run.raw", peer, frames),
+    }
     for name in MAIN_OUTPUTS:
         output, changes = OUTPUTS[name]
-        rows += [Row(f"gsio 256², {name}", "gsio", output, {**changes, **SMALL}, small)]
-        if device == "gpu":
-            rows += [Row(f"gsio 16384², {name}", "gsio", output, {**changes, **LARGE}, large)]
+        jobs[f"gsio 256², {name}"] = Job("gsio", output, {**changes, **SMALL}, small)
+        if options.device == "gpu":
+            jobs[f"gsio 16384², {name}"] = Job("gsio", output, {**changes, **LARGE}, large)
     compressed = {name: of for name, of in OUTPUTS.items() if not name.endswith("none")}
-    return rows + [Row(f"codec alone, {name}", "codec", *of, frames) for name, of in compressed.items()]
+    jobs |= {f"codec alone, {name}": Job("codec", *of, frames) for name, of in compressed.items()}
+    if options.quick:
+        skipped = "dense", "256²", "16384²", "zstd", "codec"
+        jobs = {name: job for name, job in jobs.items() if not any(word in name for word in skipped)}
+        jobs = {name: job._replace(changes={**job.changes, **main_grid(options)}) for name, job in jobs.items()}
+    columns = [
+        Column("loop, s", "loop", ".3f", spread=True),
+        Column("durable, s", "durable", ".3f", spread=True),
+        Column("frames", "frames", "g"),
+        Column("on disk, GB", "size", ".3f"),
+        Column("GB/s", "speed", ".2f"),
+        Column("memory, GB", "memory", ".2f"),
+        Column("codec alone, s", "alone", ".3f"),
+    ]
+    return Table(DESCRIPTION, [Row(name, list(job)) for name, job in jobs.items()], columns)
 
 
-def measure_storage(values: list[Any], device: str, folder: str, check: bool) -> dict[str, Any]:
-    """Run one row with few frames, to warm up, then with all, in `folder`; `check` what it wrote."""
-    log.configure("text", quiet=True)
-    row, output = Row(*values), Path(folder, values[2])
+def measure(folder: Path, device: str, *values: Any) -> Found:
+    """Run one row with few frames, to warm up, then with all, in `folder`; check three frames of what it wrote."""
+    job = Job(*values)
+    output = folder / job.output
     backend = "cupy" if device == "gpu" else "numba"
-    config = load_config(overrides={"run.backend": backend, "run.frames": row.frames, **row.changes}, environ={})
-    if row.how not in PEERS:
+    config = load_config(overrides={"run.backend": backend, "run.frames": job.frames, **job.changes}, environ={})
+    check_stability(config.model)
+    if job.how not in PEERS:
         config = for_output(config, output)
-    if row.how == "codec":  # whose frames all stay in memory, raw and encoded
+    if job.how == "codec":  # whose frames all stay in memory, raw and encoded
         affordable = psutil.virtual_memory().available // 4 // layout_of(config).frame_nbytes
-        config = with_frames(config, min(row.frames, max(1, affordable)))
+        config = with_frames(config, min(job.frames, max(1, affordable)))
     few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
-    run_row(row, few, output)
+    run_job(job, few, output)
     shutil.rmtree(output) if output.is_dir() else output.unlink()
     free()
     os.sync()  # what others and the warm-up left is not to be waited for
-    found = run_row(row, config, output)
+    found = run_job(job, config, output)
     found["frames"] = config.run.frames
-    found["nbytes"] = layout_of(config).frame_nbytes * config.run.frames
-    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["speed"] = layout_of(config).frame_nbytes * config.run.frames / found["loop"] / 1e9
+    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     files = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output]
-    found["size"] = sum(path.stat().st_blocks * 512 for path in files)
+    found["size"] = sum(path.stat().st_blocks * 512 for path in files) / 1e9
     free()
-    if check:
-        found["wrong"] = wrong_frames(config, output, row.before)
+    if wrong := wrong_frames(config, output, job.before):
+        raise ValueError(f"expected the solver's fields in every frame, got others in {wrong}")
     return found
 
 
-def run_row(row: Row, config: Config, output: Path) -> dict[str, Any]:
-    """Store all frames of `config` as the row says, and return the seconds and the device."""
-    if row.how == "gsio":
-        return run_gsio(config, output, row.before)
-    if row.how == "codec":
-        return run_codec(config, output, row.before)
-    return run_peer(config, output, row.before, PEERS[row.how])
+def run_job(job: Job, config: Config, output: Path) -> dict[str, Any]:
+    """Store all frames of `config` as the job says, and return the seconds and the device."""
+    if job.how == "gsio":
+        return run_gsio(config, output, job.before)
+    if job.how == "codec":
+        return run_codec(config, output, job.before)
+    return run_peer(config, output, job.before, PEERS[job.how])
+
+
+def loop(config: Config, solver: Any, pool: BlockPool, writer: Any, trace: Trace, threads: int) -> Pipeline:
+    """Run the frame loop and return its pipeline."""
+    pipeline = Pipeline(config, solver, pool, writer, trace, threads)
+    pipeline.run()
+    return pipeline
 
 
 def run_gsio(config: Config, output: Path, before: int) -> dict[str, Any]:

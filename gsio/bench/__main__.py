@@ -1,0 +1,12 @@
+"""Measure one row of a table: the job is JSON, so is what is printed."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from gsio import log
+
+log.configure("text", quiet=True)
+table, folder, *arguments = json.loads(sys.argv[1])
+print(json.dumps(import_module(f"gsio.bench.{table}").measure(Path(folder), *arguments)))  # noqa: T201

@@ -1,0 +1,205 @@
+"""The time steps alone, gsio beside its peers, on a random start; nothing is saved.
+
+gsio is timed on the GPU itself, others by the host's clock, less the copy that waits for them.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsio.bench.check import checked_solver
+from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.compute.base import ArraySolver, Field, Solver, beginning
+from gsio.compute.stencil import largest_eigenvalue
+from gsio.config import Config, load_config, usable_cores
+from gsio.initial import Start
+from gsio.staging import FrameLayout, layout_of
+
+SECONDS = 0.3  # of one measurement, at least
+LABELS = {
+    "cupy": "gsio, CUDA",
+    "numba": "gsio, CPU",
+    "naive": "naive fused kernel",
+    "cupy-arrays": "CuPy slices, fused",
+    "jax": "JAX slices, fori_loop",
+    "jax-convolve": "JAX convolve, fori_loop",
+    "jax-scan": "JAX slices, scan",
+    "torch": "PyTorch conv2d",
+    "torch-compile": "PyTorch slices, compiled",
+    "cupynumeric": "cuPyNumeric slices",
+}
+SLOW = ("torch-compile",)  # to start
+MAIN = {"grid.rows": 1080, "grid.cols": 1920}
+LARGE = {"grid.rows": 16384, "grid.cols": 16384}
+SMALL = {"grid.rows": 256, "grid.cols": 256}
+BATCH = {**SMALL, "model.feed": [0.014 + 0.0005 * i for i in range(64)]}
+RAMP = {
+    "model.feed": {"along": "y", "start": 0.01, "stop": 0.06},
+    "model.kill": {"along": "x", "start": 0.05, "stop": 0.07},
+}
+RANDOM = {"initial.kind": "noise", "initial.u": 0.5, "initial.v": 0.25, "initial.amplitude": 0.25}
+
+NAIVE = r"""
+extern "C" __global__ void naive(const float* u, const float* v, float* u_new, float* v_new, int rows, int cols,
+                                 float du, float dv, float feed, float decay)
+{
+    const int c = blockIdx.x * blockDim.x + threadIdx.x, r = blockIdx.y * blockDim.y + threadIdx.y;
+    if (r >= rows || c >= cols) return;
+    const int up = r ? r - 1 : rows - 1, down = r + 1 < rows ? r + 1 : 0;
+    const int left = c ? c - 1 : cols - 1, right = c + 1 < cols ? c + 1 : 0;
+#define AT(f, r, c) f[(size_t)(r) * cols + (c)]
+#define LAPLACIAN(f) (0.25f * (AT(f, up, left) + AT(f, up, right) + AT(f, down, left) + AT(f, down, right)) \
+                    + 0.5f * (AT(f, up, c) + AT(f, down, c) + AT(f, r, left) + AT(f, r, right)) - 3 * AT(f, r, c))
+    const float a = AT(u, r, c), b = AT(v, r, c), reaction = a * b * b;
+    AT(u_new, r, c) = a + (du * LAPLACIAN(u) - reaction + feed * (1 - a));
+    AT(v_new, r, c) = b + (dv * LAPLACIAN(v) + reaction - decay * b);
+}
+"""
+
+
+def naive(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+    """Return a solver of the default stencil, periodic, float32: one fused step a launch, one thread a cell."""
+    import cupy
+
+    kernel, model = cupy.RawKernel(NAIVE, "naive"), config.model
+    u, v, _ = beginning(config, layout, start, cupy.asarray)
+    both = [[u, v], [cupy.empty_like(u), cupy.empty_like(v)]]
+    rates: Any = model.diffusion_u, model.diffusion_v, model.feed, model.feed + model.kill  # type: ignore[operator]
+    numbers = [*map(np.int32, u.shape), *map(np.float32, rates)]
+    grid = -(-u.shape[1] // 32), -(-u.shape[0] // 8)
+    stream, graphs = cupy.cuda.Stream(non_blocking=True), {}
+    kernel.compile()
+    cupy.cuda.runtime.deviceSynchronize()  # the arrays were filled on another stream
+
+    def advance(now: int, steps: int) -> int:
+        with stream:
+            if (now, steps) not in graphs:  # one launch of all steps
+                stream.begin_capture()
+                for i in range(steps):
+                    old, new = both[(now + i) % 2], both[(now + i + 1) % 2]
+                    kernel(grid, (32, 8), (*old, *new, *numbers))
+                graphs[now, steps] = stream.end_capture()
+            graphs[now, steps].launch(stream)
+        return (now + steps) % 2
+
+    def copy(now: int, i: int) -> Field:
+        with stream:
+            return np.asarray(both[now][i].get())
+
+    return ArraySolver("naive", "CUDA", config, layout, 0, advance, copy)
+
+
+def table(options: Options) -> Table:
+    """Return every kind of grid for gsio, and the peers on some."""
+    rows = _cpu_rows() if options.device == "cpu" else _gpu_rows()
+    if options.quick:
+        grid = main_grid(options)
+        rows = [_row(size_of(grid), peer, grid) for peer in contenders(options.device) if peer not in SLOW]
+    columns = [Column("Gcell/s", "rate", spread=True), Column("error", "error", ".1e"), Column("tiling", "tiling")]
+    return Table("time steps, nothing saved; 32 steps a frame where not said", rows, columns, timeout=120)
+
+
+def main_grid(options: Options) -> dict[str, int]:
+    """Return the grid of the main job, or a small one where there is little time and no GPU."""
+    return {"grid.rows": 270, "grid.cols": 480} if options.quick and options.device == "cpu" else MAIN
+
+
+def size_of(grid: dict[str, int]) -> str:
+    """Return rows × columns."""
+    return f"{grid['grid.rows']} × {grid['grid.cols']}"
+
+
+def contenders(device: str) -> list[str]:
+    """Return what runs on a device; beside a GPU's, the best of the CPU."""
+    return [name for name in LABELS if device == "gpu" or name not in ("cupy", "naive", "cupy-arrays", "cupynumeric")]
+
+
+def _row(grid: str, contender: str, changes: dict[str, Any]) -> Row:
+    return Row(f"{grid}, {LABELS[contender]}", [contender, changes])
+
+
+def _cpu_rows() -> list[Row]:
+    grids = {"1080 × 1920": MAIN, "256²": SMALL, "8192²": {"grid.rows": 8192, "grid.cols": 8192}}
+    return [
+        *(
+            _row(f"{name}, {threads} threads", "numba", {**grid, "run.threads": threads})
+            for name, grid in grids.items()
+            for threads in (1, usable_cores())
+        ),
+        _row("1080 × 1920, float64", "numba", {**MAIN, "model.precision": "float64"}),
+        *(_row(name, "jax", grid) for name, grid in grids.items()),
+        *(_row("1080 × 1920", peer, MAIN) for peer in ("jax-convolve", "jax-scan", "torch", "torch-compile")),
+    ]
+
+
+def _gpu_rows() -> list[Row]:
+    rows = [_row("1080 × 1920, 1024 steps a frame", "cupy", {**MAIN, "run.steps_per_frame": 1024})]
+    for name, grid in (("1080 × 1920", MAIN), ("16384²", LARGE)):
+        rows.append(_row(name, "cupy", grid))
+        variants = {stencil: _stable(stencil) for stencil in ("five-point", "patra-karttunen", "ones")}
+        variants |= {boundary: {"grid.boundary": boundary} for boundary in ("neumann", "zero")}
+        variants |= {"float64": {"model.precision": "float64"}, "ramps of feed and kill": RAMP}
+        rows += [_row(f"{name}, {what}", "cupy", {**grid, **changes}) for what, changes in variants.items()]
+    rows += [
+        _row("64 × 256²", "cupy", BATCH),
+        _row("256²", "cupy", SMALL),
+        _row("2160 × 3840", "cupy", {"grid.rows": 2160, "grid.cols": 3840}),
+        _row("1079 × 1921", "cupy", {"grid.rows": 1079, "grid.cols": 1921}),
+    ]
+    peers = [peer for peer in LABELS if peer not in ("cupy", "numba")]
+    rows += [_row("1080 × 1920", peer, MAIN) for peer in peers]
+    rows += [_row("16384²", peer, LARGE) for peer in ("naive", "cupy-arrays", "jax", "torch", "torch-compile")]
+    return [*rows, _row("256²", "jax", SMALL)]
+
+
+def _stable(stencil: str) -> dict[str, Any]:
+    """Return a stencil and diffusions with which a step spreads no further than one of the default stencil."""
+    weaker = largest_eigenvalue("oono-puri") / largest_eigenvalue(stencil)
+    return {
+        "model.stencil": stencil,
+        "model.diffusion_u": min(0.1, 0.1 * weaker),
+        "model.diffusion_v": min(0.05, 0.05 * weaker),
+    }
+
+
+def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) -> Found:
+    """Check one contender, then time it; one frame at least, as many as take SECONDS."""
+    backend = "cupy" if contender == "naive" else contender
+    config = load_config(overrides={**RANDOM, "run.backend": backend, **changes}, environ={})
+    solver, error = checked_solver(config, device, naive if contender == "naive" else None)
+    steps, cells = config.run.steps_per_frame, layout_of(config).cells
+    solver.advance(steps)
+    seconds = getattr(solver, "seconds", partial(wall_seconds, solver))
+    times = 1
+    while (taken := seconds(steps, times)) < SECONDS and times < 100_000:
+        times = max(2 * times, int(1.2 * times * SECONDS / max(taken, SECONDS / 100)))
+    found = {"rate": cells * steps * times / taken / 1e9, "error": error, "tiling": str(getattr(solver, "tiling", ""))}
+    if config.run.steps_per_frame == 32 and config.model.precision == "float32":
+        found["traffic"] = 16 * passes(solver, steps) / steps
+    return found
+
+
+def wall_seconds(solver: Solver, steps: int, times: int) -> float:
+    """Return the seconds of `times` frames by the host's clock: copying a field waits for them, and is subtracted."""
+    solver.field("v")
+    start = time.perf_counter()
+    solver.field("v")
+    copied = time.perf_counter()
+    for _ in range(times):
+        solver.advance(steps)
+    solver.field("v")
+    return (time.perf_counter() - copied) - (copied - start)
+
+
+def passes(solver: Any, steps: int) -> int:
+    """Return how many times `steps` steps read and write the fields, or at least how many if that is not known."""
+    if solver.backend == "cupy":
+        return int(solver.launches(steps))
+    if solver.backend == "numba":
+        from gsio.compute.cpu import LEVELS
+
+        return -(-steps // LEVELS)
+    return steps

@@ -1,0 +1,67 @@
+"""How a run scales: with the size of the grid, the steps between two frames and the threads that encode."""
+
+from pathlib import Path
+from typing import Any
+
+from gsio.bench.check import checked_solver
+from gsio.bench.compute import main_grid, size_of
+from gsio.bench.storage import stored
+from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.config import load_config, usable_cores
+from gsio.run import pool_size
+from gsio.staging import BlockPool, layout_of
+from gsio.writer import for_output
+
+SIDES = 128, 256, 512, 1024, 2048, 4096, 8192, 16384
+STEPS = 1, 4, 16, 32, 128, 1024
+MOST = 20  # times as many frames as asked for, where they are small
+
+
+def table(options: Options) -> Table:
+    """Return rows that differ from the main job in one thing, and compute about as much."""
+    frames = min(options.frames, 20) if options.quick else options.frames
+    grid = main_grid(options)
+    cells = grid["grid.rows"] * grid["grid.cols"]
+    largest = 512 if options.quick else SIDES[-1] if options.device == "gpu" else 4096
+    rows = [
+        _row(f"{side}²", {"grid.rows": side, "grid.cols": side}, frames * cells / side**2, frames)
+        for side in SIDES
+        if side <= largest
+    ]
+    rows += [
+        _row(f"{steps} steps a frame", {**grid, "run.steps_per_frame": steps}, frames * 32 / steps, frames)
+        for steps in STEPS
+    ]
+    cores = usable_cores()
+    threads = sorted({*(2**i for i in range(cores.bit_length()) if 2**i <= cores), cores})
+    rows += [_row(f"{count} encoding threads", {**grid, "output.threads": count}, frames, frames) for count in threads]
+    columns = [
+        Column("frames", "frames", "g"),
+        Column("loop, s", "loop", spread=True),
+        Column("Gcell/s", "rate"),
+        Column("GB/s of frames", "speed"),
+        Column("error", "error", ".1e"),
+    ]
+    return Table(f"{size_of(grid)}, 32 steps a frame, HDF5, but for what the row says", rows, columns)
+
+
+def _row(name: str, changes: dict[str, Any], frames: float, asked: int) -> Row:
+    return Row(name, [{**changes, "run.frames": max(2, min(round(frames), MOST * asked))}])
+
+
+def measure(folder: Path, device: str, changes: dict[str, Any]) -> Found:
+    """Save a run after checking its solver."""
+    backend, output = "cupy" if device == "gpu" else "numba", folder / "run.h5"
+    config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
+    solver, error = checked_solver(config, device)
+    layout, frames = layout_of(config), config.run.frames
+    pool = BlockPool(layout, pool_size(config, layout), solver.allocate)
+    loop = stored(config, output, layout, solver, pool)["loop"]
+    cells = frames * config.run.steps_per_frame * layout.cells
+    return {
+        "frames": frames,
+        "loop": loop,
+        "rate": cells / loop / 1e9,
+        "speed": frames * layout.frame_nbytes / loop / 1e9,
+        "error": error,
+    }

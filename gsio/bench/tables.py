@@ -1,0 +1,168 @@
+"""Tables of measurements: rows in processes of their own, interleaved repeats, medians and spread."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gsio.bench.machine import facts
+from gsio.errors import UsageError
+
+Found = dict[str, Any]  # what one measurement gave: numbers by key, and text
+
+
+class Options(NamedTuple):
+    """What the command line says; `device` is gpu or cpu, and `repeats` and `timeout` are 0 for those of the table."""
+
+    device: str
+    only: str
+    repeats: int
+    timeout: float
+    folder: Path | None
+    frames: int
+    quick: bool
+
+
+class Row(NamedTuple):
+    """What is measured, and the arguments that say so, which JSON can hold."""
+
+    name: str
+    arguments: list[Any]
+
+
+class Column(NamedTuple):
+    """The medians of a key, with the spread if asked for; `relative` to those of the first row that ran."""
+
+    title: str
+    key: str
+    format: str = ".4g"
+    spread: bool = False
+    relative: bool = False
+
+
+class Table(NamedTuple):
+    """Rows and columns; the first column of numbers is the one to plot."""
+
+    title: str
+    rows: list[Row]
+    columns: list[Column]
+    repeats: int = 3
+    timeout: float = 600
+
+
+class Results(NamedTuple):
+    """What was found for each row, or the reason why it was not run."""
+
+    name: str
+    table: Table
+    found: dict[str, list[Found]]
+    reasons: dict[str, str]
+
+
+def measure_table(name: str, options: Options, tell: Callable[[str], None]) -> Results:
+    """Measure all rows, then all again, so that a drift of the machine meets all alike."""
+    table: Table = import_module(f"gsio.bench.{name}").table(options)
+    repeats = options.repeats or (1 if options.quick else table.repeats)
+    rows = [row for row in table.rows if options.only in row.name]
+    table = table._replace(rows=rows, repeats=repeats)
+    found: dict[str, list[Found]] = {row.name: [] for row in rows}
+    reasons: dict[str, str] = {}
+    for repeat in range(repeats):
+        for row in rows:
+            if row.name in reasons:
+                continue
+            try:
+                found[row.name].append(measure_row(name, options, row.arguments, table.timeout))
+            except RuntimeError as error:
+                reasons[row.name] = str(error)
+            tell(f"{repeat + 1}/{repeats} {row.name} {reasons.get(row.name, '')}".rstrip())
+    return Results(name, table, found, reasons)
+
+
+def measure_row(name: str, options: Options, arguments: list[Any], timeout: float) -> Found:
+    """Measure one row in a process of its own; raise RuntimeError with the reason if it cannot be."""
+    timeout = options.timeout or timeout
+    # JAX takes three quarters of the memory else, and the reference needs some too.
+    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with tempfile.TemporaryDirectory(prefix="gsio-bench-", dir=options.folder) as folder:
+        command = [sys.executable, "-m", "gsio.bench", json.dumps([name, folder, options.device, *arguments])]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, start_new_session=True
+        ) as process:
+            try:
+                out, errors = process.communicate(timeout=timeout)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)  # compilers that it started too
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise RuntimeError(f"longer than {timeout:g} s") from None
+                raise
+    if process.returncode:
+        last = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise RuntimeError(last.partition("Error: ")[2] or last)
+    found: Found = json.loads(out.splitlines()[-1])
+    return found
+
+
+def median(found: list[Found], key: str) -> float:
+    """Return the median of a key."""
+    return float(statistics.median(one[key] for one in found))
+
+
+def report(name: str, options: Options, json_path: Path | None, plots: Path | None, tell: Callable[[str], None]) -> str:
+    """Measure a table and return it as Markdown, the machine at its head; write JSON and plots if asked for.
+
+    Raises
+    ------
+    UsageError
+        The plots need matplotlib, which is not installed.
+    """
+    if plots and find_spec("matplotlib") is None:
+        raise UsageError("--plot: expected matplotlib to be installed; get it with pip install 'gsio[plots]'")
+    machine = facts()
+    results = measure_table(name, options, tell)
+    if json_path:
+        reasons = results.reasons
+        rows = [{"name": row, "found": found, "reason": reasons.get(row)} for row, found in results.found.items()]
+        contents = {"table": name, "title": results.table.title, "machine": machine, "rows": rows}
+        json_path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    if plots:
+        from gsio.bench.plots import plot
+
+        roofs = measure_row("roofline", options, [], results.table.timeout) if name == "compute" else None
+        for path in plot(results, plots, machine, roofs):
+            tell(f"wrote {path}")
+    head = [f"{what}: {finding}" for what, finding in machine.items()]
+    medians = f"{results.table.title}; medians of {results.table.repeats}"
+    return "\n".join(["\\\n".join([*head, medians]), "", *markdown(results)])
+
+
+def markdown(results: Results) -> Iterator[str]:
+    """Yield the lines of a table."""
+    columns = results.table.columns
+    yield "| | " + " | ".join(column.title for column in columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    first = next((found for name, found in results.found.items() if found and name not in results.reasons), [])
+    for name, found in results.found.items():
+        if name in results.reasons:
+            yield f"| {name} | not run: {results.reasons[name]} " + "| " * (len(columns) - 1) + "|"
+        else:
+            yield f"| {name} | " + " | ".join(_cell(column, found, first) for column in columns) + " |"
+
+
+def _cell(column: Column, found: list[Found], first: list[Found]) -> str:
+    values = [one[column.key] for one in found if column.key in one]
+    if not values or isinstance(values[0], str):
+        return values[0] if values else ""
+    middle = statistics.median(values) / (median(first, column.key) if column.relative else 1)
+    text = format(middle, column.format)
+    if column.spread and len(values) > 1:
+        text += f" ({min(values):{column.format}} – {max(values):{column.format}})"
+    return text

@@ -1,0 +1,105 @@
+"""The Gray Scott School's job by every backend: 1000 frames of 1080 × 1920 float32, 32 steps apart, in one HDF5 file.
+
+Three ways to save them: by h5py in the loop; by h5py in a thread of its own, with a few frames between; by gsio. A row
+is checked against the reference before each, and the last frame of each file against the fields at its end.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gsio.bench.check import checked_solver
+from gsio.bench.compute import LABELS, contenders, main_grid, size_of
+from gsio.bench.storage import stored
+from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.compute.base import Solver
+from gsio.config import Config, load_config
+from gsio.run import pool_size
+from gsio.staging import BlockPool, layout_of
+from gsio.writer import for_output
+
+AHEAD = 4  # frames between the loop and the thread that writes
+QUICK = {"gpu": 50, "cpu": 5}  # frames
+SLOW = "jax-convolve", "jax-scan", "torch-compile", "cupynumeric"  # to start
+
+
+def table(options: Options) -> Table:
+    """Return every backend but the reference."""
+    backends = [name for name in contenders(options.device) if name != "naive"]
+    frames, grid = options.frames, main_grid(options)
+    if options.quick:
+        backends = [name for name in backends if name not in SLOW]
+        frames = min(frames, QUICK[options.device])
+    columns = [
+        Column("h5py in the loop, s", "synchronous", spread=True),
+        Column("h5py in a thread, s", "threaded", spread=True),
+        Column("saved by gsio, s", "gsio", spread=True),
+        Column("the fastest / the first row's", "best", relative=True),
+        Column("error", "error", ".1e"),
+        Column("device", "device"),
+    ]
+    rows = [Row(LABELS[backend], [backend, {**grid, "run.frames": frames}]) for backend in backends]
+    title = f"{frames} frames of {size_of(grid)} float32, 32 steps apart, from the first step until all are in the file"
+    return Table(title, rows, columns, timeout=900)
+
+
+def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) -> Found:
+    """Save the frames of one backend three ways, each by a new solver."""
+    found: Found = {}
+    for name, save in (("synchronous", in_the_loop), ("threaded", in_a_thread), ("gsio", by_gsio)):
+        output = folder / f"{name}.h5"
+        config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
+        solver, found["error"] = checked_solver(config, device)
+        found[name] = save(solver, config, output)
+        with h5py.File(output) as file:
+            if len(file["v"]) != config.run.frames or (file["v"][-1] != solver.field("v")).any():
+                raise ValueError(f"expected the solver's fields in the last of {config.run.frames} frames, got others")
+        output.unlink()
+    return {**found, "best": min(found[name] for name in ("synchronous", "threaded", "gsio")), "device": solver.device}
+
+
+@contextmanager
+def dataset(config: Config, output: Path) -> Iterator[Any]:
+    """Open a data set of the frames, a chunk a frame, not compressed; close the file in the end."""
+    shape = layout_of(config).shape
+    with h5py.File(output, "w") as file:
+        yield file.create_dataset("v", (config.run.frames, *shape), np.float32, chunks=(1, *shape))
+
+
+def in_the_loop(solver: Solver, config: Config, output: Path) -> float:
+    """Compute a frame, write it, and so on."""
+    start = time.perf_counter()
+    with dataset(config, output) as frames:
+        for number in range(config.run.frames):
+            solver.advance(config.run.steps_per_frame)
+            frames[number] = solver.field("v")
+    return time.perf_counter() - start
+
+
+def in_a_thread(solver: Solver, config: Config, output: Path) -> float:
+    """Compute frames while a thread writes those before."""
+    writing: deque[Future[None]] = deque()
+    start = time.perf_counter()
+    with dataset(config, output) as frames, ThreadPoolExecutor(1) as thread:
+        for number in range(config.run.frames):
+            solver.advance(config.run.steps_per_frame)
+            writing.append(thread.submit(frames.__setitem__, number, solver.field("v")))
+            if len(writing) > AHEAD:
+                writing.popleft().result()
+        for written in writing:
+            written.result()
+    return time.perf_counter() - start
+
+
+def by_gsio(solver: Solver, config: Config, output: Path) -> float:
+    """Save the frames as `gsio run` does."""
+    layout = layout_of(config)
+    pool = BlockPool(layout, pool_size(config, layout), solver.allocate)
+    return float(stored(config, output, layout, solver, pool)["loop"])
