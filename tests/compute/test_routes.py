@@ -1,8 +1,10 @@
 """Array code in other libraries: the reference's answers, the way into a file, and what is refused."""
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ import numpy as np
 import pytest
 
 import gsio
-from gsio.compute import ROUTES, open_solver, reference
+from gsio.compute import ROUTES, base, open_solver, reference
 from gsio.compute.base import Solver
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.initial import initial_state
-from gsio.staging import layout_of
+from gsio.staging import Block, layout_of
 
 MakeConfig = Callable[..., Config]
 
@@ -41,7 +43,7 @@ CASES: list[dict[str, Any]] = [
     {"model.feed": RAMP_Y, "model.kill": RAMP_X},
     {"model.feed": [0.01, 0.03], "model.kill": RAMP_X, "grid.boundary": "neumann"},
 ]
-FEW = [{}, {"model.feed": [0.01, 0.03], "model.kill": RAMP_X, "model.stencil": "five-point"}]
+FEW: list[dict[str, Any]] = [{"model.feed": [0.01, 0.03], "model.kill": RAMP_X, "model.stencil": "five-point"}]
 
 
 def need_library(route: str) -> None:
@@ -61,18 +63,16 @@ def solve(solver: Solver) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("route", INSTALLED)
-def test_every_route_gives_the_answers_of_the_reference(
-    route: str, precision: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_route_gives_the_answers_of_the_reference(route: str, precision: str, make_config: MakeConfig) -> None:
     need_library(route)
     for changes in FEW if route in SLOW else CASES:
         config = make_config({"run.backend": route, "model.precision": precision, **changes})
         layout = layout_of(config)
         u, v = np.random.default_rng(1).random((2, *layout.shape), np.float32).astype(np.float64)
         start = initial_state(config)._replace(u=u, v=v)
-        monkeypatch.setattr("gsio.compute.initial_state", lambda _, start=start: start)
         expected = solve(reference.solver(config, layout, start))
-        for mine, theirs in zip(solve(open_solver(config, layout, 1)), expected, strict=True):
+        found = solve(open_solver(config, layout, 1, lambda _, start=start: start))
+        for mine, theirs in zip(found, expected, strict=True):
             assert (mine.dtype, mine.shape) == (precision, layout.shape)
             assert np.linalg.norm(mine - theirs) < TOLERANCE[precision] * np.linalg.norm(theirs), changes
 
@@ -88,6 +88,37 @@ def test_a_run_by_a_route_is_saved_as_any_other(
         assert file.attrs["backend"] == route
         for name, frames in expected_frames(config).items():
             np.testing.assert_allclose(file[name], frames, rtol=1e-5, atol=1e-7)
+
+
+def test_threads_that_wait_for_the_same_block_all_find_it_staged(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config({"output.fields": "u,v"})
+    layout = layout_of(config)
+    solver = reference.solver(config, layout, initial_state(config))
+    block = Block(layout, solver.allocate(layout.block_nbytes))
+    block.count = 1
+    solver.fill(block)
+    staging, go_on, calls = threading.Event(), threading.Event(), []
+
+    stage = base.stage
+
+    def slow(*arguments: Any) -> None:
+        calls.append(arguments)
+        staging.set()
+        go_on.wait()
+        stage(*arguments)
+
+    monkeypatch.setattr(base, "stage", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(solver.wait, block)
+        staging.wait()
+        second = threads.submit(lambda: (solver.wait(block), block.statistics[0].copy())[1])
+        go_on.set()
+        first.result()
+        np.testing.assert_array_equal(second.result(), block.statistics[0])
+    assert block.statistics[0, :, 1].all()  # the maxima
+    assert len(calls) == 2  # planes, each once
 
 
 @pytest.mark.parametrize("route", ["jax", "jax-convolve", "torch", "torch-compile", "cupynumeric"])
