@@ -9,7 +9,8 @@ import errno
 import itertools
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +349,8 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
             "maxshape": (None, *layout.shape),
             **_filters(config, layout),
         }  # fmt: skip
-        field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
+        with _no_plugins():
+            field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
         field.attrs.update(field_attributes(name, layout))
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
@@ -396,6 +398,22 @@ def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
         compressor,
     )  # versions first
     return {"compression": BLOSC, "compression_opts": options, "allow_unknown_filter": True}
+
+
+@contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Hide the plugins of HDF5_PLUGIN_PATH: encoding is done here, and a filter they bring can refuse to be set up."""
+    paths = [h5py.h5pl.get(0)]
+    while h5py.h5pl.size() > 1:
+        paths.append(h5py.h5pl.get(1))
+        h5py.h5pl.remove(1)
+    h5py.h5pl.replace(b"/", 0)  # there has to be one
+    try:
+        yield
+    finally:
+        h5py.h5pl.replace(paths[0], 0)
+        for path in paths[1:]:
+            h5py.h5pl.append(path)
 
 
 def _reserved_contiguous() -> h5py.h5p.PropDCID:

@@ -311,3 +311,12 @@ def test_noise_is_stored_as_it_is_in_a_plain_zlib_stream(noisy: str, cells: int,
     (encoded,) = block.chunks[0, 0]
     assert zlib.decompress(encoded) == staged.tobytes()
     assert len(encoded) < 1.03 * len(isal_zlib.compress(staged, config.output.level)) + 100
+
+
+def test_a_plugin_that_readers_need_does_not_disturb_the_writer(tmp_path: Path) -> None:
+    options = ["-n", "3", "-r", "12", "-c", "17", "--backend", "numpy", "--compression", "lz4", "-q"]
+    environ = {**os.environ, "HDF5_PLUGIN_PATH": hdf5plugin.PLUGIN_PATH}
+    run = [sys.executable, "-m", "gsio", "run", *options, "-o", str(tmp_path / "run.h5")]
+    assert subprocess.run(run, env=environ, check=False).returncode == 0
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["v"][:].shape == (3, 12, 17)
