@@ -111,6 +111,7 @@ def layout_of(config: Config) -> FrameLayout:
         store=config.stored,
         keep_bits=output.keep_bits,
         shard_frames=output.shard_frames,
+        lz4=output.compression == "lz4",
     )
 
 
