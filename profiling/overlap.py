@@ -50,11 +50,12 @@ class Record(Drop):
     """A writer that keeps every block in memory."""
 
     def __init__(self) -> None:
-        self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.blocks: dict[int, tuple[np.ndarray, np.ndarray, dict[tuple[int, int], list[bytes]]]] = {}
 
     def encode(self, block: Block, slab: int = 0) -> None:
         """Keep a copy of `block`."""
-        self.blocks[block.first] = (block.data.copy(), block.statistics.copy())
+        chunks = {place: [bytes(chunk) for chunk in chunks] for place, chunks in block.chunks.items()}
+        self.blocks[block.first] = (block.data.copy(), block.statistics.copy(), chunks)
 
 
 class Replay:
@@ -62,13 +63,14 @@ class Replay:
 
     backend = device = "replay"
 
-    def __init__(self, blocks: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, blocks: dict[int, tuple[np.ndarray, np.ndarray, dict[tuple[int, int], list[bytes]]]]) -> None:
         self._blocks = blocks
 
     def fill(self, block: Block) -> None:
         """Point `block` at the recorded frames."""
-        block.data, recorded = self._blocks[block.first]
+        block.data, recorded, chunks = self._blocks[block.first]
         block.statistics[:] = recorded
+        block.chunks = dict(chunks)
 
     def wait(self, block: Block) -> None:
         """Return at once."""
