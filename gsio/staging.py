@@ -5,6 +5,7 @@ import math
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ CHUNK_BYTES = 4 << 20
 LARGE_BYTES = 32 << 20
 SLAB_BYTES = 8 << 20
 PAGE = 4096
+STREAM_BYTES = 8 << 10  # of a byte plane of a block of Blosc: many fit beside another into a GPU's shared memory
+ENCODED_BYTES = 1 << 30  # of the largest chunk that a GPU encodes
 STATISTICS = ("min", "max", "mean", "error", "nonfinite")  # error: the largest of storing a value in fewer bits
 
 
@@ -31,6 +34,7 @@ class FrameLayout:
 
     The `shape` of a plane is [rows, cols], or [members, rows, cols] for a batch. Values are computed as `computed` and
     stored as `dtype`, with `keep_bits` bits of their mantissa if that is not 0; unsigned integers stand for 0 to 1.
+    If `lz4`, chunks become Blosc frames with LZ4, and a block has room for them: a GPU leaves them there, no planes.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +47,7 @@ class FrameLayout:
     frames_per_chunk: int  # a block holds whole chunks
     lines_per_chunk: int  # along the first axis of a plane
     frames_per_shard: int  # of which a block holds whole ones; 0: a chunk has a place of its own
+    lz4: bool
 
     @classmethod
     def of(
@@ -59,6 +64,7 @@ class FrameLayout:
         shard_frames: int = 0,
         frames_per_chunk: int = 0,
         pyramid: int = 0,
+        lz4: bool = False,
     ) -> "FrameLayout":
         """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
@@ -74,7 +80,8 @@ class FrameLayout:
         if lines < shape[0]:  # so that a slab of every level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid
         stored = np.dtype(computed), dtype, keep_bits
-        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames)
+        lz4 = lz4 and per_chunk * plane // shape[0] * lines <= ENCODED_BYTES
+        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames, lz4)
 
     @property
     def cells(self) -> int:
@@ -122,15 +129,44 @@ class FrameLayout:
         return -(-self.shape[0] // self.lines_per_chunk)
 
     @property
+    def statistics_nbytes(self) -> int:
+        """Bytes of the statistics of a block."""
+        return self.frames_per_block * len(self.fields) * len(STATISTICS) * 8
+
+    @property
     def header_nbytes(self) -> int:
-        """Bytes before the frames of a block: the statistics, padded to whole pages."""
-        raw = self.frames_per_block * len(self.fields) * len(STATISTICS) * 8
+        """Bytes before the frames of a block: the statistics and checksums, padded to whole pages."""
+        raw = self.statistics_nbytes + self.frames_per_block * 4
         return -(-raw // PAGE) * PAGE
+
+    @cached_property
+    def blosc_blocks(self) -> tuple[int, int]:
+        """Blocks of Blosc in a chunk that a GPU encodes, and cells of a block.
+
+        All planes of a last, shorter block are one stream, which has to be no longer than the others.
+        """
+        cells = math.prod(self.chunk_shape)
+        for whole in itertools.count(-(-cells // STREAM_BYTES)):
+            block, left = divmod(cells, whole)
+            if left * self.dtype.itemsize <= block:
+                break
+        return whole + (left > 0), block
+
+    @property
+    def encoded_nbytes(self) -> int:
+        """Bytes such a chunk takes at most, in whole 16: if nothing shrinks, only headers are added."""
+        blocks, _ = self.blosc_blocks
+        return -(-(16 + blocks * 4 * (1 + self.dtype.itemsize) + self.chunk_nbytes) // 16) * 16
+
+    def chunks_of(self, frames: int) -> int:
+        """Return the number of chunks of the first `frames` of a block, all slabs and fields."""
+        return -(-frames // self.frames_per_chunk) * self.slabs * len(self.fields)
 
     @property
     def block_nbytes(self) -> int:
         """Bytes of a full block."""
-        return self.header_nbytes + self.frames_per_block * self.frame_nbytes
+        encoded = self.chunks_of(self.frames_per_block) * self.encoded_nbytes if self.lz4 else 0
+        return self.header_nbytes + max(self.frames_per_block * self.frame_nbytes, encoded)
 
 
 def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
@@ -152,6 +188,7 @@ def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
         shard_frames=output.shard_frames,
         frames_per_chunk=frames_per_chunk,
         pyramid=output.pyramid,
+        lz4=output.compression == "lz4" and not output.pyramid,  # whose levels are made of the frames on the host
     )
 
 
@@ -161,7 +198,7 @@ class Block:
     Attributes
     ----------
     buffer
-        uint8, the whole block in one piece: statistics, then frames. A solver may fill it with one copy.
+        uint8, the whole block in one piece: statistics, checksums, then frames. A solver may fill it with one copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
     data
@@ -170,8 +207,9 @@ class Block:
     first, count
         Number of the first frame, and how many frames the block holds now.
     checksums, chunks
-        What the encoder made: crc32c [frame] of `data`; and by the number of a chunk, along the frames of the block and
-        along the slabs, one encoded chunk of each field. Where frames or lines end within one, it is filled with zeros.
+        What the encoder made: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along the
+        frames of the block and along the slabs, one encoded chunk of each field. Where frames or lines end within one,
+        it is filled with zeros. A solver that encodes sets both itself, in the place of `data`.
     compute_seconds, link_seconds
         Time the device spent computing and copying these frames; set by the solver.
     compute_start, link_start
@@ -181,13 +219,13 @@ class Block:
     def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
         header, frames, fields = layout.header_nbytes, layout.frames_per_block, len(layout.fields)
         self.layout = layout
-        numbers = frames * fields * len(STATISTICS)
         self.buffer = buffer
-        self.statistics = buffer[: numbers * 8].view(np.float64).reshape(frames, fields, len(STATISTICS))
-        self.data = buffer[header:].reshape(frames, fields, layout.plane_nbytes)
+        numbers = layout.statistics_nbytes
+        self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
+        self.checksums = buffer[numbers:][: frames * 4].view(np.uint32)
+        self.data = buffer[header:][: frames * layout.frame_nbytes].reshape(frames, fields, layout.plane_nbytes)
         self.first = 0
         self.count = 0
-        self.checksums = np.zeros(frames, np.uint32)
         self.chunks: dict[tuple[int, int], list[Any]] = {}
         self.compute_seconds = 0.0
         self.link_seconds = 0.0

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
+import zarr
 
 import gsio
 from gsio import timeline
@@ -15,10 +18,13 @@ from gsio.compute.tiling import Device, Job, Tiling, tilings
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.initial import initial_state
-from gsio.staging import layout_of
+from gsio.staging import Block, layout_of
+from gsio.verify import problems
+from gsio.writer import codec
 
 Make = Callable[..., Config]
 pytestmark = pytest.mark.gpu
+assert hdf5plugin.FILTERS["blosc"] == 32001  # its import is what lets h5py read lz4
 
 RUN = {"grid.rows": 67, "grid.cols": 121, "run.frames": 300, "initial.kind": "spots", "output.fields": "u,v"}
 
@@ -143,3 +149,93 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
             solver.advance(steps)
         for mine, theirs in zip(solver.fields(), expected, strict=True):
             np.testing.assert_array_equal(mine, theirs, err_msg=str(tiling))
+
+
+FIELDS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
+    "random": lambda rng, cell: rng.random(cell.shape),
+    "constant": lambda rng, cell: np.full(cell.shape, 0.3),
+    "zero": lambda rng, cell: np.zeros(cell.shape),
+    "smooth": lambda rng, cell: 0.5 + 0.4 * np.sin(cell / 300),
+    "noise": lambda rng, cell: 0.3 + 1e-4 * rng.random(cell.shape),
+    "few": lambda rng, cell: rng.integers(0, 3, cell.shape) / 4,
+    "runs": lambda rng, cell: rng.random(cell.size // 37 + 1)[cell // 37],
+    "not finite": lambda rng, cell: np.where(cell % 1000 == 7, np.nan, rng.random(cell.shape)),
+}
+
+
+SIZES: list[tuple[tuple[int, int], dict[str, object]]] = [
+    ((1, 1), {}),
+    ((1, 1), {"output.store": "uint8"}),
+    ((2, 3), {"output.fields": "u,v", "run.frames": 7}),
+    ((8, 64), {"output.fields": "u,v", "run.frames": 300}),
+    ((64, 128), {}),
+    ((67, 121), {"output.fields": "u,v", "run.frames": 90}),
+    ((67, 121), {"output.store": "uint8", "output.fields": "u,v"}),
+    ((300, 501), {"output.store": "uint16"}),
+    ((300, 501), {"output.store": "float16", "run.frames": 9}),
+    ((300, 501), {"output.keep_bits": 7, "output.fields": "u,v"}),
+    ((300, 501), {"model.precision": "float64", "output.fields": "u,v"}),
+    ((301, 77), {"model.precision": "float64", "output.store": "float32", "output.shard_frames": 4}),
+    ((40, 90), {"model.feed": [0.02, 0.03, 0.04], "output.fields": "u,v"}),
+]
+LARGE = [((1080, 1920), {}), ((3001, 2999), {})]  # the last in slabs
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "kind"),
+    [*((*size, kind) for size in SIZES for kind in FIELDS), *((*size, "smooth") for size in LARGE)],
+    ids=str,
+)
+def test_the_gpu_encodes_what_the_cpu_would(
+    shape: tuple[int, int], changes: dict[str, object], kind: str, make_config: Make
+) -> None:
+    from gsio.compute.cuda import CudaSolver
+
+    grid = {"grid.rows": shape[0], "grid.cols": shape[1], "run.steps_per_frame": 1, "run.backend": "cupy"}
+    config = make_config({"run.frames": 3, **grid, "output.compression": "lz4", **changes})
+    layout, start = layout_of(config), initial_state(config)
+    few = -(-config.run.frames // layout.frames_per_chunk) * layout.frames_per_chunk
+    layout = replace(layout, frames_per_block=min(few, layout.frames_per_block))
+    assert layout.lz4
+    rng, cell = np.random.default_rng(3), np.arange(layout.cells)
+    u, v = (FIELDS[kind](rng, cell).reshape(layout.shape) for _ in "uv")
+    start = start._replace(u=u, v=v)
+    solvers = [CudaSolver(config, some, start) for some in (layout, replace(layout, lz4=False))]
+    blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for solver in solvers]
+    for count in dict.fromkeys([min(layout.frames_per_block, config.run.frames), 1]):
+        for solver, block in zip(solvers, blocks, strict=True):
+            block.count, block.chunks = count, {}
+            solver.fill(block)
+            solver.wait(block)
+        encoded, raw = blocks
+        assert raw.chunks == {}
+        for slab in range(layout.slabs):
+            chunks = dict(encoded.chunks)
+            for block in blocks:
+                codec.encode(block, config.output, slab)
+            assert encoded.chunks == chunks
+        assert encoded.chunks.keys() == raw.chunks.keys()
+        for place, chunks in raw.chunks.items():
+            for mine, theirs in zip(encoded.chunks[place], chunks, strict=True):
+                found = codec.decode(mine.tobytes(), "blosc", np.dtype(np.uint8))
+                np.testing.assert_array_equal(found, codec.decode(theirs, "blosc", np.dtype(np.uint8)))
+                assert kind != "zero" or len(mine) < 200 + layout.chunk_nbytes / 50
+        np.testing.assert_array_equal(encoded.checksums[:count], raw.checksums[:count])
+        np.testing.assert_array_equal(encoded.statistics[:count], raw.statistics[:count])
+
+
+@pytest.mark.parametrize("changes", [{}, {"output.store": "uint16"}, {"model.feed": [0.03, 0.05]}], ids=str)
+def test_readers_find_the_frames_that_the_gpu_encoded(
+    changes: dict[str, object], make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config({**RUN, "run.backend": "cupy", **changes, "output.compression": "none"})
+    encoded = make_config({**RUN, "run.backend": "cupy", **changes, "output.compression": "lz4"})
+    expected = frames_of(config, tmp_path / "raw.h5")
+    found = frames_of(encoded, tmp_path / "run.h5")
+    gsio.simulate(encoded, tmp_path / "run.zarr")
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    for name, mine, theirs in zip("uv", found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(group[name], theirs)
+    for path in ("run.h5", "run.zarr"):
+        assert list(problems(gsio.open_stack(tmp_path / path))) == []

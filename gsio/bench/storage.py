@@ -89,15 +89,20 @@ class Drop:
         """Do nothing."""
 
 
+# Bytes and statistics of a block, and its chunks if the solver has encoded them.
+Recorded = tuple[NDArray[Any], NDArray[Any], dict[tuple[int, int], list[bytes]]]
+
+
 class Record(Drop):
     """A writer that keeps every block in memory."""
 
     def __init__(self) -> None:
-        self.blocks: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self.blocks: dict[int, Recorded] = {}
 
     def encode(self, block: Block, slab: int = 0) -> None:
         """Keep a copy of `block`."""
-        self.blocks[block.first] = (block.data.copy(), block.statistics.copy())
+        chunks = {place: [bytes(chunk) for chunk in chunks] for place, chunks in block.chunks.items()}
+        self.blocks[block.first] = block.data.copy(), block.statistics.copy(), chunks
 
 
 class Replay:
@@ -105,13 +110,14 @@ class Replay:
 
     backend = device = "replay"
 
-    def __init__(self, blocks: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    def __init__(self, blocks: dict[int, Recorded]) -> None:
         self._blocks = blocks
 
     def fill(self, block: Block) -> None:
         """Point `block` at the recorded frames."""
-        block.data, recorded = self._blocks[block.first]
+        block.data, recorded, chunks = self._blocks[block.first]
         block.statistics[:] = recorded
+        block.chunks = dict(chunks)
 
     def wait(self, block: Block) -> None:
         """Return at once."""
@@ -399,13 +405,13 @@ def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool:
 
 def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
     """Keep the frames of a run in memory; encode them, then encode and write them with the same threads."""
-    layout, threads = layout_of(config), encoding_threads(config)
+    layout, threads = dataclasses.replace(layout_of(config), lz4=False), encoding_threads(config)
     blocks = pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
     record = Record()
     loop(config, solver, BlockPool(layout, blocks, solver.allocate), record, Trace(), threads)
     parts: list[tuple[Block, int]] = []
-    for first, (data, _) in sorted(record.blocks.items()):
+    for first, (data, _, _) in sorted(record.blocks.items()):
         block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
         block.data, block.count = data, min(layout.frames_per_block, config.run.frames - first)
         parts += [(block, slab) for slab in range(layout.slabs)]
@@ -427,7 +433,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, Any]:
     """Store the frames of gsio's solver by a peer."""
     layout, frames = layout_of(config), config.run.frames
-    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block)
+    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block, lz4=False)
     per_block, blocks = layout.frames_per_block, make.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)

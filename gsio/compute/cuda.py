@@ -1,10 +1,14 @@
-"""The production solver for NVIDIA GPUs: CuPy, with the kernels of ``kernels.cu`` and ``stage.cu``.
+"""The production solver for NVIDIA GPUs: CuPy, with the kernels of ``kernels.cu``, ``stage.cu`` and ``blosc.cu``.
 
 Two streams. The compute stream advances the fields and stages each frame into a slot of a small ring on the device: the
 bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
 into the pinned memory of a block. Events order the two, so that neither waits for the host.
+
+LZ4 is made on the GPU, in that graph. How many bytes it takes is known only there, so a kernel puts them into the
+block, on the same stream: no kernel could run beside the steps, which take all of the GPU.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +42,8 @@ SLOTS = 3  # one filling, one copying, one to spare
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
 STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
 FLAG_STRIDE = 32  # words, as in kernels.cu
+CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in blosc.cu
+SEND_BLOCKS, SEND_THREADS = 64, 256  # for a chunk, at most
 SOURCES = Path(__file__).parent
 
 PLAN = np.dtype([
@@ -47,6 +53,13 @@ PLAN = np.dtype([
         "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
     )
 ])  # fmt: skip
+
+BLOSC_PLAN = np.dtype([
+    ("cells", np.int64), ("chunk_slot", np.int64),
+    *((name, np.int32) for name in (
+        "itemsize", "count", "fields", "frames", "slabs", "slab", "blocks", "block", "slot",
+    )),
+], align=True)  # fmt: skip
 
 
 def count_devices() -> int:
@@ -61,7 +74,10 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: FrameLayout) -> int:
-    """Return the device memory a run takes: two copies of each field, the ring of slots, and maps of the rates."""
+    """Return the device memory a run takes: two copies of each field, the ring of slots, and maps of the rates.
+
+    What is encoded is in one slot, and its streams take less than two more.
+    """
     itemsize = np.dtype(config.model.precision).itemsize
     return (4 + 2 * config.model.maps) * layout.cells * itemsize + SLOTS * layout.block_nbytes
 
@@ -89,6 +105,17 @@ def plan_of(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
     plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
     plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    return plan
+
+
+def blosc_plan_of(layout: FrameLayout) -> NDArray[np.void]:
+    """Return the struct Plan of ``blosc.cu``, without its count of frames."""
+    plan = np.zeros((), BLOSC_PLAN)
+    blocks, block = layout.blosc_blocks
+    plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
+    plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
+    plan["slab"], plan["blocks"], plan["block"] = math.prod(layout.chunk_shape[1:]), blocks, block
+    plan["slot"] = -(-(block + 8) // 16) * 16  # its size before, and a word to be read beyond
     return plan
 
 
@@ -176,7 +203,15 @@ class CudaSolver:
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
-            self._slots = [Slot(layout.block_nbytes) for _ in range(SLOTS)]
+            self._slots = [Slot(layout.block_nbytes) for _ in range(1 if layout.lz4 else SLOTS)]
+            if layout.lz4:
+                blosc = cupy.RawModule(code=(SOURCES / "blosc.cu").read_text(), options=("-std=c++17",))
+                self._checksum, self._encode = map(blosc.get_function, ("checksum", "encode"))
+                self._gather, self._send = map(blosc.get_function, ("gather", "send"))
+                self._blosc_plan = blosc_plan_of(layout)
+                blocks = layout.chunks_of(layout.frames_per_block) * int(self._blosc_plan["blocks"])
+                self._sizes = cupy.empty(blocks * layout.dtype.itemsize, np.int32)
+                self._streams = cupy.empty(self._sizes.size * int(self._blosc_plan["slot"]), np.uint8)
             self._filled = 0
             self._marks: dict[int, Marks] = {}
             self._clock = Stream(non_blocking=True)
@@ -293,7 +328,7 @@ class CudaSolver:
 
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
-        number = self._filled % SLOTS
+        number = self._filled % len(self._slots)
         slot = self._slots[number]
         self._filled += 1
         address = block.buffer.ctypes.data
@@ -304,15 +339,24 @@ class CudaSolver:
             if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
                 self._anchor = self._new_anchor()
             marks.anchor = self._anchor
+            # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
             with self._compute:
-                self._compute.wait_event(slot.copied)
+                if not self._layout.lz4:
+                    self._compute.wait_event(slot.copied)
                 marks.computing.record()
-                launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps))
+                launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps)) + 4
                 self._replay((number, block.count), launches, lambda: self._launch_frames(number, block.count))
                 marks.computed.record()
-            nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
+                if self._layout.lz4:
+                    header, chunk = self._layout.header_nbytes, self._layout.encoded_nbytes
+                    grid = 1 + self._layout.chunks_of(block.count), min(SEND_BLOCKS, -(-chunk // (16 * SEND_THREADS)))
+                    arguments = (slot.memory, np.uintp(address), np.int64(header), np.int64(chunk))
+                    self._send(grid, (SEND_THREADS,), arguments)
+                    marks.copied.record()
+                    return
             self._link.wait_event(marks.computed)
             marks.copying.record(self._link)
+            nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
             runtime.memcpyAsync(address, slot.memory.data.ptr, nbytes, runtime.memcpyDeviceToHost, self._link.ptr)
             marks.copied.record(self._link)
             slot.copied.record(self._link)
@@ -328,17 +372,47 @@ class CudaSolver:
                 self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
                 statistics = memory[plane * 8 * len(STATISTICS) :]
                 self._summarise((1,), (STAGE_BLOCKS,), (self._partial, statistics, cells))
+        if layout.lz4:
+            self._launch_blosc(memory, count)
+
+    def _launch_blosc(self, memory: Any, count: int) -> None:
+        """Take the checksums of `count` frames, and put their chunks in their place."""
+        layout, plan, itemsize = self._layout, self._blosc_plan.copy(), self._layout.dtype.itemsize
+        frames, checksums = memory[layout.header_nbytes :], memory[layout.statistics_nbytes :]
+        checksums.data.memset_async(0, 4 * count)
+        pieces = -(-layout.frame_nbytes // CHECKSUM_NBYTES)
+        of_frames = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
+        self._checksum((count * pieces,), (CHECKSUM_THREADS,), of_frames)
+        plan["count"] = count
+        blocks = layout.chunks_of(count) * int(plan["blocks"])
+        of_chunks = (frames, self._streams, self._sizes, plan)
+        self._encode((blocks * itemsize,), (32,), of_chunks)
+        self._gather((blocks,), (32 * itemsize,), of_chunks)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
         marks = self._marks[block.buffer.ctypes.data]
         with self._device:
             marks.copied.synchronize()
+        if self._layout.lz4:
+            block.chunks = _encoded(block)
         event, seconds = marks.anchor
+        copying = marks.computed if self._layout.lz4 else marks.copying
         block.compute_start = seconds + cupy.cuda.get_elapsed_time(event, marks.computing) / 1e3
-        block.link_start = seconds + cupy.cuda.get_elapsed_time(event, marks.copying) / 1e3
+        block.link_start = seconds + cupy.cuda.get_elapsed_time(event, copying) / 1e3
         block.compute_seconds = cupy.cuda.get_elapsed_time(marks.computing, marks.computed) / 1e3
-        block.link_seconds = cupy.cuda.get_elapsed_time(marks.copying, marks.copied) / 1e3
+        block.link_seconds = cupy.cuda.get_elapsed_time(copying, marks.copied) / 1e3
+
+
+def _encoded(block: Block) -> dict[tuple[int, int], list[Any]]:
+    """Return the chunks that the GPU left in `block`, each as long as its header says."""
+    layout = block.layout
+    numbers, nbytes = -(-block.count // layout.frames_per_chunk), layout.encoded_nbytes
+    data = block.buffer[layout.header_nbytes :][: layout.chunks_of(block.count) * nbytes]
+    chunks = data.reshape(numbers, layout.slabs, len(layout.fields), nbytes)
+    sizes = chunks[..., 12:16].view("<i4")[..., 0]
+    places = np.ndindex(numbers, layout.slabs)
+    return {place: [chunk[:size] for chunk, size in zip(chunks[place], sizes[place], strict=True)] for place in places}
 
 
 def tune(config: Config, layout: FrameLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
