@@ -6,7 +6,6 @@ opens plainly. They are not locked: others may read the committed frames while t
 
 import ctypes
 import errno
-import itertools
 import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from gsio.writer.metadata import (
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
+HEAD_NBYTES, NEAR_NBYTES = 64, 8192  # by which a chunk is found, and so much before the end the file had
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
 VTK = "VTKHDF"
@@ -123,7 +123,7 @@ class ChunkWriter:
             if frames is None or not journal.resume(frames):
                 journal.begin(attributes, series, layout)
                 recorded = {name: self._file[name][:] for name in series}
-                journal.append(0, recorded, self._places(0, frames or 0))
+                journal.append(0, recorded, self._places(frames or 0))
             self._file.flush()
             self.nbytes = _size(self._fd)
             place.rename(path)
@@ -140,6 +140,7 @@ class ChunkWriter:
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
+        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
         with self._trace.span("write", first):
             self._reserve(sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk))
             for field in self._fields:
@@ -148,8 +149,12 @@ class ChunkWriter:
                 for (number, slab), chunk in block.chunks.items():
                     frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
                     place = (block.first + frame, line, *[0] * len(layout.shape[1:]))
-                    for field, encoded in zip(self._fields, chunk, strict=True):
+                    start = block.first + frame - first
+                    for i, (field, encoded) in enumerate(zip(self._fields, chunk, strict=True)):
+                        end = self._file.id.get_filesize()
                         field.write_direct_chunk(place, encoded)
+                        offset = self._offset(field, place, encoded, end)
+                        places[start : start + layout.frames_per_chunk, i, slab] = offset, len(encoded)
         with self._trace.span("commit", first):
             series = frame_series(self._config, layout, blocks)
             for name, values in series.items():
@@ -157,7 +162,7 @@ class ChunkWriter:
             self._series[OFFSETS + layout.fields[0]].append(first, np.arange(first, frames))
             self._steps.attrs.modify("NSteps", np.int64(frames))
             self._file.flush()
-            self._journal.append(first, series, self._places(first, frames))
+            self._journal.append(first, series, places)
             self.nbytes = _size(self._fd)
 
     def sync(self) -> None:
@@ -175,16 +180,29 @@ class ChunkWriter:
             _sync(self._fd, self._path)
             os.close(self._fd)
 
-    def _places(self, first: int, frames: int) -> NDArray[np.void]:
-        """Return where the chunks of the frames [first, frames) are, [frame, field, slab]."""
+    def _offset(self, field: h5py.h5d.DatasetID, place: tuple[int, ...], encoded: Any, end: int) -> int:
+        """Return where HDF5 put a chunk just now, when the file went to `end`.
+
+        HDF5 appends but for free space that a resumed run left. Asked, it would look through all chunks before.
+        """
+        head, start = bytes(encoded[:HEAD_NBYTES]), max(0, end - NEAR_NBYTES)
+        near = self._file.id.get_filesize() - len(encoded) - start + HEAD_NBYTES
+        if near > 0 and (found := os.pread(self._fd, near, start).rfind(head)) >= 0:
+            return start + found
+        return int(field.get_chunk_info_by_coord(place).byte_offset)
+
+    def _places(self, frames: int) -> NDArray[np.void]:
+        """Return where the chunks of the first `frames` frames are, [frame, field, slab]."""
         layout = self._layout
-        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
-        for frame in range(first, frames, layout.frames_per_chunk):
-            here = slice(frame - first, frame - first + layout.frames_per_chunk)
-            for (number, field), slab in itertools.product(enumerate(self._fields), range(layout.slabs)):
-                place = (frame, slab * layout.lines_per_chunk, *[0] * len(layout.shape[1:]))
-                found = field.get_chunk_info_by_coord(place)
-                places[here, number, slab] = found.byte_offset, found.size
+        places = np.zeros((frames, len(layout.fields), layout.slabs), PLACE)
+        for number, field in enumerate(self._fields):
+
+            def keep(chunk: h5py.h5d.StoreInfo, number: int = number) -> None:
+                frame, line = chunk.chunk_offset[:2]
+                here = slice(frame, frame + layout.frames_per_chunk)
+                places[here, number, line // layout.lines_per_chunk] = chunk.byte_offset, chunk.size
+
+            field.chunk_iter(keep)
         return places
 
     def _reserve(self, nbytes: int) -> None:
