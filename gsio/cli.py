@@ -1,5 +1,6 @@
 """The command line: parse, call, map errors to exit codes. Results go to stdout, everything else to stderr."""
 
+import os
 import sys
 import traceback
 import uuid
@@ -12,14 +13,14 @@ import click
 
 from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
-from gsio.errors import DataError, GsioError
+from gsio.errors import DataError, GsioError, StorageError
 
 PATH = click.Path(path_type=Path)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code of the process; see ``gsio.errors`` for the codes."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    is_program, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     # click would take what follows a bare --resume for its value.
     arguments = ["--resume=auto" if argument == "--resume" else argument for argument in arguments]
     try:
@@ -31,7 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:
-        return _fail(str(error), error.exit_code, debug="--debug" in arguments)
+        code = _fail(str(error), error.exit_code, debug="--debug" in arguments)
+        if is_program and isinstance(error, StorageError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # HDF5 that met a failed write can crash when Python lets go of what is left of its file
+        return code
     except OSError as error:
         return _fail(
             f"{error.strerror or error}; expected a place that can be written to", 74, debug="--debug" in arguments

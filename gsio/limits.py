@@ -54,9 +54,10 @@ class Limits:
             pipeline.stop("the wall-time limit")
         if not self._file or now > self._looked + SPACE_SECONDS:
             self._looked = now
-            self._look(pipeline)
+            self.look(pipeline)
 
-    def _look(self, pipeline: "Pipeline") -> None:
+    def look(self, pipeline: "Pipeline") -> None:
+        """Warn of a disk that will be full; raises StorageError if the output is gone."""
         try:
             found = self._output.stat()
         except OSError:

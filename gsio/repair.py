@@ -28,9 +28,12 @@ from gsio.writer.journal import Journal, journal_of, read_journal
 DEADLINE = 120.0  # seconds, of reading a few frames
 
 
-def what_is_wrong(output: Path, frames: int) -> str:
-    """Return why an output cannot be used after its first `frames` frames, the last of which are checked, or ""."""
-    command = [sys.executable, "-m", "gsio.repair", str(output), str(frames)]
+def what_is_wrong(output: Path, frames: int, *, to_the_end: bool = False) -> str:
+    """Return why an output cannot be used after its first `frames` frames, the last of which are checked, or "".
+
+    `to_the_end`: or why it cannot be read beyond them, as after a kill while HDF5 wrote its metadata, piece by piece.
+    """
+    command = [sys.executable, "-m", "gsio.repair", str(output), str(frames), *(["to the end"] if to_the_end else [])]
     try:
         reader = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     except subprocess.TimeoutExpired:
@@ -42,14 +45,15 @@ def what_is_wrong(output: Path, frames: int) -> str:
     return reader.stdout.strip()
 
 
-def _look(output: Path, frames: int) -> str:
+def _look(output: Path, frames: int, to_the_end: bool) -> str:
     """Do what `what_is_wrong` says, in this process."""
     try:
         with open_stack(output) as stack:
             if stack.frames < frames:
                 return f"expected at least {frames} frames, found {stack.frames}"
-            last = max(0, frames - 1)
-            return next(damaged_frames(stack, last, frames), "") if frames else ""
+            # Of what follows the first and the last: all of it may be much.
+            ends = [frames, *([frames + 1, stack.frames] if to_the_end and stack.frames > frames else [])]
+            return next((wrong for end in ends if end for wrong in damaged_frames(stack, end - 1, end)), "")
     except DataError as error:
         return str(error)
 
@@ -64,19 +68,16 @@ def repair(output: Path) -> str:
     with Journal(output):
         records = read_journal(output)
         known = len(records.frames) if records is not None else 0
-        if not (wrong := what_is_wrong(output, known)):
+        if not (wrong := what_is_wrong(output, known, to_the_end=records is not None)):
             return f"{output}: nothing to repair"
-        try:
-            saved = rebuild(output)
-        except OSError as error:
-            raise StorageError(f"storage failed: {error.strerror or error}; '{output}' is as it was") from error
+        saved = rebuild(output)
     return f"{output}: {wrong}; rebuilt with {saved} of the {known} frames that its journal knows"
 
 
 def rebuild(output: Path) -> int:
     """Replace an output by a new one with all frames that its journal knows and that are whole; return how many.
 
-    Raises DataError if there is no journal, and OSError where storage fails; what is there stays until the new is.
+    Raises DataError if there is no journal, and StorageError where storage fails; what is there stays until the new is.
     """
     records = read_journal(output)
     if records is None:
@@ -102,10 +103,17 @@ def rebuild(output: Path) -> int:
                     frames += block.count
             finally:
                 writer.close("stopped")
-        journal_of(target).replace(journal_of(output))
+            journal.sync()
         move_into_place(output, target)
-    except BaseException:
+        journal_of(target).replace(journal_of(output))  # later: without it the new output is whole, the old one lost
+    except BaseException as error:
         remove_temporaries(output)
+        if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(
+                f"storage failed: {reason}; the {len(records.frames)} frames that the journal of '{output}' knows are "
+                "safe; make space, then repair or --resume it"
+            ) from error
         raise
     return frames
 
@@ -153,4 +161,4 @@ def _pread(path: Path, offset: int, nbytes: int) -> bytes:
 
 
 if __name__ == "__main__":
-    print(_look(Path(sys.argv[1]), int(sys.argv[2])))  # noqa: T201 - for the process that asked
+    print(_look(Path(sys.argv[1]), int(sys.argv[2]), to_the_end=len(sys.argv) > 3))  # noqa: T201 - for the process that asked

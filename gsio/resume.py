@@ -20,6 +20,8 @@ def where_to_go_on(output: Path, config: Config) -> Checkpoint | None:
     another configuration, or damaged, or if there is nothing to go on with.
     """
     checkpoints, records = load(output), read_journal(output)
+    if records is not None and not len(records.frames) and what_is_wrong(output, 0) == "" != what_is_wrong(output, 1):
+        checkpoints = []  # of an output that this one, without a frame yet, replaced
     if not checkpoints:
         if records is None:
             raise DataError(f"--resume: '{output}' has no checkpoint; choose another --output, or --overwrite")

@@ -104,6 +104,7 @@ def simulate(
             remove_temporaries(path)
         part = where_to_go_on(output, config) if resume != "no" and os.path.lexists(output) else None
         if part is not None and (there := frames_there(output)) >= config.run.frames:
+            journal.remove()  # of a run that was killed before it had replaced this output
             log.info("all frames are there already", output=str(output), frames=there)
             return None
         if part is not None and part.frames > config.run.frames:
@@ -130,6 +131,7 @@ def simulate(
         state = "failed"
         try:
             pipeline.run(look)
+            limits.look(pipeline)
             state = "complete"
             journal.remove()
         except Interrupted:
@@ -171,10 +173,12 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
         for path in checkpoint.paths_of(output) if part is None else ():  # of the output that was replaced
             path.unlink(missing_ok=True)
     except BaseException as error:
-        if part is None:
+        if not os.path.lexists(output):  # else it is needed to start again where a killed run has no checkpoint
             journal.remove()
-        if isinstance(error, OSError):
-            raise StorageError(f"cannot write {output}: {error.strerror or error}; no frame was written") from error
+        if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
+            reason = getattr(error, "strerror", None) or error
+            safe = f"the {part.frames} frames of its checkpoint are safe" if part else "no frame was written"
+            raise StorageError(f"cannot write {output}: {reason}; {safe}") from error
         raise
     return Pipeline(config, solver, pool, writer, trace, threads, part.frames if part else 0, save)
 
@@ -476,9 +480,15 @@ class Pipeline:
 
     def _close(self, status: str) -> None:
         with self._storage():
-            self.writer.close(status)
-            if status != "failed" and self._last is not None and self._last.frames <= self.frames_committed:
-                self._save_snapshot(self._last)
+            try:
+                if status != "failed" and self._last is not None and self._last.frames <= self.frames_committed:
+                    self.writer.sync()
+                    self._save_snapshot(self._last)  # first, so that a complete output always has its last checkpoint
+            except BaseException:
+                status = "failed"
+                raise
+            finally:
+                self.writer.close(status)
 
     async def _listen(self, task_status: "trio.TaskStatus[None]") -> None:
         """Stop on the first signal, drop what is not yet written on the second, abort on the third.

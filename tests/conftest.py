@@ -21,6 +21,13 @@ SMALL = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounds", type=int, default=1, help="of each test in tests/faults, for each kind of output; 1: the short form"
+    )
+    parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
+
+
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
     """Return a function from dotted keys to a small configuration that ignores the environment."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ from gsio.compute.base import ArraySolver
 from gsio.config import Config
 from gsio.run import Pipeline
 
-output, frames, gsio.staging.BLOCK_BYTES, gsio.staging.CHUNK_BYTES = sys.argv[1], *map(int, sys.argv[2:])
+output, resume, frames, gsio.staging.BLOCK_BYTES, gsio.staging.CHUNK_BYTES = *sys.argv[1:3], *map(int, sys.argv[3:])
 saved = threading.Event()
 saved.set()
 committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ArraySolver.fill
@@ -73,14 +74,14 @@ def fill(self, block):  # no checkpoint is skipped because the one before is not
     filling(self, block)
 
 Pipeline._commit_ready, Pipeline._snapshot, checkpoint.save, ArraySolver.fill = commit_ready, snapshot, save, fill
-gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output))
+gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output), resume=resume)
 """
 
 
-def kill_after(frames: int, config: Config, output: Path) -> None:
+def kill_after(frames: int, config: Config, output: Path, resume: str = "no") -> None:
     """Let a process leave, as it is, what it has written of a run when so many frames are committed."""
     sizes = map(str, (frames, staging.BLOCK_BYTES, staging.CHUNK_BYTES))
-    run = subprocess.run([sys.executable, "-c", KILLED, str(output), *sizes], input=config.to_toml(), text=True)
+    run = subprocess.run([sys.executable, "-c", KILLED, str(output), resume, *sizes], input=config.to_toml(), text=True)
     assert run.returncode == 9
 
 
@@ -277,6 +278,35 @@ def test_a_rebuilt_file_ends_before_the_first_torn_frame(
     assert "rebuilt with 12 of" in repair(path)
     with open_stack(path) as stack:
         assert list(problems(stack)) == []
+
+
+def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config(LONG), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    with h5py.File(path, "r+") as file:  # as a kill leaves it that comes between the length and the index of a flush
+        for field in "uv":
+            file[field].resize(len(records.frames) + 8, axis=0)
+    assert f"rebuilt with {len(records.frames)} of" in repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == len(records.frames)
+
+
+def test_a_journal_of_another_file_is_written_anew(make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    stale = journal_of(path).read_bytes()
+    tear(path)
+    repair(path)
+    journal_of(path).write_bytes(stale)  # as a kill leaves it that comes between the file and its journal
+    kill_after(50, config, path, "must")
+    tear(path)
+    repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames >= 50
 
 
 def test_a_torn_record_ends_a_journal(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

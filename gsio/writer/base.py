@@ -1,5 +1,6 @@
 """What every writer offers: a place in memory is turned into a place in a file, in two steps."""
 
+import ctypes
 import glob
 import os
 import secrets
@@ -10,6 +11,8 @@ from typing import Protocol
 
 from gsio.staging import Block
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
     """Return a new name in the folder of `path`, for what is renamed to it once it is whole."""
@@ -17,9 +20,10 @@ def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
 
 
 def remove_temporaries(path: Path) -> None:
-    """Delete what a killed process left of `path` under temporary names."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 16}.*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """Delete what a killed process left of `path` under temporary names, and under temporary names of those."""
+    for dots in (".", ".."):
+        for left in path.parent.glob(f"{dots}{glob.escape(path.name)}-{'[0-9a-f]' * 16}.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def move_into_place(path: Path, new: Path) -> None:
@@ -27,17 +31,28 @@ def move_into_place(path: Path, new: Path) -> None:
     if not new.is_dir() or not os.path.lexists(path):
         new.replace(path)
         return
-    old = temporary_beside(path)
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
+    if _exchange(path, new):
+        old = new
+    else:
+        old = temporary_beside(path)
+        path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
     if old.is_dir() and not old.is_symlink():
         shutil.rmtree(old)
     else:
         old.unlink()
+
+
+def _exchange(path: Path, other: Path) -> bool:
+    """Swap two names at once, so that a kill finds something at both, and say whether it can be done here."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return hasattr(LIBC, "renameat2") and not LIBC.renameat2(
+        here, os.fsencode(other), here, os.fsencode(path), exchange
+    )
 
 
 class FrameWriter(Protocol):

@@ -4,6 +4,7 @@ Files are made with the default library version and flushed at every commit, so 
 opens plainly. They are not locked: others may read the committed frames while the run goes on.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -120,15 +121,16 @@ class ChunkWriter:
                 field.set_extent((frames or 0, *layout.shape))
             self._steps = self._file[VTK]["Steps"]
             self._steps.attrs.modify("NSteps", np.int64(frames or 0))
-            if frames is None or not journal.resume(frames):
+            places = self._places(frames or 0)
+            if frames is None or not journal.resume(frames, places):
                 journal.begin(attributes, series, layout)
-                recorded = {name: self._file[name][:] for name in series}
-                journal.append(0, recorded, self._places(frames or 0))
+                journal.append(0, {name: self._file[name][:] for name in series}, places)
             self._file.flush()
             self.nbytes = _size(self._fd)
             place.rename(path)
         except BaseException:
-            self._file.close()
+            with contextlib.suppress(OSError, RuntimeError):  # of HDF5, which tries again: the first error is the cause
+                self._file.close()
             os.close(self._fd)
             raise
 
@@ -258,12 +260,12 @@ class RawWriter:
                     "only a compressed output can be extended"
                 )
             series = frame_series(config, layout, [])
-            places = ["frames_committed", *layout.fields, *series]
-            self._offsets: dict[str, int] = {name: file[name].id.get_offset() for name in places}
-            if new or not journal.resume(frames or 0):
+            names = ["frames_committed", *layout.fields, *series]
+            self._offsets: dict[str, int] = {name: file[name].id.get_offset() for name in names}
+            places = self._places(0, frames or 0)
+            if new or not journal.resume(frames or 0, places):
                 journal.begin(attributes, series, layout)
-                recorded = {name: file[name][: frames or 0] for name in series}
-                journal.append(0, recorded, self._places(0, frames or 0))
+                journal.append(0, {name: file[name][: frames or 0] for name in series}, places)
         self._fd = os.open(place, os.O_RDWR)
         try:
             self._write(np.array([frames or 0]).view(np.uint8), self._offsets["frames_committed"])

@@ -70,17 +70,21 @@ class Journal:
             "frames_per_chunk": layout.frames_per_chunk,
         }
         self._record = _record_of(head)
-        os.ftruncate(self._fd, 0)
+        line = json.dumps(head).encode() + b"\n"
         os.lseek(self._fd, 0, os.SEEK_SET)
-        _write(self._fd, json.dumps(head).encode() + b"\n")
+        _write(self._fd, line)  # before the rest goes: if this fails, the journal is what it was
+        os.ftruncate(self._fd, len(line))
 
-    def resume(self, frames: int) -> bool:
-        """Forget what lies past so many frames, and return whether it holds all of them."""
+    def resume(self, frames: int, places: NDArray[np.void]) -> bool:
+        """Forget what lies past so many frames, and return whether it holds them all, in `places` [frame, field, slab].
+
+        After a repair that was killed it is still that of the file before, and has them elsewhere.
+        """
         try:
             _, nbytes, records = _read(self.path)
         except (ValueError, LookupError, TypeError):  # new, or its first line is torn
             return False
-        if len(records) < frames:
+        if len(records) < frames or not np.array_equal(records["places"][:frames], places):
             return False
         self._record = records.dtype
         os.ftruncate(self._fd, nbytes + frames * self._record.itemsize)

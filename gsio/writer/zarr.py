@@ -114,11 +114,11 @@ class ZarrWriter:
         self.nbytes = 0
         series = frame_series(config, layout, [])
         if frames is None:
-            journal.begin(attributes, series, layout)
             temporary = temporary_beside(path)
             try:
                 _lay_out(temporary, config, layout, attributes)
                 Folder(temporary).sync()
+                journal.begin(attributes, series, layout)
                 move_into_place(path, temporary)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -135,7 +135,7 @@ class ZarrWriter:
             left.unlink()
         group: Any = zarr.open_group(self._store.path, mode="r", zarr_format=3)
         series = {name: np.asarray(group[name][: self._frames]) for name in names}
-        if not self._journal.resume(self._frames):
+        if not self._journal.resume(self._frames, self._places(self._frames)):
             self._journal.begin(attributes, series, self._layout)
             self._journal.append(0, series, self._places(self._frames))
         for name in self._layout.fields if self._frames else ():

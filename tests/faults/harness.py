@@ -1,0 +1,274 @@
+"""Real processes of gsio, the storage that fails under them, and what they have to leave."""
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gsio import checkpoint
+from gsio.reader import open_stack
+from gsio.verify import problems
+
+HERE = Path(__file__).parent
+DEADLINE = 60.0  # seconds, of one process
+FRAMES = 61
+OPTIONS = [
+    *("-r", "24", "-c", "32", "-n", str(FRAMES), "-e", "8", "--backend", "numpy", "--fields", "u,v"),
+    *("--set", "initial.kind=noise", "--checkpoint-every", "8", "--log-format", "json"),
+]
+OUTPUTS = {
+    **{f"HDF5, {codec}": ("run.h5", ["--compression", codec]) for codec in ("deflate", "lz4", "zstd", "none")},
+    **{f"Zarr, {codec}": ("run.zarr", ["--compression", codec]) for codec in ("lz4", "zstd", "none")},
+    "Zarr, lz4 in shards": ("run.zarr", ["--compression", "lz4", "--shard-frames", "4"]),
+}
+# Of faults, as in inject.c: the kinds of calls, and what happens to one.
+WRITE, RENAME, TRUNCATE, SYNC, ALLOCATE, ANY = 1, 2, 4, 8, 16, 31
+SHORT, TORN, KILL_BEFORE, KILL_AFTER, SLOW = -1, -2, -3, -4, -5
+SERIES = ("step", "time", "integrity/crc32c", *(f"stats/{f}_{s}" for f in "uv" for s in ("min", "max", "mean")))
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code, or minus the signal that killed it, and what it said."""
+
+    code: int
+    text: str
+    seconds: float
+    calls: dict[int, int]  # of each kind, where a fault was asked for and did not end it
+
+    def calls_of(self, kinds: int) -> int:
+        """Return how many calls of some kinds there were."""
+        return sum(calls for kind, calls in self.calls.items() if kind & kinds)
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong, or ""."""
+        lines = re.findall(r"^gsio: error: (.*)$", self.text, re.MULTILINE)
+        assert len(lines) <= 1, self.text
+        return lines[0] if lines else ""
+
+
+class Launcher:
+    """Starts processes of gsio and waits for them, never longer than the deadline."""
+
+    def __init__(self, folder: Path, library: Path) -> None:
+        self._log = folder / "log"
+        environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONWARNINGS": "ignore"}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([sys.executable, HERE / "launcher.py"], env=environment, **pipes)
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+
+    def log(self) -> str:
+        """Return what the process that runs, or ran last, has said."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def has_said(self, words: str) -> bool:
+        return words in self.log()
+
+    def run(
+        self,
+        *arguments: Any,
+        kill_after: float | None = None,
+        meanwhile: Callable[[int], None] = lambda pid: None,
+        **how: Any,
+    ) -> Ended:
+        """Let gsio do what `arguments` say; kill it after so many seconds if it is not done by then.
+
+        `meanwhile` is called with the id of its process.
+        """
+        self._log.unlink(missing_ok=True)
+        self._log.with_suffix(".calls").unlink(missing_ok=True)
+        request = {"arguments": list(map(str, arguments)), "log": str(self._log), **how}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid, began = int(self._answers.get(timeout=DEADLINE)), time.monotonic()
+        try:
+            meanwhile(pid)
+            code = int(self._answers.get(timeout=DEADLINE if kill_after is None else kill_after))
+        except queue.Empty:
+            os.kill(pid, signal.SIGKILL)
+            code = int(self._answers.get(timeout=DEADLINE))
+            assert kill_after is not None, f"{arguments} did not end within {DEADLINE} s"
+        seconds = time.monotonic() - began
+        wait_for_group(pid)
+        calls = self._log.with_suffix(".calls")
+        made = json.loads(calls.read_text()) if calls.exists() else {}
+        return Ended(code, self.log(), seconds, {int(kind): number for kind, number in made.items()})
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(DEADLINE) == 0
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def wait_for_group(pid: int) -> None:
+    """Wait until no process that `pid` started is there; a reader of a wreck ends soon after the run that asked it."""
+
+    def is_gone() -> bool:
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(is_gone)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so, never longer than the deadline."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+class Case:
+    """One output, undisturbed and disturbed.
+
+    Attributes
+    ----------
+    folder, output
+        Where the disturbed run writes; nothing else is in the folder.
+    whole
+        What the undisturbed run left, by name.
+    seconds
+        That it took.
+    frames
+        How many frames stock tools found when they last looked.
+    """
+
+    def __init__(self, name: str, launcher: Launcher, folder: Path) -> None:
+        self.name = name
+        self.launcher = launcher
+        file, options = OUTPUTS[name]
+        self._found = folder / "found.npz"
+        self.folder = folder / "runs"
+        self.folder.mkdir()
+        self.output = self.folder / file
+        self.options = [*OPTIONS, *options, "-o", self.output]
+        ended = self.run()
+        assert ended.code == 0, ended.text
+        self.whole, self.seconds = contents(self.output), ended.seconds
+        self.frames = 0
+        self.clear()
+
+    def run(self, *more: Any, **how: Any) -> Ended:
+        return self.launcher.run("run", *self.options, *more, **how)
+
+    def resume(self, **how: Any) -> Ended:
+        return self.run("--resume=auto", **how)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def look(self) -> None:
+        """Check that stock tools find whole frames, those of the undisturbed run; raise WreckError if they cannot."""
+        self.frames = 0
+        if not os.path.lexists(self.output):
+            return
+        self._found.unlink(missing_ok=True)
+        ended = self.launcher.run("look", self.output, self._found)
+        if ended.code:
+            raise WreckError(ended.text.strip()[-300:] or f"the reader ended with {ended.code}")
+        with np.load(self._found) as found:
+            self.frames = len(found["v"])
+            for name in found:
+                size = len(self.whole[name]) // FRAMES * self.frames
+                assert found[name].tobytes() == self.whole[name][:size], f"{name} of {self.frames} frames differs"
+
+    def check_prefix(self, safe: int = 0) -> str:
+        """Check that `safe` frames are, after a repair if it takes one, and say whether it did."""
+        try:
+            self.look()
+            torn = self.frames < safe
+        except WreckError:
+            torn = True
+        if torn:
+            ended = self.launcher.run("repair", self.output)
+            assert ended.code == 0, ended.text
+            self.look()
+        assert self.frames >= safe, f"{safe} frames were said to be safe, {self.frames} are"
+        return "repaired" if torn else "intact"
+
+    def check_resume(self, **how: Any) -> None:
+        """Complete the run, and check that nothing tells it from the undisturbed one, and that nothing is left over."""
+        ended = self.resume(**how)
+        assert ended.code == 0, ended.text
+        assert "Traceback" not in ended.text
+        found = contents(self.output)
+        assert [name for name in self.whole if found[name] != self.whole[name]] == []
+        ends = ("", ".checkpoint.npz", ".checkpoint_prev.npz", ".status.json")
+        assert {path.name for path in self.folder.iterdir()} <= {f"{self.output.name}{end}" for end in ends}
+        if self.output.is_dir():
+            assert list(self.output.rglob(".*")) == []
+
+
+def fault(case: Case, kinds: int, nth: int, action: int = 0, *, lasts: bool = False) -> dict[str, Any]:
+    """Return what the launcher wants to know of a fault of the nth call, and if it lasts of all after it."""
+    return {"folder": str(case.folder), "kinds": kinds, "nth": nth, "action": action, "lasts": lasts}
+
+
+def check_stop(ended: Ended) -> int:
+    """Check that a run ended as one whose storage failed, and return how many frames it says are safe."""
+    assert ended.code == 74, f"exit code {ended.code}: {ended.text[-500:]}"
+    assert not re.search(r'File ".*/gsio/', ended.text), ended.text  # h5py says what it cannot raise by itself
+    said = re.search(r"(\d+|no) frames? .*(safe|written)", ended.error)
+    assert said, ended.error
+    return int(said[1]) if said[1].isdecimal() else 0
+
+
+class WreckError(Exception):
+    """An output that stock tools cannot read."""
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return all frames and series of a finished output, and its checkpoint, by name."""
+    with open_stack(path) as stack:
+        assert stack.attributes["status"] == "complete"
+        assert list(problems(stack)) == []
+        found = {name: stack.series(name).tobytes() for name in SERIES}
+        found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
+    return found | {"checkpoint": checkpoint.paths_of(path)[0].read_bytes()}
+
+
+class Tally:
+    """The rounds of one test: how each ended, by output and fault. A failed round does not end the test."""
+
+    def __init__(self, rows: dict[tuple[str, str], Counter[str]]) -> None:
+        self._rows = rows
+        self.failures: list[str] = []
+
+    def play(self, case: Case, fault: str, what: str, play: Callable[[], Iterator[str]], *, clear: bool = True) -> None:
+        row = self._rows.setdefault((case.name, fault), Counter())
+        row["rounds"] += 1
+        if clear:
+            case.clear()
+        try:
+            for result in play():
+                row[result] += 1
+        except (AssertionError, WreckError) as error:
+            row["failed"] += 1
+            self.failures.append(f"{case.name}, {fault}, {what}: {error}")
