@@ -93,18 +93,26 @@ def _deflate(chunk: NDArray[np.uint8], level: int) -> Any:
     edges = [0, *(np.flatnonzero(np.diff(noise)) + 1).tolist(), len(noise)]
     for first, last in itertools.pairwise(edges):
         here = chunk[first * STORED : last * STORED]
-        if noise[first]:  # a block of the kind `stored` each, RFC 1951, 3.2.4
-            blocks = np.empty((last - first, 5 + STORED), np.uint8)
-            blocks[:, :5] = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)
-            blocks[:, 5:] = here.reshape(-1, STORED)
-            parts.append(blocks.reshape(-1))
+        if noise[first]:
+            parts.append(here.reshape(-1, STORED))
         else:
             compressor = isal_zlib.compressobj(level, wbits=-15)
             parts += [compressor.compress(here), compressor.flush(isal_zlib.Z_SYNC_FLUSH)]
     compressor = isal_zlib.compressobj(level, wbits=-15)
     parts += [compressor.compress(chunk[len(noise) * STORED :]), compressor.flush()]
     parts.append(isal_zlib.adler32(chunk).to_bytes(4, "big"))
-    return np.concatenate([np.frombuffer(part, np.uint8) for part in parts])  # the GIL is free meanwhile
+    out = np.empty(sum(len(part) if isinstance(part, bytes) else len(part) * (5 + STORED) for part in parts), np.uint8)
+    rest = out
+    for part in parts:  # NumPy copies without the GIL
+        if isinstance(part, bytes):
+            here, rest = np.split(rest, [len(part)])
+            here[:] = np.frombuffer(part, np.uint8)
+        else:  # each a block of the kind `stored`, RFC 1951, 3.2.4
+            here, rest = np.split(rest, [len(part) * (5 + STORED)])
+            blocks = here.reshape(-1, 5 + STORED)
+            blocks[:, :5] = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)
+            blocks[:, 5:] = part
+    return out
 
 
 def _is_noise(chunk: NDArray[np.uint8], every: int) -> NDArray[np.bool_]:
