@@ -165,8 +165,9 @@ def run(
     import structlog
 
     from gsio import log
+    from gsio.pipeline import Pipeline
     from gsio.progress import shown
-    from gsio.run import Pipeline, simulate
+    from gsio.run import simulate
     from gsio.status import metrics
 
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])

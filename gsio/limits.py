@@ -13,7 +13,7 @@ from gsio.errors import StorageError
 from gsio.staging import FrameLayout
 
 if TYPE_CHECKING:
-    from gsio.run import Pipeline
+    from gsio.pipeline import Pipeline
 
 MARGIN_SECONDS = 5.0  # to close the file and write the checkpoint
 SPACE_SECONDS = 10.0  # between two looks at the free space

@@ -14,7 +14,8 @@ from gsio import nsys, timeline
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, UsageError
 from gsio.overlap import Report, overlap
-from gsio.run import Pipeline, check_output, check_timeline, simulate
+from gsio.pipeline import Pipeline
+from gsio.run import check_output, check_timeline, simulate
 from gsio.view.lanes import check_plot, draw_lanes
 from gsio.writer import for_output
 

@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gsio.run import Pipeline
+    from gsio.pipeline import Pipeline
 
 LOG_SECONDS = 10.0
 

@@ -19,7 +19,7 @@ from gsio.writer.base import temporary_beside
 from gsio.writer.journal import read_journal
 
 if TYPE_CHECKING:
-    from gsio.run import Pipeline
+    from gsio.pipeline import Pipeline
 
 STATUS_SECONDS = 1.0  # between two versions, at least
 FOLLOW_SECONDS = 0.5

@@ -20,9 +20,9 @@ from gsio import checkpoint, staging
 from gsio.cli import main
 from gsio.config import Config, parse_interval, parse_walltime
 from gsio.errors import DataError, Interrupted, StorageError, UsageError
+from gsio.pipeline import Pipeline
 from gsio.reader import open_stack
 from gsio.repair import repair, what_is_wrong
-from gsio.run import Pipeline
 from gsio.status import lines_of, metrics, read_status
 from gsio.verify import problems
 from gsio.writer.journal import Journal, journal_of, read_journal
@@ -49,7 +49,7 @@ import gsio, gsio.staging
 from gsio import checkpoint, staging
 from gsio.compute.base import ArraySolver
 from gsio.config import Config
-from gsio.run import Pipeline
+from gsio.pipeline import Pipeline
 
 output, resume, frames, gsio.staging.BLOCK_BYTES, gsio.staging.CHUNK_BYTES = *sys.argv[1:3], *map(int, sys.argv[3:])
 saved = threading.Event()

@@ -22,8 +22,9 @@ from gsio.compute import reference
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, Interrupted, StorageError, UsageError
 from gsio.initial import initial_state
+from gsio.pipeline import Pipeline
 from gsio.reader import open_stack
-from gsio.run import Pipeline, last_frame, pool_size
+from gsio.run import last_frame, pool_size
 from gsio.staging import Block, BlockPool, layout_of
 from gsio.trace import Trace
 from gsio.verify import problems
@@ -89,11 +90,11 @@ def new_pipeline(config: Config, writer: Any, *, blocks: int = 3, threads: int =
 
 
 def working_threads() -> list[str]:
-    """Return the functions of gsio.run that some thread is in."""
+    """Return the functions of gsio.pipeline that some thread is in."""
     return [
         frame.f_code.co_name
         for identifier, frame in sys._current_frames().items()
-        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/run.py")
+        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/pipeline.py")
     ]
 
 
@@ -376,7 +377,8 @@ def test_ctrl_c_leaves_a_closed_file_and_one_line(tmp_path: Path) -> None:
 STUCK = """
 import sys, threading
 from gsio import load_config, log
-from gsio.run import Pipeline, last_frame, pool_size
+from gsio.pipeline import Pipeline
+from gsio.run import last_frame, pool_size
 from gsio.staging import layout_of
 from gsio.compute import reference
 from gsio.initial import initial_state

@@ -29,7 +29,8 @@ from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, load_config, usable_cores
-from gsio.run import Pipeline, encoding_threads, pool_size
+from gsio.pipeline import Pipeline
+from gsio.run import encoding_threads, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import codec, for_output, open_writer

@@ -1,0 +1,341 @@
+"""One run, wired: the solver fills blocks, threads encode them, the writer commits them in frame order.
+
+    compute ──► BlockPool.acquire ──► solver.fill ──► encode (threads) ──► commit ──► BlockPool.release
+
+Each stage is a loop in a thread of its own, started by one trio nursery; blocks pass through queues that need no bound,
+because there are only as many blocks as the pool has. Where storage is slow, the pool runs empty and computing waits in
+`acquire`, nowhere else.
+"""
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from gsio.compute.base import Field, Solver
+from gsio.config import Config, parse_interval
+from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError
+from gsio.staging import STATISTICS, Block, BlockPool
+from gsio.trace import Trace
+from gsio.writer.base import FrameWriter
+
+Watch = Callable[["Pipeline"], None]
+
+WATCH_SECONDS = 0.25
+SIGNALLED = (
+    "stopping when the frames already computed are written; a second signal drops them",
+    "stopping after the block being written; a third signal aborts",
+)
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """The threads of one run, and how far they are.
+
+    Attributes
+    ----------
+    first, frames_committed
+        Frames that were in the file before, and that are in it now.
+    compute_seconds, link_seconds
+        Time the device spent computing and copying those frames.
+    started, finished
+        Begin and end of the frame loop, `time.perf_counter` seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        solver: Solver,
+        pool: BlockPool,
+        writer: FrameWriter,
+        trace: Trace,
+        threads: int,
+        first: int = 0,
+        save: Callable[[int, Field, Field], None] | None = None,
+    ) -> None:
+        """Compute from frame `first` on; `save` makes a checkpoint of the state after so many frames."""
+        self.config = config
+        self.solver = solver
+        self.pool = pool
+        self.writer = writer
+        self.trace = trace
+        self.threads = threads
+        self.first = self.frames_committed = first
+        self.nbytes_before = writer.nbytes if first else 0
+        self.compute_seconds = self.link_seconds = 0.0
+        self.started = self.finished = 0.0
+        self._save = save
+        self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
+        self._stopping = self._abandoning = self._checkpoint_asked = False
+        self._reason = ""
+        self._kept: Snapshot | None = None  # until its frames are committed
+        self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
+        self._saving = False  # either of these holds one
+        self._last: Snapshot | None = None  # is saved when the file is closed
+        self._staged: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
+        self._encoded: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+
+    def run(self, watch: Watch | None = None) -> None:
+        """Compute and commit all frames, then close the writer; raise what ended the run early."""
+        try:
+            trio.run(self._supervise, watch)
+        except BaseExceptionGroup as group:
+            raise _cause(group) from None
+        if self.frames_committed < self.config.run.frames:
+            done, asked = self.frames_committed, self.config.run.frames
+            raise Interrupted(
+                f"stopped by {self._reason} after {done} of {asked} frames, which are safe; go on with --resume"
+            )
+
+    def stop(self, reason: str) -> None:
+        """Compute no further block, and end when what is computed is committed."""
+        self._reason = self._reason or reason
+        self._stop()
+
+    async def _supervise(self, watch: Watch | None) -> None:
+        async with trio.open_nursery() as nursery:
+            if threading.current_thread() is threading.main_thread():
+                await nursery.start(self._listen)
+            nursery.start_soon(self._watch, watch)
+            # Shielded: threads cannot be cancelled, but one that never starts would leave the others waiting for it.
+            # A cancelled run ends all the same, because `_watch` then stops the threads.
+            with trio.CancelScope(shield=True):
+                await self._work()
+            nursery.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        status = "failed"
+        limiter = trio.CapacityLimiter(self.threads + 3)
+        self.started = time.perf_counter()
+        try:
+            with self.trace.span("loop", 0):
+                async with trio.open_nursery() as workers:
+                    for work in [self._compute, self._commit, self._checkpoint, *[self._encode] * self.threads]:
+                        workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+            status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
+        finally:
+            self.finished = time.perf_counter()
+            await trio.to_thread.run_sync(self._close, status)
+
+    def _compute(self) -> None:
+        """Fill blocks with frames until all are computed or the run is to stop."""
+        try:
+            frames, per_block = self.config.run.frames, self.pool.layout.frames_per_block
+            first, saved = self.first, (self.first, time.monotonic())
+            while first < frames:
+                with self.trace.span("wait_block", first):
+                    block = self.pool.acquire()
+                if block is None or self._stopping:
+                    break
+                if first + per_block > frames:  # a run that is extended goes on with whole blocks
+                    self._last = self._snapshot(first)
+                elif self._is_due(first, *saved):
+                    saved, self._saving = (first, time.monotonic()), True
+                    self._kept = self._snapshot(first)
+                block.first, block.count = first, min(per_block, frames - first)
+                with self.trace.span("advance", first):
+                    self.solver.fill(block)
+                for slab in range(self.pool.layout.slabs):
+                    self._staged.put((block, slab))
+                first += per_block
+            if first <= frames:
+                self._last = self._snapshot(first)
+        finally:
+            for _ in range(self.threads):
+                self._staged.put(None)
+
+    def _is_due(self, first: int, frames: int, since: float) -> bool:
+        """Return whether a checkpoint is due at frame `first`, after one at `frames`, at the time `since`."""
+        if self._save is None or self._saving or first == frames:
+            return False
+        every_frames, every_seconds = self._every
+        late = 0 < every_frames <= first - frames or 0 < every_seconds <= time.monotonic() - since
+        asked, self._checkpoint_asked = self._checkpoint_asked, False
+        return late or asked
+
+    def _snapshot(self, first: int) -> "Snapshot | None":
+        """Keep the state after `first` frames; the device does it between two blocks, nobody waits."""
+        return Snapshot(first, self.solver.snapshot()) if self._save is not None else None
+
+    def _checkpoint(self) -> None:
+        """Save the snapshots whose frames are committed, once these are durable."""
+        try:
+            while (snapshot := self._due.get()) is not None:
+                with self.trace.span("checkpoint", snapshot.frames), self._storage():
+                    self.writer.sync()
+                    self._save_snapshot(snapshot)
+                self._saving = False
+        except BaseException:
+            self._stop()
+            raise
+
+    def _save_snapshot(self, snapshot: "Snapshot") -> None:
+        assert self._save is not None
+        self._save(snapshot.frames, *snapshot.fields())
+        log.info("checkpoint written", frame=snapshot.frames)
+
+    def _encode(self) -> None:
+        """Wait for staged blocks and encode their slabs, in any order."""
+        try:
+            while (staged := self._staged.get()) is not None and not self._abandoning:
+                block, slab = staged
+                with self.trace.span("stage", block.first):
+                    self.solver.wait(block)
+                with self._storage():
+                    self.writer.encode(block, slab)
+                if block.encoded():
+                    self._encoded.put(block)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            self._encoded.put(None)
+
+    def _commit(self) -> None:
+        """Put encoded blocks back into frame order and commit them; one commit takes all that are ready."""
+        try:
+            waiting: dict[int, Block] = {}
+            encoding = self.threads
+            while encoding and not self._abandoning:
+                block = self._encoded.get()
+                if block is None:
+                    encoding -= 1
+                    continue
+                waiting[block.first] = block
+                if self._encoded.empty():
+                    self._commit_ready(waiting)
+            if not self._abandoning:
+                self._commit_ready(waiting)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            self._due.put(None)
+
+    def _commit_ready(self, waiting: dict[int, Block]) -> None:
+        ready: list[Block] = []
+        following = self.frames_committed
+        diverged = None
+        while diverged is None and (block := waiting.pop(following, None)) is not None:
+            self.compute_seconds += block.compute_seconds
+            self.link_seconds += block.link_seconds
+            self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
+            self.trace.device("copy", block.first, block.link_start, block.link_seconds)
+            diverged = _cut_at_divergence(block)
+            if block.count:
+                ready.append(block)
+            following += block.count
+        if ready:
+            with self._storage():
+                self.writer.commit(ready)
+            self.frames_committed = following
+            log.debug("block committed", frame=following)
+            for block in ready:
+                self.pool.release(block)
+            if (kept := self._kept) is not None and kept.frames <= following:
+                self._kept = None
+                self._due.put(kept)
+        if diverged is not None:
+            step = (diverged + 1) * self.config.run.steps_per_frame
+            raise DivergenceError(
+                f"the fields hold non-finite values at frame {diverged}, step {step}; "
+                f"the {following} frames before it are safe; lower model.dt or check the initial state"
+            )
+
+    def _stop(self) -> None:
+        """Let no further block be computed, and wake the solver's thread if it waits for one."""
+        self._stopping = True
+        self.pool.close()
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        """Turn an error of the storage into one that says what is safe."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # h5py raises either
+            raise StorageError(
+                f"storage failed: {getattr(error, 'strerror', None) or error}; the {self.frames_committed} frames "
+                "committed before are safe; make space, then go on with --resume"
+            ) from error
+
+    def _close(self, status: str) -> None:
+        with self._storage():
+            try:
+                if status != "failed" and self._last is not None and self._last.frames <= self.frames_committed:
+                    self.writer.sync()
+                    self._save_snapshot(self._last)  # first, so that a complete output always has its last checkpoint
+            except BaseException:
+                status = "failed"
+                raise
+            finally:
+                self.writer.close(status)
+
+    async def _listen(self, task_status: "trio.TaskStatus[None]") -> None:
+        """Stop on the first signal, drop what is not yet written on the second, abort on the third.
+
+        SIGUSR1 asks for a checkpoint.
+        """
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+            task_status.started()
+            received = 0
+            async for number in signals:
+                if number == signal.SIGUSR1:
+                    self._checkpoint_asked = True
+                    continue
+                received += 1
+                self._abandoning = received > 1
+                if received > 2:
+                    os._exit(128 + number)
+                self.stop(signal.Signals(number).name)
+                log.warning(SIGNALLED[received - 1])
+
+    async def _watch(self, watch: Watch | None) -> None:
+        """Show how far the run is; when cancelled, for whatever reason, stop the threads, which trio cannot cancel."""
+        try:
+            while watch is not None:
+                watch(self)
+                await trio.sleep(WATCH_SECONDS)
+            await trio.sleep_forever()
+        finally:
+            if not self.finished:
+                self._stop()
+
+
+class Snapshot(NamedTuple):
+    """The state after so many frames; `fields` waits for u and v, and returns them."""
+
+    frames: int
+    fields: Callable[[], tuple[Field, Field]]
+
+
+def _cut_at_divergence(block: Block) -> int | None:
+    """Cut `block` before its first non-finite frame and return that frame's number, or None if all are finite."""
+    bad = block.statistics[: block.count, :, STATISTICS.index("nonfinite")].any(axis=1)
+    if not bad.any():
+        return None
+    block.count = int(bad.argmax())
+    kept = -(-block.count // block.layout.frames_per_chunk)
+    block.chunks = {place: chunk for place, chunk in block.chunks.items() if place[0] < kept}
+    return block.first + block.count
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended the run: the first of ours, else the first."""
+    leaves: list[BaseException] = []
+    groups: list[BaseException] = [group]
+    while groups:
+        error = groups.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            groups.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, GsioError)), leaves[0])
