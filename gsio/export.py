@@ -31,7 +31,7 @@ from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
-from gsio.writer.base import move_into_place, temporary_beside
+from gsio.writer.base import Target, move_into_place, temporary_beside
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import AXES, now
 from gsio.writer.zarr import METADATA, Folder
@@ -243,7 +243,7 @@ def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:
     layout = layout_of(config)
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     with Journal(path) as journal:
-        writer = open_writer(path, config, layout, part.attributes, journal, Trace())
+        writer = open_writer(Target(path, config, layout, part.attributes, journal, Trace()))
         status = "failed"
         try:
             for number, frame in enumerate(frames):

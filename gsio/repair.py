@@ -21,7 +21,7 @@ from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.verify import damaged_frames, frame_checksum
 from gsio.writer import open_writer
-from gsio.writer.base import move_into_place, remove_temporaries, temporary_beside
+from gsio.writer.base import Target, move_into_place, remove_temporaries, temporary_beside
 from gsio.writer.codec import decode
 from gsio.writer.journal import Journal, journal_of, read_journal
 
@@ -90,7 +90,7 @@ def rebuild(output: Path) -> int:
     target = temporary_beside(output, output.suffix)
     try:
         with Journal(target) as journal:
-            writer = open_writer(target, config, layout, records.attributes, journal, Trace())
+            writer = open_writer(Target(target, config, layout, records.attributes, journal, Trace()))
             frames = 0
             try:
                 while frames < len(records.frames):

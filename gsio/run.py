@@ -28,7 +28,7 @@ from gsio.status import Status, status_of
 from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
-from gsio.writer.base import remove_temporaries
+from gsio.writer.base import Target, remove_temporaries
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
@@ -149,7 +149,7 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
     pool = BlockPool(layout, blocks, solver.allocate)
     attributes = root_attributes(config, solver.backend, solver.device)
     try:
-        writer = open_writer(output, config, layout, attributes, journal, trace, part.frames if part else None)
+        writer = open_writer(Target(output, config, layout, attributes, journal, trace, part.frames if part else None))
         for path in checkpoint.paths_of(output) if part is None else ():  # of the output that was replaced
             path.unlink(missing_ok=True)
     except BaseException as error:

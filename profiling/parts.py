@@ -27,6 +27,7 @@ from gsio.run import encoding_threads, pool_size
 from gsio.staging import BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
+from gsio.writer.base import Target
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
@@ -91,7 +92,7 @@ def main() -> None:
         arguments.output.unlink(missing_ok=True)
         attributes = root_attributes(config, "", solver.device)
         with Journal(arguments.output) as journal:
-            writer = open_writer(arguments.output, config, layout, attributes, journal, trace)
+            writer = open_writer(Target(arguments.output, config, layout, attributes, journal, trace))
             pipeline = loop(config, solver, pool, writer, trace, threads)
             journal.remove()
         closing.append(time.perf_counter() - pipeline.finished)

@@ -28,6 +28,7 @@ from gsio.run import last_frame, pool_size
 from gsio.staging import Block, BlockPool, layout_of
 from gsio.trace import Trace
 from gsio.verify import problems
+from gsio.writer.base import Target
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
 
@@ -205,7 +206,9 @@ def test_a_failing_solver_keeps_the_frames_before_it(make_config: Make) -> None:
 
 def test_the_file_of_a_failed_run_opens_with_what_was_committed(make_config: Make, tmp_path: Path) -> None:
     config = make_config(ONE_FRAME_A_BLOCK)
-    writer = open_writer(tmp_path / "run.h5", config, layout_of(config), {}, Journal(tmp_path / "run.h5"), Trace())
+    writer = open_writer(
+        Target(tmp_path / "run.h5", config, layout_of(config), {}, Journal(tmp_path / "run.h5"), Trace())
+    )
 
     def fail(blocks: Sequence[Block]) -> None:
         if blocks[-1].first >= 4:

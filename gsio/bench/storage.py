@@ -34,6 +34,7 @@ from gsio.run import encoding_threads, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import codec, for_output, open_writer
+from gsio.writer.base import Target
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
@@ -397,7 +398,7 @@ def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool:
     trace = Trace()
     attributes = root_attributes(config, solver.backend, solver.device)
     with Journal(output) as journal:
-        writer = open_writer(output, config, layout, attributes, journal, trace)
+        writer = open_writer(Target(output, config, layout, attributes, journal, trace))
         pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config))
         journal.remove()
     durable = time.perf_counter() - pipeline.started

@@ -1,19 +1,14 @@
 """Writers: they put encoded frames into files, and know nothing of GPUs."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.staging import FrameLayout
-from gsio.trace import Trace
-from gsio.writer.base import FrameWriter
-from gsio.writer.journal import Journal
+from gsio.writer.base import FrameWriter, Target
 
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
 
@@ -56,24 +51,16 @@ def is_zarr(path: Path) -> bool:
         return False
 
 
-def open_writer(
-    path: Path,
-    config: Config,
-    layout: FrameLayout,
-    attributes: Mapping[str, Any],
-    journal: Journal,
-    trace: Trace,
-    frames: int | None = None,
-) -> FrameWriter:
-    """Create the output at `path`, with no frame in it, or go on with the one there after `frames`; return its writer.
+def open_writer(target: Target) -> FrameWriter:
+    """Create an output with no frame in it, or go on with one, and return its writer.
 
-    A new output is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
-    the new one is. Raises OSError where storage fails, and UsageError where the format cannot hold such frames.
+    A new output is laid out under a temporary name and renamed into place: what was there before stays whole until the
+    new one is. Raises OSError where storage fails, and UsageError where the format cannot hold such frames.
     """
-    if format_of(path) == "HDF5":
+    if format_of(target.path) == "HDF5":
         from gsio.writer import hdf5
 
-        return hdf5.open_writer(path, config, layout, attributes, journal, trace, frames)
+        return hdf5.open_writer(target)
     from gsio.writer import zarr
 
-    return zarr.ZarrWriter(path, config, layout, attributes, journal, trace, frames)
+    return zarr.ZarrWriter(target)

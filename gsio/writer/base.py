@@ -5,11 +5,14 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from gsio.staging import Block
+from gsio.config import Config
+from gsio.staging import Block, FrameLayout
+from gsio.trace import Trace
+from gsio.writer.journal import Journal
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +56,21 @@ def _exchange(path: Path, other: Path) -> bool:
     return hasattr(LIBC, "renameat2") and not LIBC.renameat2(
         here, os.fsencode(other), here, os.fsencode(path), exchange
     )
+
+
+class Target(NamedTuple):
+    """What a writer is opened for: a new output, or one there that goes on after its first `frames` frames.
+
+    `attributes` are those of the output as a whole; `journal` is locked.
+    """
+
+    path: Path
+    config: Config
+    layout: FrameLayout
+    attributes: Mapping[str, Any]
+    journal: Journal
+    trace: Trace
+    frames: int | None = None
 
 
 class FrameWriter(Protocol):

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.staging import PAGE, Block, FrameLayout
-from gsio.trace import Trace
 from gsio.writer import codec
-from gsio.writer.base import FrameWriter, temporary_beside
-from gsio.writer.journal import PLACE, Journal
+from gsio.writer.base import FrameWriter, Target, temporary_beside
+from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
@@ -50,31 +49,20 @@ OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def open_writer(
-    path: Path,
-    config: Config,
-    layout: FrameLayout,
-    attributes: Mapping[str, Any],
-    journal: Journal,
-    trace: Trace,
-    frames: int | None = None,
-) -> FrameWriter:
-    """Create the file at `path`, with no frame in it, or go on with the one there after `frames`; return its writer.
-
-    A new file is laid out under a temporary name and renamed into place: what was at `path` before stays whole until
-    the new file is. Raises OSError where storage fails, and UsageError where HDF5 cannot hold such frames.
-    """
-    if config.output.compression != "none" and layout.chunk_nbytes > LARGEST_CHUNK:
+def open_writer(target: Target) -> FrameWriter:
+    """Return the writer of `target`; raises as `gsio.writer.open_writer`."""
+    compression, nbytes = target.config.output.compression, target.layout.chunk_nbytes
+    if compression != "none" and nbytes > LARGEST_CHUNK:
         raise UsageError(
-            f"output.compression: a row of {layout.chunk_nbytes / 2**30:.1f} GiB is larger than "
+            f"output.compression: a row of {nbytes / 2**30:.1f} GiB is larger than "
             "HDF5's largest chunk, 4 GiB; expected 'none' for such a grid"
         )
-    writer = RawWriter if config.output.compression == "none" else ChunkWriter
-    if frames is not None:
-        return writer(path, path, config, layout, attributes, journal, trace, frames)
-    temporary = temporary_beside(path)
+    writer = RawWriter if compression == "none" else ChunkWriter
+    if target.frames is not None:
+        return writer(target, target.path)
+    temporary = temporary_beside(target.path)
     try:
-        return writer(path, temporary, config, layout, attributes, journal, trace, None)
+        return writer(target, temporary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -87,22 +75,10 @@ class ChunkWriter:
     time axis grows with each commit, so that its length is the number of committed frames.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        place: Path,
-        config: Config,
-        layout: FrameLayout,
-        attributes: Mapping[str, Any],
-        journal: Journal,
-        trace: Trace,
-        frames: int | None,
-    ) -> None:
-        self._trace = trace
-        self._config = config
-        self._layout = layout
-        self._journal = journal
-        self._path = path
+    def __init__(self, target: Target, place: Path) -> None:
+        """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
+        path, config, layout, attributes, journal, self._trace, frames = target
+        self._path, self._config, self._layout, self._journal = path, config, layout, journal
         # No chunk cache: every chunk is written once and whole.
         self._file = h5py.File(place, "w" if frames is None else "r+", locking=False, rdcc_nbytes=0)
         self._fd = os.open(place, os.O_RDWR)
@@ -228,22 +204,10 @@ class RawWriter:
     metadata as they were. The time axis has its full length from the start; `/frames_committed` says how far it is.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        place: Path,
-        config: Config,
-        layout: FrameLayout,
-        attributes: Mapping[str, Any],
-        journal: Journal,
-        trace: Trace,
-        frames: int | None,
-    ) -> None:
-        self._trace = trace
-        self._config = config
-        self._layout = layout
-        self._journal = journal
-        self._path = path
+    def __init__(self, target: Target, place: Path) -> None:
+        """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
+        path, config, layout, attributes, journal, self._trace, frames = target
+        self._path, self._config, self._layout, self._journal = path, config, layout, journal
         new = frames is None
         if new:
             with place.open("xb") as empty:  # HDF5 must not be the one to find that there is no space

@@ -25,10 +25,9 @@ from zarr.codecs import BloscCodec
 
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
-from gsio.trace import Trace
 from gsio.writer import codec
-from gsio.writer.base import move_into_place, temporary_beside
-from gsio.writer.journal import PLACE, Journal
+from gsio.writer.base import Target, move_into_place, temporary_beside
+from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
@@ -92,20 +91,9 @@ class Folder:
 class ZarrWriter:
     """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
 
-    def __init__(
-        self,
-        path: Path,
-        config: Config,
-        layout: FrameLayout,
-        attributes: Mapping[str, Any],
-        journal: Journal,
-        trace: Trace,
-        frames: int | None,
-    ) -> None:
-        self._trace = trace
-        self._config = config
-        self._layout = layout
-        self._journal = journal
+    def __init__(self, target: Target) -> None:
+        path, config, layout, attributes, journal, self._trace, frames = target
+        self._config, self._layout, self._journal = config, layout, journal
         self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
         self._lock = threading.Lock()  # of what is published
         self._frames = frames or 0

@@ -29,6 +29,7 @@ from gsio.errors import StorageError, UsageError
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import codec, hdf5
+from gsio.writer.base import Target
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
 
@@ -53,7 +54,7 @@ def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
 
 def new_writer(path: Path, config: Config) -> Any:
     attributes = {"gsio_version": "test", "config": ""}
-    return open_writer(path, config, one_frame_a_chunk(config), attributes, Journal(path), Trace())
+    return open_writer(Target(path, config, one_frame_a_chunk(config), attributes, Journal(path), Trace()))
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

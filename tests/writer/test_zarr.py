@@ -20,6 +20,7 @@ from gsio.errors import StorageError, UsageError
 from gsio.staging import Block, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
+from gsio.writer.base import Target
 from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
@@ -34,7 +35,7 @@ def new_writer(path: Path, config: Config) -> tuple[Any, Callable[[int], Block]]
     config = for_output(config, path)
     layout = layout_of(config)
     attributes = {"gsio_version": "test", "config": config.to_toml()}
-    writer = open_writer(path, config, layout, attributes, Journal(path), Trace())
+    writer = open_writer(Target(path, config, layout, attributes, Journal(path), Trace()))
 
     def encoded(number: int) -> Block:
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
