@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import DataError
 from gsio.initial import Start
-from gsio.writer.base import temporary_beside
+from gsio.writer.base import sync_folder, temporary_beside
 
 # What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
 FREE = {
@@ -60,11 +60,7 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def load(output: Path) -> list[Checkpoint]:

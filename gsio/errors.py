@@ -43,3 +43,8 @@ class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a f
     """A run stopped early; every frame committed before it is intact."""
 
     exit_code = 75
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong in the words of the system, or of h5py, which has a RuntimeError for some of it."""
+    return str(getattr(error, "strerror", None) or error)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
-from gsio.errors import DataError, StorageError, UsageError
+from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -157,8 +157,7 @@ def export(
                     os.fsync(file.fileno())
             move_into_place(target, temporary)
         except (OSError, RuntimeError) as error:  # h5py raises either
-            reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"storage failed: {reason}; make space or choose another place") from error
+            raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
         finally:
             if temporary.is_dir():
                 shutil.rmtree(temporary)

@@ -1,4 +1,4 @@
-"""One run, wired: the solver fills blocks, threads encode them, the writer commits them in frame order.
+"""The threads of one run: the solver fills blocks, threads encode them, the writer commits them in frame order.
 
     compute ──► BlockPool.acquire ──► solver.fill ──► encode (threads) ──► commit ──► BlockPool.release
 
@@ -22,7 +22,7 @@ import trio
 
 from gsio.compute.base import Field, Solver
 from gsio.config import Config, parse_interval
-from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError
+from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, reason_of
 from gsio.staging import STATISTICS, Block, BlockPool
 from gsio.trace import Trace
 from gsio.writer.base import FrameWriter
@@ -263,7 +263,7 @@ class Pipeline:
             yield
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(
-                f"storage failed: {getattr(error, 'strerror', None) or error}; the {self.frames_committed} frames "
+                f"storage failed: {reason_of(error)}; the {self.frames_committed} frames "
                 "committed before are safe; make space, then go on with --resume"
             ) from error
 

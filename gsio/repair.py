@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gsio.config import Config
-from gsio.errors import DataError, StorageError, UsageError
+from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.reader import encoded_in_folder, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -109,10 +109,9 @@ def rebuild(output: Path) -> int:
     except BaseException as error:
         remove_temporaries(output)
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            reason = getattr(error, "strerror", None) or error
             raise StorageError(
-                f"storage failed: {reason}; the {len(records.frames)} frames that the journal of '{output}' knows are "
-                "safe; make space, then repair or --resume it"
+                f"storage failed: {reason_of(error)}; the {len(records.frames)} frames that the journal of '{output}' "
+                "knows are safe; make space, then repair or --resume it"
             ) from error
         raise
     return frames

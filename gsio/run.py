@@ -16,7 +16,7 @@ from gsio.compute import open_solver
 from gsio.compute.base import Field
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
-from gsio.errors import DataError, Interrupted, StorageError, UsageError
+from gsio.errors import DataError, Interrupted, StorageError, UsageError, reason_of
 from gsio.initial import Start, initial_state
 from gsio.limits import Limits
 from gsio.log import configure
@@ -156,9 +156,8 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
         if not os.path.lexists(output):  # else it is needed to start again where a killed run has no checkpoint
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            reason = getattr(error, "strerror", None) or error
             safe = f"the {part.frames} frames of its checkpoint are safe" if part else "no frame was written"
-            raise StorageError(f"cannot write {output}: {reason}; {safe}") from error
+            raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
     return Pipeline(config, solver, pool, writer, trace, threads, part.frames if part else 0, save)
 

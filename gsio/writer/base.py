@@ -29,6 +29,15 @@ def remove_temporaries(path: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names in a folder."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def move_into_place(path: Path, new: Path) -> None:
     """Rename `new`, a file or folder, to `path`; what is there goes once it is."""
     if not new.is_dir() or not os.path.lexists(path):

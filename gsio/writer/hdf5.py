@@ -4,13 +4,12 @@ Files are made with the default library version and flushed at every commit, so 
 opens plainly. They are not locked: others may read the committed frames while the run goes on.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import FrameWriter, Target, temporary_beside
+from gsio.writer.base import LIBC, FrameWriter, Target, sync_folder, temporary_beside
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -46,7 +45,6 @@ LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
 VTK = "VTKHDF"
 OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def open_writer(target: Target) -> FrameWriter:
@@ -105,7 +103,7 @@ class ChunkWriter:
             self.nbytes = _size(self._fd)
             place.rename(path)
         except BaseException:
-            with contextlib.suppress(OSError, RuntimeError):  # of HDF5, which tries again: the first error is the cause
+            with suppress(OSError, RuntimeError):  # of HDF5, which tries again: the first error is the cause
                 self._file.close()
             os.close(self._fd)
             raise
@@ -454,11 +452,7 @@ def _size(fd: int) -> int:
 def _sync(fd: int, path: Path) -> None:
     """Wait until the disk has the file and its name."""
     os.fsync(fd)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _start_writeback(fd: int) -> None:

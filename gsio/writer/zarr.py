@@ -26,7 +26,7 @@ from zarr.codecs import BloscCodec
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import Target, move_into_place, temporary_beside
+from gsio.writer.base import LIBC, Target, move_into_place, temporary_beside
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -46,7 +46,6 @@ from gsio.writer.metadata import (
 PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
 METADATA = "zarr.json"
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Folder:
