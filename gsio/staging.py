@@ -23,7 +23,9 @@ CHUNK_BYTES = 4 << 20
 LARGE_BYTES = 32 << 20
 SLAB_BYTES = 8 << 20
 PAGE = 4096
-STREAM_BYTES = 8 << 10  # of a byte plane of a block of Blosc: many fit beside another into a GPU's shared memory
+# Of what a GPU encodes in one piece: many fit beside another into its shared memory.
+STREAM_BYTES = 8 << 10  # of a byte plane of a block of Blosc
+SEGMENT_BYTES = 16 << 10  # of deflate, of one byte plane
 ENCODED_BYTES = 1 << 30  # of the largest chunk that a GPU encodes
 STATISTICS = ("min", "max", "mean", "error", "nonfinite")  # error: the largest of storing a value in fewer bits
 
@@ -34,7 +36,8 @@ class FrameLayout:
 
     The `shape` of a plane is [rows, cols], or [members, rows, cols] for a batch. Values are computed as `computed` and
     stored as `dtype`, with `keep_bits` bits of their mantissa if that is not 0; unsigned integers stand for 0 to 1.
-    If `lz4`, chunks become Blosc frames with LZ4, and a block has room for them: a GPU leaves them there, no planes.
+    With a `gpu_codec`, "lz4" (in Blosc frames) or "deflate", a block has room for encoded chunks: a GPU leaves these
+    there, no planes.
     """
 
     shape: tuple[int, ...]
@@ -47,7 +50,7 @@ class FrameLayout:
     frames_per_chunk: int  # a block holds whole chunks
     lines_per_chunk: int  # along the first axis of a plane
     frames_per_shard: int  # of which a block holds whole ones; 0: a chunk has a place of its own
-    lz4: bool
+    gpu_codec: str
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class FrameLayout:
         shard_frames: int = 0,
         frames_per_chunk: int = 0,
         pyramid: int = 0,
-        lz4: bool = False,
+        gpu_codec: str = "",
     ) -> "FrameLayout":
         """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps."""
         names, cells = tuple(fields.split(",")), math.prod(shape)
@@ -80,8 +83,9 @@ class FrameLayout:
         if lines < shape[0]:  # so that a slab of every level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid
         stored = np.dtype(computed), dtype, keep_bits
-        lz4 = lz4 and per_chunk * plane // shape[0] * lines <= ENCODED_BYTES
-        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames, lz4)
+        if per_chunk * plane // shape[0] * lines > ENCODED_BYTES:
+            gpu_codec = ""
+        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames, gpu_codec)
 
     @property
     def cells(self) -> int:
@@ -135,17 +139,23 @@ class FrameLayout:
 
     @property
     def header_nbytes(self) -> int:
-        """Bytes before the frames of a block: the statistics and checksums, padded to whole pages."""
-        raw = self.statistics_nbytes + self.frames_per_block * 4
-        return -(-raw // PAGE) * PAGE
+        """Bytes before the frames of a block: statistics, checksums and ends, padded to whole pages."""
+        return -(-(self.ends_start + 4 * self.chunks_of(self.frames_per_block)) // PAGE) * PAGE
+
+    @property
+    def ends_start(self) -> int:
+        """Bytes before the ends of the chunks: the statistics and checksums."""
+        return self.statistics_nbytes + 4 * self.frames_per_block
 
     @cached_property
-    def blosc_blocks(self) -> tuple[int, int]:
-        """Blocks of Blosc in a chunk that a GPU encodes, and cells of a block.
+    def gpu_blocks(self) -> tuple[int, int]:
+        """Blocks that a GPU makes of a chunk, each of its bytes a stream of its own, and cells of a block.
 
-        All planes of a last, shorter block are one stream, which has to be no longer than the others.
+        The last is shorter. All its planes are one stream with Blosc, which has to be no longer than the others.
         """
         cells = math.prod(self.chunk_shape)
+        if self.gpu_codec == "deflate":
+            return -(-cells // SEGMENT_BYTES), min(cells, SEGMENT_BYTES)
         for whole in itertools.count(-(-cells // STREAM_BYTES)):
             block, left = divmod(cells, whole)
             if left * self.dtype.itemsize <= block:
@@ -155,8 +165,10 @@ class FrameLayout:
     @property
     def encoded_nbytes(self) -> int:
         """Bytes such a chunk takes at most, in whole 16: if nothing shrinks, only headers are added."""
-        blocks, _ = self.blosc_blocks
-        return -(-(16 + blocks * 4 * (1 + self.dtype.itemsize) + self.chunk_nbytes) // 16) * 16
+        blocks, _ = self.gpu_blocks
+        streams = blocks * self.dtype.itemsize
+        headers = 2 + 5 * streams + 6 if self.gpu_codec == "deflate" else 16 + 4 * (blocks + streams)
+        return -(-(headers + self.chunk_nbytes) // 16) * 16
 
     def chunks_of(self, frames: int) -> int:
         """Return the number of chunks of the first `frames` of a block, all slabs and fields."""
@@ -165,7 +177,7 @@ class FrameLayout:
     @property
     def block_nbytes(self) -> int:
         """Bytes of a full block."""
-        encoded = self.chunks_of(self.frames_per_block) * self.encoded_nbytes if self.lz4 else 0
+        encoded = self.chunks_of(self.frames_per_block) * self.encoded_nbytes if self.gpu_codec else 0
         return self.header_nbytes + max(self.frames_per_block * self.frame_nbytes, encoded)
 
 
@@ -176,11 +188,13 @@ def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
     """
     members, grid, output = config.model.members, config.grid, config.output
     shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
+    compression = output.compression
+    by_gpu = (compression == "lz4" and not output.pyramid) or (compression == "deflate" and output.level == 1)
     return FrameLayout.of(
         shape,
         config.model.precision,
         output.fields,
-        shuffle=output.compression == "deflate",
+        shuffle=compression == "deflate",
         steps=config.run.steps_per_frame,
         frames=config.run.frames,
         store=config.stored,
@@ -188,7 +202,7 @@ def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
         shard_frames=output.shard_frames,
         frames_per_chunk=frames_per_chunk,
         pyramid=output.pyramid,
-        lz4=output.compression == "lz4" and not output.pyramid,  # whose levels are made of the frames on the host
+        gpu_codec=compression if by_gpu else "",  # levels of a pyramid are made of the frames on the host
     )
 
 
@@ -198,7 +212,7 @@ class Block:
     Attributes
     ----------
     buffer
-        uint8, the whole block in one piece: statistics, checksums, then frames. A solver may fill it with one copy.
+        uint8, the whole block in one piece: statistics, checksums, ends, frames. A solver may fill it with one copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
     data
@@ -210,6 +224,8 @@ class Block:
         What the encoder made: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along the
         frames of the block and along the slabs, one encoded chunk of each field. Where frames or lines end within one,
         it is filled with zeros. A solver that encodes sets both itself, in the place of `data`.
+    ends
+        uint32 [chunk], a view of `buffer`: where each chunk of a solver that encodes ends in its place.
     compute_seconds, link_seconds
         Time the device spent computing and copying these frames; set by the solver.
     compute_start, link_start
@@ -222,7 +238,8 @@ class Block:
         self.buffer = buffer
         numbers = layout.statistics_nbytes
         self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
-        self.checksums = buffer[numbers:][: frames * 4].view(np.uint32)
+        self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
+        self.ends = buffer[layout.ends_start :][: 4 * layout.chunks_of(frames)].view(np.uint32)
         self.data = buffer[header:][: frames * layout.frame_nbytes].reshape(frames, fields, layout.plane_nbytes)
         self.first = 0
         self.count = 0

@@ -1,6 +1,7 @@
 """Whole runs on a GPU."""
 
 import itertools
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import zarr
+from numcodecs import blosc
 
 import gsio
 from gsio import timeline
@@ -58,9 +60,11 @@ def test_blocks_on_the_device_follow_one_another_within_the_loop(make_config: Ma
     config = make_config({"grid.rows": 1080, "grid.cols": 1920, "run.frames": 200, "run.backend": "cupy"})
     summary = gsio.simulate(config, tmp_path / "run.h5", timeline=tmp_path / "run.json")
     recorded = timeline.read(tmp_path / "run.json")
+    advanced = {interval.frame for interval in recorded.intervals if interval.name == "advance"}
     for name, seconds in (("compute", summary.compute_seconds), ("copy", summary.link_seconds)):
         blocks = [interval for interval in recorded.intervals if interval.name == name]
-        assert [block.frame for block in blocks] == sorted({i.frame for i in recorded.intervals if i.name == "advance"})
+        frames = [block.frame for block in blocks]  # whichever thread is first sends the chunks of its block
+        assert (frames if name == "compute" else sorted(frames)) == sorted(advanced)
         assert all(before.end <= after.begin + 2e-6 for before, after in itertools.pairwise(blocks))
         assert sum(block.end - block.begin for block in blocks) == pytest.approx(seconds, abs=1e-6 * len(blocks))
         assert -1e-4 < blocks[0].begin < blocks[-1].end < recorded.end + 1e-4
@@ -159,6 +163,7 @@ FIELDS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
     "noise": lambda rng, cell: 0.3 + 1e-4 * rng.random(cell.shape),
     "few": lambda rng, cell: rng.integers(0, 3, cell.shape) / 4,
     "runs": lambda rng, cell: rng.random(cell.size // 37 + 1)[cell // 37],
+    "skewed": lambda rng, cell: rng.geometric(0.5, cell.shape) / 255,
     "not finite": lambda rng, cell: np.where(cell % 1000 == 7, np.nan, rng.random(cell.shape)),
 }
 
@@ -171,6 +176,7 @@ SIZES: list[tuple[tuple[int, int], dict[str, object]]] = [
     ((64, 128), {}),
     ((67, 121), {"output.fields": "u,v", "run.frames": 90}),
     ((67, 121), {"output.store": "uint8", "output.fields": "u,v"}),
+    ((300, 501), {"output.store": "uint8", "model.dt": 1e-30}),  # every byte is as it was made
     ((300, 501), {"output.store": "uint16"}),
     ((300, 501), {"output.store": "float16", "run.frames": 9}),
     ((300, 501), {"output.keep_bits": 7, "output.fields": "u,v"}),
@@ -178,29 +184,33 @@ SIZES: list[tuple[tuple[int, int], dict[str, object]]] = [
     ((301, 77), {"model.precision": "float64", "output.store": "float32", "output.shard_frames": 4}),
     ((40, 90), {"model.feed": [0.02, 0.03, 0.04], "output.fields": "u,v"}),
 ]
+DECODERS = {"lz4": blosc.decompress, "deflate": zlib.decompress}
 LARGE = [((1080, 1920), {}), ((3001, 2999), {})]  # the last in slabs
 
 
+@pytest.mark.parametrize("compression", ["lz4", "deflate"])
 @pytest.mark.parametrize(
     ("shape", "changes", "kind"),
     [*((*size, kind) for size in SIZES for kind in FIELDS), *((*size, "smooth") for size in LARGE)],
     ids=str,
 )
 def test_the_gpu_encodes_what_the_cpu_would(
-    shape: tuple[int, int], changes: dict[str, object], kind: str, make_config: Make
+    shape: tuple[int, int], changes: dict[str, object], kind: str, compression: str, make_config: Make
 ) -> None:
     from gsio.compute.cuda import CudaSolver
 
+    if compression == "deflate" and "output.shard_frames" in changes:
+        pytest.skip("Zarr has no such codec")
     grid = {"grid.rows": shape[0], "grid.cols": shape[1], "run.steps_per_frame": 1, "run.backend": "cupy"}
-    config = make_config({"run.frames": 3, **grid, "output.compression": "lz4", **changes})
+    config = make_config({"run.frames": 3, **grid, "output.compression": compression, **changes})
     layout, start = layout_of(config), initial_state(config)
     few = -(-config.run.frames // layout.frames_per_chunk) * layout.frames_per_chunk
     layout = replace(layout, frames_per_block=min(few, layout.frames_per_block))
-    assert layout.lz4
+    assert layout.gpu_codec == compression
     rng, cell = np.random.default_rng(3), np.arange(layout.cells)
     u, v = (FIELDS[kind](rng, cell).reshape(layout.shape) for _ in "uv")
     start = start._replace(u=u, v=v)
-    solvers = [CudaSolver(config, some, start) for some in (layout, replace(layout, lz4=False))]
+    solvers = [CudaSolver(config, some, start) for some in (layout, replace(layout, gpu_codec=""))]
     blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for solver in solvers]
     for count in dict.fromkeys([min(layout.frames_per_block, config.run.frames), 1]):
         for solver, block in zip(solvers, blocks, strict=True):
@@ -217,8 +227,7 @@ def test_the_gpu_encodes_what_the_cpu_would(
         assert encoded.chunks.keys() == raw.chunks.keys()
         for place, chunks in raw.chunks.items():
             for mine, theirs in zip(encoded.chunks[place], chunks, strict=True):
-                found = codec.decode(mine.tobytes(), "blosc", np.dtype(np.uint8))
-                np.testing.assert_array_equal(found, codec.decode(theirs, "blosc", np.dtype(np.uint8)))
+                assert DECODERS[compression](mine) == DECODERS[compression](theirs)
                 assert kind != "zero" or len(mine) < 200 + layout.chunk_nbytes / 50
         np.testing.assert_array_equal(encoded.checksums[:count], raw.checksums[:count])
         np.testing.assert_array_equal(encoded.statistics[:count], raw.statistics[:count])
@@ -230,12 +239,15 @@ def test_readers_find_the_frames_that_the_gpu_encoded(
 ) -> None:
     config = make_config({**RUN, "run.backend": "cupy", **changes, "output.compression": "none"})
     encoded = make_config({**RUN, "run.backend": "cupy", **changes, "output.compression": "lz4"})
+    deflated = make_config({**RUN, "run.backend": "cupy", **changes, "output.compression": "deflate"})
     expected = frames_of(config, tmp_path / "raw.h5")
     found = frames_of(encoded, tmp_path / "run.h5")
+    plain = frames_of(deflated, tmp_path / "plain.h5")
     gsio.simulate(encoded, tmp_path / "run.zarr")
     group = zarr.open_group(tmp_path / "run.zarr", mode="r")
-    for name, mine, theirs in zip("uv", found, expected, strict=True):
+    for name, mine, other, theirs in zip("uv", found, plain, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(other, theirs)
         np.testing.assert_array_equal(group[name], theirs)
-    for path in ("run.h5", "run.zarr"):
+    for path in ("run.h5", "plain.h5", "run.zarr"):
         assert list(problems(gsio.open_stack(tmp_path / path))) == []

@@ -407,7 +407,7 @@ def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool:
 
 def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
     """Keep the frames of a run in memory; encode them, then encode and write them with the same threads."""
-    layout, threads = dataclasses.replace(layout_of(config), lz4=False), encoding_threads(config)
+    layout, threads = dataclasses.replace(layout_of(config), gpu_codec=""), encoding_threads(config)
     blocks = pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
     record = Record()
@@ -435,7 +435,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, Any]:
     """Store the frames of gsio's solver by a peer."""
     layout, frames = layout_of(config), config.run.frames
-    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block, lz4=False)
+    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block, gpu_codec="")
     per_block, blocks = layout.frames_per_block, make.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)

@@ -1,15 +1,16 @@
-"""The production solver for NVIDIA GPUs: CuPy, with the kernels of ``kernels.cu``, ``stage.cu`` and ``blosc.cu``.
+"""The production solver for NVIDIA GPUs: CuPy, with the kernels of the ``.cu`` files beside this one.
 
 Two streams. The compute stream advances the fields and stages each frame into a slot of a small ring on the device: the
 bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
 into the pinned memory of a block. Events order the two, so that neither waits for the host.
 
-LZ4 is made on the GPU, in that graph. How many bytes it takes is known only there, so a kernel puts them into the
-block, on the same stream: no kernel could run beside the steps, which take all of the GPU.
+Chunks are encoded on the GPU, in that graph, where the layout says so. How many bytes they take is known only then: the
+thread that waits for a block is told, and lets the link stream copy no more than these.
 """
 
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,11 +40,14 @@ from gsio.staging import STATISTICS, Block, FrameLayout
 
 ANCHOR_SECONDS = 4.0  # so long the times of events, float32 milliseconds, are good to a quarter of a microsecond
 SLOTS = 3  # one filling, one copying, one to spare
+MOST_SLOTS, SLOTS_BYTES = 6, 256 << 20  # where the host has a part in the copy, and the slots are small
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
 STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
 FLAG_STRIDE = 32  # words, as in kernels.cu
-CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in blosc.cu
-SEND_BLOCKS, SEND_THREADS = 64, 256  # for a chunk, at most
+CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in stage.cu
+GATHER_THREADS = 128
+UPLOAD_BYTES = 64 << 20
+EVEN = 1.25  # so many times the bytes of a block's chunks may be copied, if that takes one copy
 SOURCES = Path(__file__).parent
 
 PLAN = np.dtype([
@@ -54,7 +58,7 @@ PLAN = np.dtype([
     )
 ])  # fmt: skip
 
-BLOSC_PLAN = np.dtype([
+CHUNK_PLAN = np.dtype([
     ("cells", np.int64), ("chunk_slot", np.int64),
     *((name, np.int32) for name in (
         "itemsize", "count", "fields", "frames", "slabs", "slab", "blocks", "block", "slot",
@@ -74,12 +78,23 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: FrameLayout) -> int:
-    """Return the device memory a run takes: two copies of each field, the ring of slots, and maps of the rates.
+    """Return the device memory a run takes: two copies of each field, the ring of slots, streams, maps of the rates."""
+    fields = (4 + 2 * config.model.maps) * layout.cells * np.dtype(config.model.precision).itemsize
+    return fields + slots_of(layout) * layout.block_nbytes + math.prod(streams_of(layout))
 
-    What is encoded is in one slot, and its streams take less than two more.
-    """
-    itemsize = np.dtype(config.model.precision).itemsize
-    return (4 + 2 * config.model.maps) * layout.cells * itemsize + SLOTS * layout.block_nbytes
+
+def slots_of(layout: FrameLayout) -> int:
+    """Return how many slots the ring has."""
+    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // layout.block_nbytes)) if layout.gpu_codec else SLOTS
+
+
+def streams_of(layout: FrameLayout) -> tuple[int, int]:
+    """Return how many streams the chunks of a block have, and the bytes of the slot of each."""
+    if not layout.gpu_codec:
+        return 0, 0
+    blocks, block = layout.gpu_blocks
+    count = layout.chunks_of(layout.frames_per_block) * blocks * layout.dtype.itemsize
+    return count, -(-(block + ENCODERS[layout.gpu_codec].around) // 16) * 16
 
 
 def job_of(config: Config, *, by_cell: bool) -> Job:
@@ -108,14 +123,31 @@ def plan_of(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     return plan
 
 
-def blosc_plan_of(layout: FrameLayout) -> NDArray[np.void]:
-    """Return the struct Plan of ``blosc.cu``, without its count of frames."""
-    plan = np.zeros((), BLOSC_PLAN)
-    blocks, block = layout.blosc_blocks
+class Encoder(NamedTuple):
+    """The kernels of a codec, in a file after ``chunks.cu``."""
+
+    source: str
+    threads: int  # that make a stream
+    around: int  # bytes of a stream's slot beyond those before compression
+
+    @property
+    def code(self) -> str:
+        """What is compiled."""
+        return "".join((SOURCES / name).read_text() for name in ("chunks.cu", self.source))
+
+
+# A stream of Blosc has its size before it, one of deflate its Adler-32, aligned; and a word more can be read.
+ENCODERS = {"lz4": Encoder("blosc.cu", 32, 8), "deflate": Encoder("deflate.cu", 256, 32)}
+
+
+def chunk_plan_of(layout: FrameLayout) -> NDArray[np.void]:
+    """Return the struct Plan of ``chunks.cu``, without its count of frames."""
+    plan = np.zeros((), CHUNK_PLAN)
+    blocks, block = layout.gpu_blocks
     plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
     plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
     plan["slab"], plan["blocks"], plan["block"] = math.prod(layout.chunk_shape[1:]), blocks, block
-    plan["slot"] = -(-(block + 8) // 16) * 16  # its size before, and a word to be read beyond
+    _, plan["slot"] = streams_of(layout)
     return plan
 
 
@@ -133,6 +165,7 @@ class Slot:
     def __init__(self, nbytes: int) -> None:
         self.memory = cupy.zeros(nbytes, cupy.uint8)
         self.copied = Event(disable_timing=True)
+        self.due: Block | None = None  # whose chunks are here and have to be copied
 
 
 class Anchor(NamedTuple):
@@ -143,12 +176,26 @@ class Anchor(NamedTuple):
 
 
 class Marks:
-    """Timed events around the work for one block; the last is waited for without spinning."""
+    """Events around the work for one block, and when the host gave the orders between them, on its own clock.
+
+    Where the device is idle it begins with the orders, not with the event before them: as good a guess as any is the
+    middle of the call, which takes 0.1 ms under a profiler.
+    """
 
     anchor: Anchor  # that happened before the others
+    launched, sent = 0.0, 0.0
+    slot: Slot
 
     def __init__(self) -> None:
         self.computing, self.computed, self.copying, self.copied = Event(), Event(), Event(), Event(block=True)
+        self.told = Event(block=True, disable_timing=True)  # the block has its ends
+
+    def interval(self, begin: Any, ordered: float, end: Any) -> tuple[float, float]:
+        """Return when what is between two events began, on the host's clock, and the seconds it took."""
+        event, seconds = self.anchor
+        began, ended = (seconds + cupy.cuda.get_elapsed_time(event, mark) / 1e3 for mark in (begin, end))
+        began = min(max(began, ordered), ended)
+        return began, ended - began
 
 
 class CudaSolver:
@@ -184,7 +231,7 @@ class CudaSolver:
                 code=(SOURCES / "stage.cu").read_text(),
                 options=stage_options(layout),
             )
-            self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
+            self._stage, self._summarise, self._checksum = map(staging.get_function, ("stage", "summarise", "checksum"))
             names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
             self._constants = np.zeros((), [(name, dtype) for name in names])
             for name in names:
@@ -199,21 +246,22 @@ class CudaSolver:
             # Two copies of (u, v): a pass reads one and writes the other.
             self._states = [tuple(cupy.empty(layout.shape, dtype) for _ in "uv") for _ in range(2)]
             for field, values in zip(self._states[0], start[:2], strict=True):
-                field[:] = cupy.asarray(values.astype(dtype))
+                _upload(np.broadcast_to(values, layout.shape), field)
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
-            self._slots = [Slot(layout.block_nbytes) for _ in range(1 if layout.lz4 else SLOTS)]
-            if layout.lz4:
-                blosc = cupy.RawModule(code=(SOURCES / "blosc.cu").read_text(), options=("-std=c++17",))
-                self._checksum, self._encode = map(blosc.get_function, ("checksum", "encode"))
-                self._gather, self._send = map(blosc.get_function, ("gather", "send"))
-                self._blosc_plan = blosc_plan_of(layout)
-                blocks = layout.chunks_of(layout.frames_per_block) * int(self._blosc_plan["blocks"])
-                self._sizes = cupy.empty(blocks * layout.dtype.itemsize, np.int32)
-                self._streams = cupy.empty(self._sizes.size * int(self._blosc_plan["slot"]), np.uint8)
+            self._slots = [Slot(layout.block_nbytes) for _ in range(slots_of(layout))]
+            if layout.gpu_codec:
+                self._encoder = ENCODERS[layout.gpu_codec]
+                encoding = cupy.RawModule(code=self._encoder.code, options=("-std=c++17",))
+                self._encode, self._gather = map(encoding.get_function, ("encode", "gather"))
+                self._chunk_plan = chunk_plan_of(layout)
+                streams, slot_nbytes = streams_of(layout)
+                self._sizes = cupy.empty(streams, np.int32)
+                self._streams = cupy.empty(streams * slot_nbytes, np.uint8)
             self._filled = 0
             self._marks: dict[int, Marks] = {}
+            self._sending = threading.Lock()  # of orders for the link stream that belong together
             self._clock = Stream(non_blocking=True)
             self._anchor = self._new_anchor()
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
@@ -290,7 +338,8 @@ class CudaSolver:
         with self._device, self._compute:
             copies = []
             for field in self._states[self._now]:
-                copies.append(self.allocate(field.nbytes).view(field.dtype).reshape(field.shape))
+                memory = cupy.cuda.alloc_pinned_memory(field.nbytes)  # of the pool: making it stops the device
+                copies.append(np.frombuffer(memory, field.dtype, field.size).reshape(field.shape))
                 address = copies[-1].ctypes.data
                 to_host = runtime.memcpyDeviceToHost
                 runtime.memcpyAsync(address, field.data.ptr, field.nbytes, to_host, self._compute.ptr)
@@ -310,10 +359,13 @@ class CudaSolver:
             return np.asarray(self._states[self._now]["uv".index(name)].get())
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return pinned memory: the GPU copies to it at full speed and without the host."""
+        """Return pinned memory: the GPU copies to it at full speed and without the host.
+
+        CuPy's pool would take the next power of two, nearly twice a block.
+        """
         with self._device:
-            memory = cupy.cuda.alloc_pinned_memory(nbytes)
-        return np.frombuffer(memory, np.uint8, nbytes)
+            memory = cupy.cuda.PinnedMemory(nbytes, runtime.hostAllocPortable)
+        return np.frombuffer(cupy.cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
 
     def _new_anchor(self) -> Anchor:
         """Return the most exact of some anchors set now, on a stream that has nothing else to do."""
@@ -338,28 +390,64 @@ class CudaSolver:
             marks = self._marks[address]
             if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
                 self._anchor = self._new_anchor()
-            marks.anchor = self._anchor
+            marks.anchor, marks.slot = self._anchor, slot
+            if (due := slot.due) is not None:  # nobody has waited for it yet
+                self._send(due)
             # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
             with self._compute:
-                if not self._layout.lz4:
-                    self._compute.wait_event(slot.copied)
+                self._compute.wait_event(slot.copied)
                 marks.computing.record()
                 launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps)) + 4
+                before = time.perf_counter()
                 self._replay((number, block.count), launches, lambda: self._launch_frames(number, block.count))
+                marks.launched = (before + time.perf_counter()) / 2
                 marks.computed.record()
-                if self._layout.lz4:
-                    header, chunk = self._layout.header_nbytes, self._layout.encoded_nbytes
-                    grid = 1 + self._layout.chunks_of(block.count), min(SEND_BLOCKS, -(-chunk // (16 * SEND_THREADS)))
-                    arguments = (slot.memory, np.uintp(address), np.int64(header), np.int64(chunk))
-                    self._send(grid, (SEND_THREADS,), arguments)
-                    marks.copied.record()
+                if self._layout.gpu_codec:
+                    self._copy(block, slot, 0, self._layout.header_nbytes, self._compute)
+                    marks.told.record()
+                    slot.due = block
                     return
             self._link.wait_event(marks.computed)
             marks.copying.record(self._link)
+            marks.sent = time.perf_counter()
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
-            runtime.memcpyAsync(address, slot.memory.data.ptr, nbytes, runtime.memcpyDeviceToHost, self._link.ptr)
+            self._copy(block, slot, 0, nbytes, self._link)
             marks.copied.record(self._link)
             slot.copied.record(self._link)
+
+    def _copy(
+        self, block: Block, slot: Slot, start: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0
+    ) -> None:
+        """Queue the copy of so many bytes from `start` on, or of as many pieces of them, `pitch` bytes apart."""
+        source, address = slot.memory.data.ptr + start, block.buffer.ctypes.data + start
+        how = runtime.memcpyDeviceToHost
+        if pieces == 1:
+            runtime.memcpyAsync(address, source, nbytes, how, stream.ptr)
+        else:
+            runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, how, stream.ptr)
+
+    def _send(self, block: Block) -> None:
+        """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
+        marks = self._marks[block.buffer.ctypes.data]
+        start, pitch = self._layout.header_nbytes, self._layout.encoded_nbytes
+        marks.told.synchronize()
+        ends = block.ends[: self._layout.chunks_of(block.count)]
+        longest = int(ends.max())
+        orders = [(start + chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
+        if longest * len(ends) < EVEN * ends.sum(dtype=np.int64):  # between several the link may wait for this thread
+            orders = [(start, longest, len(ends))]
+        with self._sending:
+            if marks.slot.due is not block:
+                return
+            marks.copying.record(self._link)
+            before = time.perf_counter()
+            for number, (place, nbytes, pieces) in enumerate(orders):
+                self._copy(block, marks.slot, place, nbytes, self._link, pieces, pitch)
+                if number == 0:
+                    marks.sent = (before + time.perf_counter()) / 2
+            marks.copied.record(self._link)
+            marks.slot.copied.record(self._link)
+            marks.slot.due = None  # last: from now on the slot is filled again
 
     def _launch_frames(self, number: int, count: int) -> None:
         layout, cells, memory = self._layout, np.int64(self._layout.cells), self._slots[number].memory
@@ -372,47 +460,52 @@ class CudaSolver:
                 self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
                 statistics = memory[plane * 8 * len(STATISTICS) :]
                 self._summarise((1,), (STAGE_BLOCKS,), (self._partial, statistics, cells))
-        if layout.lz4:
-            self._launch_blosc(memory, count)
+        if layout.gpu_codec:
+            self._launch_encoder(memory, count)
 
-    def _launch_blosc(self, memory: Any, count: int) -> None:
+    def _launch_encoder(self, memory: Any, count: int) -> None:
         """Take the checksums of `count` frames, and put their chunks in their place."""
-        layout, plan, itemsize = self._layout, self._blosc_plan.copy(), self._layout.dtype.itemsize
+        layout, plan = self._layout, self._chunk_plan.copy()
         frames, checksums = memory[layout.header_nbytes :], memory[layout.statistics_nbytes :]
+        ends = memory[layout.ends_start :]
         checksums.data.memset_async(0, 4 * count)
         pieces = -(-layout.frame_nbytes // CHECKSUM_NBYTES)
         of_frames = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
         self._checksum((count * pieces,), (CHECKSUM_THREADS,), of_frames)
         plan["count"] = count
-        blocks = layout.chunks_of(count) * int(plan["blocks"])
-        of_chunks = (frames, self._streams, self._sizes, plan)
-        self._encode((blocks * itemsize,), (32,), of_chunks)
-        self._gather((blocks,), (32 * itemsize,), of_chunks)
+        streams = layout.chunks_of(count) * int(plan["blocks"]) * layout.dtype.itemsize
+        made = frames, self._streams, self._sizes
+        self._encode((streams,), (self._encoder.threads,), (*made, plan))
+        self._gather((streams,), (GATHER_THREADS,), (*made, ends, plan))
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
         marks = self._marks[block.buffer.ctypes.data]
         with self._device:
+            if self._layout.gpu_codec:
+                self._send(block)
             marks.copied.synchronize()
-        if self._layout.lz4:
+        if self._layout.gpu_codec:
             block.chunks = _encoded(block)
-        event, seconds = marks.anchor
-        copying = marks.computed if self._layout.lz4 else marks.copying
-        block.compute_start = seconds + cupy.cuda.get_elapsed_time(event, marks.computing) / 1e3
-        block.link_start = seconds + cupy.cuda.get_elapsed_time(event, copying) / 1e3
-        block.compute_seconds = cupy.cuda.get_elapsed_time(marks.computing, marks.computed) / 1e3
-        block.link_seconds = cupy.cuda.get_elapsed_time(copying, marks.copied) / 1e3
+        block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.computed)
+        block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
 
 
 def _encoded(block: Block) -> dict[tuple[int, int], list[Any]]:
-    """Return the chunks that the GPU left in `block`, each as long as its header says."""
+    """Return the chunks that the GPU left in `block`."""
     layout = block.layout
     numbers, nbytes = -(-block.count // layout.frames_per_chunk), layout.encoded_nbytes
-    data = block.buffer[layout.header_nbytes :][: layout.chunks_of(block.count) * nbytes]
-    chunks = data.reshape(numbers, layout.slabs, len(layout.fields), nbytes)
-    sizes = chunks[..., 12:16].view("<i4")[..., 0]
-    places = np.ndindex(numbers, layout.slabs)
-    return {place: [chunk[:size] for chunk, size in zip(chunks[place], sizes[place], strict=True)] for place in places}
+    data, chunks = block.buffer[layout.header_nbytes :], layout.chunks_of(block.count)
+    found = [data[i * nbytes :][:end] for i, end in enumerate(block.ends[:chunks].tolist())]
+    fields, places = len(layout.fields), np.ndindex(numbers, layout.slabs)
+    return {place: found[i * fields : (i + 1) * fields] for i, place in enumerate(places)}
+
+
+def _upload(values: NDArray[Any], field: Any) -> None:
+    """Copy values of any precision to the device, some lines at a time: at once takes two more copies on the host."""
+    lines = max(1, UPLOAD_BYTES * len(field) // field.nbytes)
+    for line in range(0, len(field), lines):
+        field[line : line + lines].set(values[line : line + lines].astype(field.dtype))
 
 
 def tune(config: Config, layout: FrameLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:

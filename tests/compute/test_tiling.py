@@ -168,10 +168,11 @@ def test_a_choice_that_is_no_longer_possible_is_not_used(tmp_path: Path, monkeyp
 # Compiling, without a GPU
 
 
-def compile_for(architecture: str, source: str, options: tuple[str, ...]) -> str:
+def compile_for(architecture: str, sources: str, options: tuple[str, ...]) -> str:
     """Compile with NVRTC and return what the assembler says of registers and memory; fail with what is wrong."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
-    status, program = nvrtc.nvrtcCreateProgram((SOURCES / source).read_bytes(), source.encode(), 0, [], [])
+    code = b"".join((SOURCES / source).read_bytes() for source in sources.split())
+    status, program = nvrtc.nvrtcCreateProgram(code, sources.encode(), 0, [], [])
     assert status == 0
     options = (*options, f"--gpu-architecture={architecture}", "--ptxas-options=-v")
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
@@ -254,5 +255,6 @@ def test_the_staging_of_frames_compiles(
 
 
 @pytest.mark.parametrize("architecture", DEVICES)
-def test_the_encoding_of_frames_compiles(architecture: str) -> None:
-    assert_in_registers(compile_for(architecture, "blosc.cu", ("-std=c++17",)), 256, spilled=0)
+@pytest.mark.parametrize("source", ["blosc.cu", "deflate.cu"])
+def test_the_encoding_of_frames_compiles(source: str, architecture: str) -> None:
+    assert_in_registers(compile_for(architecture, f"chunks.cu {source}", ("-std=c++17",)), 256, spilled=0)

@@ -1,0 +1,71 @@
+// What all encoders of chunks have in common. A chunk is made in pieces, its streams, each in a slot of its own: when all
+// sizes are known, they are put together.
+
+typedef unsigned char byte;
+
+#define ALL 0xffffffffu
+
+struct Plan {              // as in gsio/compute/cuda.py
+    long long cells;       // of a plane of a frame
+    long long chunk_slot;  // bytes from one chunk to the next
+    int itemsize;          // bytes of a cell
+    int count;             // frames
+    int fields;
+    int frames;            // of a chunk
+    int slabs;             // chunks along the first axis of a plane
+    int slab;              // cells of a frame in a chunk
+    int blocks;            // of a chunk, in each of which every byte of a cell has a stream
+    int block;             // cells of a block
+    int slot;              // bytes from one stream to the next
+};
+
+__device__ inline unsigned four_bytes(const unsigned* source, int at)
+{
+    return __funnelshift_r(source[at / 4], source[at / 4 + 1], at % 4 * 8);
+}
+
+// The sum over all threads of a block.
+__device__ inline unsigned summed(unsigned mine)
+{
+    __shared__ unsigned sum;
+    __syncthreads();  // nobody still reads the sum before
+    if (threadIdx.x == 0) sum = 0;
+    __syncthreads();
+    mine = __reduce_add_sync(ALL, mine);
+    if (threadIdx.x % 32 == 0) atomicAdd(&sum, mine);
+    __syncthreads();
+    return sum;
+}
+
+// The bytes of the first n streams of a chunk.
+__device__ inline int before(const int* sizes, int n)
+{
+    int mine = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) mine += sizes[i];
+    return summed(mine);
+}
+
+// Copies n bytes to any place, by all threads of a block; reads up to a word more.
+__device__ inline void move(byte* to, const unsigned* from, int n)
+{
+    const int head = min(n, (int)(-(size_t)to % 4)), tail = (n - head) / 4 * 4 + head, thread = threadIdx.x;
+    if (thread < head) to[thread] = ((const byte*)from)[thread];
+    for (int i = head + 4 * thread; i < tail; i += 4 * blockDim.x) *(unsigned*)(to + i) = four_bytes(from, i);
+    if (tail + thread < n) to[tail + thread] = ((const byte*)from)[tail + thread];
+}
+
+// Calls `use` for the cells of a chunk from `first` on, frame by frame: with the number of the field among all fields of
+// all frames, the cell in it, how many of the cells there are, and how many to take them for: the rest is 0.
+template <typename Use>
+__device__ inline void each_frame(const Plan& plan, int chunk, int first, int cells, Use use)
+{
+    const int field = chunk % plan.fields, slab = chunk / plan.fields % plan.slabs;
+    const int frame = chunk / plan.fields / plan.slabs * plan.frames;
+    for (int i = 0, next; i < cells; i = next) {
+        const int behind = (first + i) / plan.slab, place = (first + i) % plan.slab;
+        const long long cell = (long long)slab * plan.slab + place, left = max(0ll, plan.cells - cell);
+        next = min(cells, i + plan.slab - place);
+        const int inside = frame + behind < plan.count ? (int)min((long long)(next - i), left) : 0;
+        use((long long)(frame + behind) * plan.fields + field, cell, inside, next - i);
+    }
+}
