@@ -123,7 +123,7 @@ class Pipeline:
                         workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
             status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
         finally:
-            self.finished = time.perf_counter()
+            self.finished = self.finished or time.perf_counter()
             await trio.to_thread.run_sync(self._close, status)
 
     def _compute(self) -> None:
@@ -172,11 +172,17 @@ class Pipeline:
             while (snapshot := self._due.get()) is not None:
                 with self.trace.span("checkpoint", snapshot.frames), self._storage():
                     self.writer.sync()
-                    self._save_snapshot(snapshot)
+                    if not self._last_is_safe:  # else that one is saved next
+                        self._save_snapshot(snapshot)
                 self._saving = False
         except BaseException:
             self._stop()
             raise
+
+    @property
+    def _last_is_safe(self) -> bool:
+        """Whether all frames before the last checkpoint are committed."""
+        return self._last is not None and self._last.frames <= self.frames_committed
 
     def _save_snapshot(self, snapshot: "Snapshot") -> None:
         assert self._save is not None
@@ -219,6 +225,7 @@ class Pipeline:
             self._stop()
             raise
         finally:
+            self.finished = time.perf_counter()  # a checkpoint that is being saved belongs to what comes after
             self._due.put(None)
 
     def _commit_ready(self, waiting: dict[int, Block]) -> None:
@@ -270,7 +277,7 @@ class Pipeline:
     def _close(self, status: str) -> None:
         with self._storage():
             try:
-                if status != "failed" and self._last is not None and self._last.frames <= self.frames_committed:
+                if status != "failed" and self._last is not None and self._last_is_safe:
                     self.writer.sync()
                     self._save_snapshot(self._last)  # first, so that a complete output always has its last checkpoint
             except BaseException:
