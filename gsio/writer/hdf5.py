@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import resource
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -85,10 +86,11 @@ class ChunkWriter:
         self._reserved = 0
         try:
             self._reserve(0)
-            if frames is None:
-                _lay_out(self._file, config, layout, attributes, frames=0)
-            else:
-                _go_on(self._file, attributes)
+            with _heard():
+                if frames is None:
+                    _lay_out(self._file, config, layout, attributes, frames=0)
+                else:
+                    _go_on(self._file, attributes)
             series = frame_series(config, layout, [])
             along_time = {**series, OFFSETS + layout.fields[0]: np.empty(0, np.int64)}
             self._series = {name: _Series(self._file[name], frames or 0) for name in along_time}
@@ -215,7 +217,7 @@ class RawWriter:
             with place.open("xb") as empty:  # HDF5 must not be the one to find that there is no space
                 _allocate(empty.fileno(), config.run.frames * (layout.frame_nbytes + SERIES_NBYTES) + RESERVE_MARGIN)
         alignment = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if new else {}
-        with h5py.File(place, "w" if new else "r+", locking=False, **alignment) as file:
+        with _heard(), h5py.File(place, "w" if new else "r+", locking=False, **alignment) as file:
             if new:
                 _lay_out(file, config, layout, attributes, frames=config.run.frames)
             else:
@@ -280,7 +282,7 @@ class RawWriter:
         """Wait until the disk has the frames, record how the run ended, and close."""
         try:
             os.fsync(self._fd)
-            with h5py.File(self._path, "r+", locking=False) as file:
+            with _heard(), h5py.File(self._path, "r+", locking=False) as file:
                 file[VTK]["Steps"].attrs.modify("NSteps", np.int64(file["frames_committed"][()]))
                 _finish(file, status)
         finally:
@@ -403,6 +405,19 @@ def _no_plugins() -> Iterator[None]:
         h5py.h5pl.replace(paths[0], 0)
         for path in paths[1:]:
             h5py.h5pl.append(path)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Raise what h5py cannot: an error of the write that letting go of an object of HDF5 can be."""
+    errors: list[BaseException | None] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda ignored: errors.append(ignored.exc_value)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    if errors and errors[0] is not None:
+        raise errors[0]
 
 
 def _reserved_contiguous() -> h5py.h5p.PropDCID:
