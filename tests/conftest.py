@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rounds", type=int, default=1, help="of each test in tests/faults, for each kind of output; 1: the short form"
     )
+    parser.addoption("--fault", default="", help="only faults of the storage whose name holds this, as EIO")
     parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
 
 
