@@ -339,8 +339,11 @@ def test_there_is_nothing_to_repair_in_an_intact_file_and_no_way_without_a_journ
 
 def test_two_runs_never_write_one_output(make_config: Make, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    with Journal(path), pytest.raises(UsageError, match="another run writes"):
-        gsio.simulate(make_config(LONG), path)
+    status = tmp_path / "run.h5.status.json"
+    for text, who in (("", "'"), ('{"state": "running", "pid": 12, "host": "node7"}', "' \\(process 12 on node7\\)")):
+        status.write_text(text)
+        with Journal(path), pytest.raises(UsageError, match=f"another run writes .*run.h5{who}; wait"):
+            gsio.simulate(make_config(LONG), path)
     gsio.simulate(make_config(LONG), path)
 
 

@@ -47,7 +47,9 @@ class Journal:
                 if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
                     return
             except BlockingIOError:
-                raise UsageError(f"--output: another run writes '{output}'; wait for it, or choose another") from None
+                raise UsageError(
+                    f"--output: another run writes '{output}'{_who(output)}; wait for it, or choose another"
+                ) from None
             os.close(self._fd)  # the one who had it has just removed it
 
     def __enter__(self) -> "Journal":
@@ -109,6 +111,14 @@ class Journal:
     def remove(self) -> None:
         """Delete it: the output is complete."""
         self.path.unlink(missing_ok=True)
+
+
+def _who(output: Path) -> str:
+    """Return which process writes an output, if the status file says so."""
+    from gsio.status import read_status  # which reads journals
+
+    status = read_status(output)
+    return f" (process {status['pid']} on {status['host']})" if status.get("state") == "running" else ""
 
 
 def journal_of(output: Path) -> Path:
