@@ -4,8 +4,8 @@ Two streams. The compute stream advances the fields and stages each frame into a
 bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
 into the pinned memory of a block. Events order the two, so that neither waits for the host.
 
-Chunks are encoded on the GPU, in that graph, where the layout says so. How many bytes they take is known only then: the
-thread that waits for a block is told, and lets the link stream copy no more than these.
+Where the layout says so chunks are encoded on the GPU, in that graph, and then put together in a slot. How many bytes
+they take is known only then: the thread that waits for a block is told, and lets the link stream copy so much.
 """
 
 import math
@@ -80,12 +80,16 @@ def free_bytes(device: int) -> int:
 def needed_bytes(config: Config, layout: FrameLayout) -> int:
     """Return the device memory a run takes: two copies of each field, the ring of slots, streams, maps of the rates."""
     fields = (4 + 2 * config.model.maps) * layout.cells * np.dtype(config.model.precision).itemsize
-    return fields + slots_of(layout) * layout.block_nbytes + math.prod(streams_of(layout))
+    frames = layout.block_nbytes if layout.gpu_codec else 0
+    return fields + frames + math.prod(slots_of(layout)) + math.prod(streams_of(layout))
 
 
-def slots_of(layout: FrameLayout) -> int:
-    """Return how many slots the ring has."""
-    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // layout.block_nbytes)) if layout.gpu_codec else SLOTS
+def slots_of(layout: FrameLayout) -> tuple[int, int]:
+    """Return how many slots the ring has, and the bytes of each: a block, or its chunks."""
+    if not layout.gpu_codec:
+        return SLOTS, layout.block_nbytes
+    chunks = layout.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
+    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // chunks)), chunks
 
 
 def streams_of(layout: FrameLayout) -> tuple[int, int]:
@@ -160,7 +164,7 @@ def tuning_name(device: str, config: Config, job: Job) -> str:
 
 
 class Slot:
-    """Device memory laid out as a block, and the events that say who has it."""
+    """Device memory from which the link stream copies, and the event that says when it has."""
 
     def __init__(self, nbytes: int) -> None:
         self.memory = cupy.zeros(nbytes, cupy.uint8)
@@ -189,6 +193,8 @@ class Marks:
     def __init__(self) -> None:
         self.computing, self.computed, self.copying, self.copied = Event(), Event(), Event(), Event(block=True)
         self.told = Event(block=True, disable_timing=True)  # the block has its ends
+        self.lock = threading.Lock()
+        self.arrived = False  # the block is in host memory
 
     def interval(self, begin: Any, ordered: float, end: Any) -> tuple[float, float]:
         """Return when what is between two events began, on the host's clock, and the seconds it took."""
@@ -250,8 +256,10 @@ class CudaSolver:
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
-            self._slots = [Slot(layout.block_nbytes) for _ in range(slots_of(layout))]
+            slots, nbytes = slots_of(layout)
+            self._slots = [Slot(nbytes) for _ in range(slots)]
             if layout.gpu_codec:
+                self._frames = cupy.zeros(layout.block_nbytes, cupy.uint8)
                 self._encoder = ENCODERS[layout.gpu_codec]
                 encoding = cupy.RawModule(code=self._encoder.code, options=("-std=c++17",))
                 self._encode, self._gather = map(encoding.get_function, ("encode", "gather"))
@@ -390,67 +398,81 @@ class CudaSolver:
             marks = self._marks[address]
             if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
                 self._anchor = self._new_anchor()
-            marks.anchor, marks.slot = self._anchor, slot
-            if (due := slot.due) is not None:  # nobody has waited for it yet
-                self._send(due)
+            marks.anchor, marks.slot, marks.arrived = self._anchor, slot, False
             # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
             with self._compute:
-                self._compute.wait_event(slot.copied)
-                marks.computing.record()
-                launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps)) + 4
-                before = time.perf_counter()
-                self._replay((number, block.count), launches, lambda: self._launch_frames(number, block.count))
-                marks.launched = (before + time.perf_counter()) / 2
-                marks.computed.record()
                 if self._layout.gpu_codec:
-                    self._copy(block, slot, 0, self._layout.header_nbytes, self._compute)
-                    marks.told.record()
-                    slot.due = block
+                    self._run(block, marks, 0, self._frames)
+                    self._gather_chunks(block, marks)
                     return
+                self._compute.wait_event(slot.copied)
+                self._run(block, marks, number, slot.memory)
+                marks.computed.record()
             self._link.wait_event(marks.computed)
             marks.copying.record(self._link)
             marks.sent = time.perf_counter()
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
-            self._copy(block, slot, 0, nbytes, self._link)
+            _copy(address, slot.memory.data.ptr, nbytes, self._link)
             marks.copied.record(self._link)
             slot.copied.record(self._link)
 
-    def _copy(
-        self, block: Block, slot: Slot, start: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0
-    ) -> None:
-        """Queue the copy of so many bytes from `start` on, or of as many pieces of them, `pitch` bytes apart."""
-        source, address = slot.memory.data.ptr + start, block.buffer.ctypes.data + start
-        how = runtime.memcpyDeviceToHost
-        if pieces == 1:
-            runtime.memcpyAsync(address, source, nbytes, how, stream.ptr)
-        else:
-            runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, how, stream.ptr)
+    def _run(self, block: Block, marks: Marks, number: int, memory: Any) -> None:
+        """Compute and stage the frames of `block` in the device memory of that number."""
+        marks.computing.record()
+        launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps)) + 3
+        before = time.perf_counter()
+        self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
+        marks.launched = (before + time.perf_counter()) / 2
+
+    def _gather_chunks(self, block: Block, marks: Marks) -> None:
+        """Put encoded chunks into the block's slot, and into the block what comes before them, and where they end.
+
+        Not a part of the graph, which would be one for each slot: to make one takes milliseconds.
+        """
+        slot, layout, plan = marks.slot, self._layout, self._plan_for(block.count)
+        if (due := slot.due) is not None:  # nobody has waited for it yet
+            self._send(due)
+        self._compute.wait_event(slot.copied)
+        arguments = (slot.memory, self._streams, self._sizes, self._frames[layout.ends_start :], plan)
+        self._gather((self._streams_in(block.count),), (GATHER_THREADS,), arguments)
+        marks.computed.record()
+        _copy(block.buffer.ctypes.data, self._frames.data.ptr, layout.header_nbytes, self._compute)
+        marks.told.record()
+        slot.due = block
+
+    def _plan_for(self, count: int) -> NDArray[np.void]:
+        plan = self._chunk_plan.copy()
+        plan["count"] = count
+        return plan
+
+    def _streams_in(self, count: int) -> int:
+        return self._layout.chunks_of(count) * int(self._chunk_plan["blocks"]) * self._layout.dtype.itemsize
 
     def _send(self, block: Block) -> None:
         """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
-        marks = self._marks[block.buffer.ctypes.data]
-        start, pitch = self._layout.header_nbytes, self._layout.encoded_nbytes
+        marks, pitch = self._marks[block.buffer.ctypes.data], self._layout.encoded_nbytes
         marks.told.synchronize()
         ends = block.ends[: self._layout.chunks_of(block.count)]
         longest = int(ends.max())
-        orders = [(start + chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
+        orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
         if longest * len(ends) < EVEN * ends.sum(dtype=np.int64):  # between several the link may wait for this thread
-            orders = [(start, longest, len(ends))]
+            orders = [(0, longest, len(ends))]
+        source, address = marks.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
         with self._sending:
             if marks.slot.due is not block:
                 return
             marks.copying.record(self._link)
             before = time.perf_counter()
             for number, (place, nbytes, pieces) in enumerate(orders):
-                self._copy(block, marks.slot, place, nbytes, self._link, pieces, pitch)
+                _copy(address + place, source + place, nbytes, self._link, pieces, pitch)
                 if number == 0:
                     marks.sent = (before + time.perf_counter()) / 2
             marks.copied.record(self._link)
             marks.slot.copied.record(self._link)
             marks.slot.due = None  # last: from now on the slot is filled again
 
-    def _launch_frames(self, number: int, count: int) -> None:
-        layout, cells, memory = self._layout, np.int64(self._layout.cells), self._slots[number].memory
+    def _launch_frames(self, memory: Any, count: int) -> None:
+        layout, cells = self._layout, np.int64(self._layout.cells)
         for frame in range(count):
             self._advance(self._steps)
             for i, name in enumerate(layout.fields):
@@ -464,31 +486,38 @@ class CudaSolver:
             self._launch_encoder(memory, count)
 
     def _launch_encoder(self, memory: Any, count: int) -> None:
-        """Take the checksums of `count` frames, and put their chunks in their place."""
-        layout, plan = self._layout, self._chunk_plan.copy()
+        """Take the checksums of `count` frames, and encode their chunks."""
+        layout = self._layout
         frames, checksums = memory[layout.header_nbytes :], memory[layout.statistics_nbytes :]
-        ends = memory[layout.ends_start :]
         checksums.data.memset_async(0, 4 * count)
         pieces = -(-layout.frame_nbytes // CHECKSUM_NBYTES)
         of_frames = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
         self._checksum((count * pieces,), (CHECKSUM_THREADS,), of_frames)
-        plan["count"] = count
-        streams = layout.chunks_of(count) * int(plan["blocks"]) * layout.dtype.itemsize
-        made = frames, self._streams, self._sizes
-        self._encode((streams,), (self._encoder.threads,), (*made, plan))
-        self._gather((streams,), (GATHER_THREADS,), (*made, ends, plan))
+        of_chunks = (frames, self._streams, self._sizes, self._plan_for(count))
+        self._encode((self._streams_in(count),), (self._encoder.threads,), of_chunks)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
         marks = self._marks[block.buffer.ctypes.data]
-        with self._device:
+        with marks.lock, self._device:  # for each slab a thread comes; one of them does it
+            if marks.arrived:
+                return
             if self._layout.gpu_codec:
                 self._send(block)
             marks.copied.synchronize()
-        if self._layout.gpu_codec:
-            block.chunks = _encoded(block)
-        block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.computed)
-        block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
+            if self._layout.gpu_codec:
+                block.chunks = _encoded(block)
+            block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.computed)
+            block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
+            marks.arrived = True
+
+
+def _copy(address: int, source: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0) -> None:
+    """Queue the copy of so many bytes to the host, or of as many pieces of them, `pitch` bytes apart."""
+    if pieces == 1:
+        runtime.memcpyAsync(address, source, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
+    else:
+        runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, runtime.memcpyDeviceToHost, stream.ptr)
 
 
 def _encoded(block: Block) -> dict[tuple[int, int], list[Any]]:
