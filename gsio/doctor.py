@@ -12,6 +12,7 @@ import psutil
 from gsio import nsys
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import usable_cores
+from gsio.limits import available_memory
 
 Finding = tuple[str, str]
 
@@ -20,8 +21,8 @@ def findings() -> Iterator[Finding]:
     """Yield what was found, each as a name and one line."""
     yield "python", f"{platform.python_version()}, {platform.platform()}"
     yield "cores", f"{usable_cores()} usable of {os.cpu_count()}"
-    memory = psutil.virtual_memory()
-    yield "memory", f"{memory.available / 1e9:.1f} GB available of {memory.total / 1e9:.1f} GB"
+    total = psutil.virtual_memory().total
+    yield "memory", f"{available_memory() / 1e9:.1f} GB available of {total / 1e9:.1f} GB"
     yield "disk", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
     if tool := nsys.find():
         version, deaf = nsys.describe(tool)

@@ -1,11 +1,13 @@
-"""What ends a run before its last frame, or soon will: the time it may take, and the space that is left."""
+"""What ends a run before its last frame, or soon will: the time it may take, and the space and memory that are left."""
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import structlog
 
 from gsio.config import Config, parse_walltime
@@ -18,8 +20,38 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 5.0  # to close the file and write the checkpoint
 SPACE_SECONDS = 10.0  # between two looks at the free space
 SLURM = "SLURM_JOB_END_TIME"  # seconds since 1970, set by Slurm for a job with a time limit
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Of a control group, cgroups(7), by the controllers its line names: where it is, the files of its limit and of what it
+# has taken, and of the latter what files left behind, which is given back.
+MEMORY = {
+    "": (".", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 log = structlog.get_logger()
+
+
+def available_memory() -> int:
+    """Return the bytes this process can still take: of the machine, or fewer if a container or Slurm allows no more."""
+    available: int = psutil.virtual_memory().available
+    for line in OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else ():
+        _, controllers, place = line.split(":", 2)
+        if controllers in MEMORY:
+            folder, *names = MEMORY[controllers]
+            root = CGROUPS / folder
+            group = root / place.lstrip("/")
+            above = (parent for parent in group.parents if parent.is_relative_to(root))
+            available = min(available, *(_left(each, *names) for each in (group, *above)))
+    return available
+
+
+def _left(group: Path, limit: str, taken: str, kept: str) -> int:
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        most, used = (int((group / name).read_text()) for name in (limit, taken))
+        return max(0, most - used + int(statistics[kept]))
+    except (OSError, ValueError, KeyError):  # no limit, which version 2 calls "max", or not to be seen from here
+        return sys.maxsize
 
 
 class Limits:

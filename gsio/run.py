@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import structlog
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DataError, Interrupted, StorageError, UsageError, reason_of
 from gsio.initial import Start, initial_state
-from gsio.limits import Limits
+from gsio.limits import Limits, available_memory
 from gsio.log import configure
 from gsio.pipeline import Pipeline, Watch
 from gsio.reader import open_stack
@@ -216,7 +215,7 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
     else:
         wanted = -(-encoding_threads(config) // layout.slabs) + 4
-        affordable = psutil.virtual_memory().available // 4 // (2 * layout.block_nbytes)
+        affordable = available_memory() // 4 // (2 * layout.block_nbytes)
         blocks = max(2, min(wanted, int(affordable)))
     in_the_run = -(-config.run.frames // layout.frames_per_block)
     return min(in_the_run, blocks)

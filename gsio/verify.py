@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psutil
 from crc32c import crc32c
 from numcodecs import Shuffle
 from numpy.typing import NDArray
 
 from gsio.config import usable_cores
+from gsio.limits import available_memory
 from gsio.reader import Stack
 from gsio.writer.metadata import frame_steps
 
@@ -72,7 +72,7 @@ def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
     if len(checksums) != stack.frames:
         yield f"integrity/crc32c: expected {stack.frames} values, found {len(checksums)}"
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
-    at_once = max(1, min(usable_cores(), int(psutil.virtual_memory().available // in_memory)))
+    at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
     with ThreadPoolExecutor(at_once) as threads:
         for wrong in threads.map(check, range(start // per_chunk, -(-stop // per_chunk))):
             yield from wrong

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from gsio.bench.compute import main_grid
@@ -29,6 +28,7 @@ from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, load_config, usable_cores
+from gsio.limits import available_memory
 from gsio.pipeline import Pipeline
 from gsio.run import encoding_threads, pool_size
 from gsio.staging import Block, BlockPool, FrameLayout, layout_of
@@ -350,7 +350,7 @@ def measure(folder: Path, device: str, *values: Any) -> Found:
     if job.how not in PEERS:
         config = for_output(config, output)
     if job.how == "codec":  # whose frames all stay in memory, raw and encoded
-        affordable = psutil.virtual_memory().available // 4 // layout_of(config).frame_nbytes
+        affordable = available_memory() // 4 // layout_of(config).frame_nbytes
         config = with_frames(config, min(job.frames, max(1, affordable)))
     few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
     run_job(job, few, output)

@@ -5,7 +5,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
-import psutil
 import structlog
 
 from gsio.compute.base import Solver
@@ -13,6 +12,7 @@ from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import Backend, Config
 from gsio.errors import UsageError
 from gsio.initial import Start, initial_state
+from gsio.limits import available_memory
 from gsio.staging import FrameLayout
 
 # Array code in other libraries, to compare with: the module of each, which is also the extra that installs the library.
@@ -79,7 +79,7 @@ def open_solver(
     # What is staged waits in `blocks` blocks, once raw and once encoded.
     maps = 2 * config.model.maps
     needed = layout.cells * ((2 + maps) * 8 + (fields + maps) * itemsize) + 2 * blocks * layout.block_nbytes
-    check_memory("host", needed, psutil.virtual_memory().available)
+    check_memory("host", needed, available_memory())
     if backend == "cupy":
         _check_cuda(config, layout)
         from gsio.compute.cuda import CudaSolver
