@@ -136,7 +136,6 @@ class Report:
                 line += f"   {lane.threads} thread{'s' * (lane.threads > 1)}, {lane.occupied:.0%} occupied"
             lines.append(line.rstrip())
         before, between, after = map(self.share, (self.idle_before, self.idle_between, self.idle_after))
-        before, between, after = map(self.share, (self.idle_before, self.idle_between, self.idle_after))
         lines.append(
             f"device idle   {before + between + after:.2%} of the loop: {before:.2%} before its first block, "
             f"{between:.2%} between blocks, {after:.2%} after its last"

@@ -5,7 +5,7 @@ typedef unsigned char byte;
 
 #define ALL 0xffffffffu
 
-struct Plan {              // as in gsio/compute/cuda.py
+struct Plan {              // as in gsio/compute/chunks.py
     long long cells;       // of a plane of a frame
     long long chunk_slot;  // bytes from one chunk to the next
     int itemsize;          // bytes of a cell
@@ -68,4 +68,68 @@ __device__ inline void each_frame(const Plan& plan, int chunk, int first, int ce
         const int inside = frame + behind < plan.count ? (int)min((long long)(next - i), left) : 0;
         use((long long)(frame + behind) * plan.fields + field, cell, inside, next - i);
     }
+}
+
+// CRC-32C: the remainder of a polynomial over GF(2), of which the highest bit of a word is the lowest coefficient.
+#define CRC_THREADS 256
+#define CRC_WORDS 128  // of a thread, CRC_THREADS apart
+
+__device__ constexpr unsigned product(unsigned a, unsigned b)
+{
+    unsigned sum = 0;
+    for (int i = 0; i < 32; ++i, a <<= 1) {
+        if (a >> 31) sum ^= b;
+        b = b >> 1 ^ (b & 1 ? 0x82f63b78 : 0);
+    }
+    return sum;
+}
+
+struct Powers {  // x^(8 · 2^i)
+    unsigned of[44];
+    __device__ constexpr Powers() : of()
+    {
+        of[0] = 1u << 23;
+        for (int i = 1; i < 44; ++i) of[i] = product(of[i - 1], of[i - 1]);
+    }
+};
+__constant__ constexpr Powers powers{};
+
+__device__ inline unsigned shifted(unsigned crc, long long nbytes)  // crc · x^(8 nbytes)
+{
+    for (int i = 0; nbytes >> i; ++i)
+        if (nbytes >> i & 1) crc = product(crc, powers.of[i]);
+    return crc;
+}
+
+__device__ inline unsigned word_at(const byte* bytes, long long at, bool aligned)
+{
+    if (aligned) return at < 0 ? 0 : *(const unsigned*)(bytes + at);
+    unsigned value = 0;
+    for (int i = 0; i < 4; ++i)
+        if (at + i >= 0) value |= (unsigned)bytes[at + i] << 8 * i;
+    return value;
+}
+
+// Adds the checksums of all frames, each of nbytes, to `checksums`, which are 0 before. A block of threads takes a piece
+// of a frame; the pieces are counted from its end, and what the first has too much of is 0, which changes nothing.
+extern "C" __global__ void __launch_bounds__(CRC_THREADS)
+checksum(const byte* __restrict__ data, unsigned* __restrict__ checksums, long long nbytes, int pieces)
+{
+    __shared__ unsigned table[4][256];  // times x^(32 · CRC_THREADS), by byte
+    for (int i = 0; i < 4; ++i) table[i][threadIdx.x] = product(threadIdx.x << 8 * i, powers.of[10]);
+    __syncthreads();
+    const long long frame = blockIdx.x / pieces, after = pieces - blockIdx.x % pieces;
+    const byte* bytes = data + frame * nbytes;
+    const bool aligned = nbytes % 4 == 0;
+    long long at = nbytes - after * 4 * CRC_THREADS * CRC_WORDS + 4 * threadIdx.x;
+    unsigned crc = 0;
+#pragma unroll 4
+    for (int i = 0; i < CRC_WORDS; ++i, at += 4 * CRC_THREADS) {
+        crc = table[0][crc & 255] ^ table[1][crc >> 8 & 255] ^ table[2][crc >> 16 & 255] ^ table[3][crc >> 24];
+        crc ^= word_at(bytes, at, aligned);
+    }
+    crc = shifted(crc, nbytes - at + 4 * CRC_THREADS);
+    if (after == pieces && threadIdx.x == 0) crc ^= shifted(ALL, nbytes) ^ ALL;
+    crc = __reduce_xor_sync(ALL, crc);
+    if (threadIdx.x % 32 == 0) atomicXor(checksums + frame, crc);
 }

@@ -21,7 +21,9 @@ import numpy as np
 from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
+from gsio.compute import chunks
 from gsio.compute.base import Field
+from gsio.compute.chunks import ChunkEncoder, chunks_in
 from gsio.compute.stencil import coefficients
 from gsio.compute.tiling import (
     MOST_STEPS,
@@ -44,8 +46,6 @@ MOST_SLOTS, SLOTS_BYTES = 6, 256 << 20  # where the host has a part in the copy,
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
 STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
 FLAG_STRIDE = 32  # words, as in kernels.cu
-CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in stage.cu
-GATHER_THREADS = 128
 UPLOAD_BYTES = 64 << 20
 EVEN = 1.25  # so many times the bytes of a block's chunks may be copied, if that takes one copy
 SOURCES = Path(__file__).parent
@@ -57,13 +57,6 @@ PLAN = np.dtype([
         "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
     )
 ])  # fmt: skip
-
-CHUNK_PLAN = np.dtype([
-    ("cells", np.int64), ("chunk_slot", np.int64),
-    *((name, np.int32) for name in (
-        "itemsize", "count", "fields", "frames", "slabs", "slab", "blocks", "block", "slot",
-    )),
-], align=True)  # fmt: skip
 
 
 def count_devices() -> int:
@@ -78,27 +71,18 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: FrameLayout) -> int:
-    """Return the device memory a run takes: two copies of each field, the ring of slots, streams, maps of the rates."""
+    """Return the device memory a run takes: two copies of each field, maps of the rates, slots, and to encode."""
     fields = (4 + 2 * config.model.maps) * layout.cells * np.dtype(config.model.precision).itemsize
-    frames = layout.block_nbytes if layout.gpu_codec else 0
-    return fields + frames + math.prod(slots_of(layout)) + math.prod(streams_of(layout))
+    encoding = chunks.needed_bytes(layout) if layout.gpu_codec else 0
+    return fields + math.prod(slots_of(layout)) + encoding
 
 
 def slots_of(layout: FrameLayout) -> tuple[int, int]:
     """Return how many slots the ring has, and the bytes of each: a block, or its chunks."""
     if not layout.gpu_codec:
         return SLOTS, layout.block_nbytes
-    chunks = layout.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
-    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // chunks)), chunks
-
-
-def streams_of(layout: FrameLayout) -> tuple[int, int]:
-    """Return how many streams the chunks of a block have, and the bytes of the slot of each."""
-    if not layout.gpu_codec:
-        return 0, 0
-    blocks, block = layout.gpu_blocks
-    count = layout.chunks_of(layout.frames_per_block) * blocks * layout.dtype.itemsize
-    return count, -(-(block + ENCODERS[layout.gpu_codec].around) // 16) * 16
+    nbytes = layout.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
+    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // nbytes)), nbytes
 
 
 def job_of(config: Config, *, by_cell: bool) -> Job:
@@ -124,34 +108,6 @@ def plan_of(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
     plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
     plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
-    return plan
-
-
-class Encoder(NamedTuple):
-    """The kernels of a codec, in a file after ``chunks.cu``."""
-
-    source: str
-    threads: int  # that make a stream
-    around: int  # bytes of a stream's slot beyond those before compression
-
-    @property
-    def code(self) -> str:
-        """What is compiled."""
-        return "".join((SOURCES / name).read_text() for name in ("chunks.cu", self.source))
-
-
-# A stream of Blosc has its size before it, one of deflate its Adler-32, aligned; and a word more can be read.
-ENCODERS = {"lz4": Encoder("blosc.cu", 32, 8), "deflate": Encoder("deflate.cu", 256, 32)}
-
-
-def chunk_plan_of(layout: FrameLayout) -> NDArray[np.void]:
-    """Return the struct Plan of ``chunks.cu``, without its count of frames."""
-    plan = np.zeros((), CHUNK_PLAN)
-    blocks, block = layout.gpu_blocks
-    plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
-    plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
-    plan["slab"], plan["blocks"], plan["block"] = math.prod(layout.chunk_shape[1:]), blocks, block
-    _, plan["slot"] = streams_of(layout)
     return plan
 
 
@@ -237,7 +193,7 @@ class CudaSolver:
                 code=(SOURCES / "stage.cu").read_text(),
                 options=stage_options(layout),
             )
-            self._stage, self._summarise, self._checksum = map(staging.get_function, ("stage", "summarise", "checksum"))
+            self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
             names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
             self._constants = np.zeros((), [(name, dtype) for name in names])
             for name in names:
@@ -258,15 +214,7 @@ class CudaSolver:
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
-            if layout.gpu_codec:
-                self._frames = cupy.zeros(layout.block_nbytes, cupy.uint8)
-                self._encoder = ENCODERS[layout.gpu_codec]
-                encoding = cupy.RawModule(code=self._encoder.code, options=("-std=c++17",))
-                self._encode, self._gather = map(encoding.get_function, ("encode", "gather"))
-                self._chunk_plan = chunk_plan_of(layout)
-                streams, slot_nbytes = streams_of(layout)
-                self._sizes = cupy.empty(streams, np.int32)
-                self._streams = cupy.empty(streams * slot_nbytes, np.uint8)
+            self._encoder = ChunkEncoder(layout) if layout.gpu_codec else None
             self._filled = 0
             self._marks: dict[int, Marks] = {}
             self._sending = threading.Lock()  # of orders for the link stream that belong together
@@ -401,9 +349,9 @@ class CudaSolver:
             marks.anchor, marks.slot, marks.arrived = self._anchor, slot, False
             # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
             with self._compute:
-                if self._layout.gpu_codec:
-                    self._run(block, marks, 0, self._frames)
-                    self._gather_chunks(block, marks)
+                if self._encoder is not None:
+                    self._run(block, marks, 0, self._encoder.memory)
+                    self._gather(block, marks, self._encoder)
                     return
                 self._compute.wait_event(slot.copied)
                 self._run(block, marks, number, slot.memory)
@@ -424,29 +372,19 @@ class CudaSolver:
         self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
         marks.launched = (before + time.perf_counter()) / 2
 
-    def _gather_chunks(self, block: Block, marks: Marks) -> None:
+    def _gather(self, block: Block, marks: Marks, encoder: ChunkEncoder) -> None:
         """Put encoded chunks into the block's slot, and into the block what comes before them, and where they end.
 
         Not a part of the graph, which would be one for each slot: to make one takes milliseconds.
         """
-        slot, layout, plan = marks.slot, self._layout, self._plan_for(block.count)
-        if (due := slot.due) is not None:  # nobody has waited for it yet
+        if (due := marks.slot.due) is not None:  # nobody has waited for it yet
             self._send(due)
-        self._compute.wait_event(slot.copied)
-        arguments = (slot.memory, self._streams, self._sizes, self._frames[layout.ends_start :], plan)
-        self._gather((self._streams_in(block.count),), (GATHER_THREADS,), arguments)
+        self._compute.wait_event(marks.slot.copied)
+        encoder.gather(block.count, marks.slot.memory)
         marks.computed.record()
-        _copy(block.buffer.ctypes.data, self._frames.data.ptr, layout.header_nbytes, self._compute)
+        _copy(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
         marks.told.record()
-        slot.due = block
-
-    def _plan_for(self, count: int) -> NDArray[np.void]:
-        plan = self._chunk_plan.copy()
-        plan["count"] = count
-        return plan
-
-    def _streams_in(self, count: int) -> int:
-        return self._layout.chunks_of(count) * int(self._chunk_plan["blocks"]) * self._layout.dtype.itemsize
+        marks.slot.due = block
 
     def _send(self, block: Block) -> None:
         """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
@@ -482,19 +420,8 @@ class CudaSolver:
                 self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
                 statistics = memory[plane * 8 * len(STATISTICS) :]
                 self._summarise((1,), (STAGE_BLOCKS,), (self._partial, statistics, cells))
-        if layout.gpu_codec:
-            self._launch_encoder(memory, count)
-
-    def _launch_encoder(self, memory: Any, count: int) -> None:
-        """Take the checksums of `count` frames, and encode their chunks."""
-        layout = self._layout
-        frames, checksums = memory[layout.header_nbytes :], memory[layout.statistics_nbytes :]
-        checksums.data.memset_async(0, 4 * count)
-        pieces = -(-layout.frame_nbytes // CHECKSUM_NBYTES)
-        of_frames = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
-        self._checksum((count * pieces,), (CHECKSUM_THREADS,), of_frames)
-        of_chunks = (frames, self._streams, self._sizes, self._plan_for(count))
-        self._encode((self._streams_in(count),), (self._encoder.threads,), of_chunks)
+        if self._encoder is not None:
+            self._encoder.encode(count)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
@@ -502,11 +429,11 @@ class CudaSolver:
         with marks.lock, self._device:  # for each slab a thread comes; one of them does it
             if marks.arrived:
                 return
-            if self._layout.gpu_codec:
+            if self._encoder is not None:
                 self._send(block)
             marks.copied.synchronize()
-            if self._layout.gpu_codec:
-                block.chunks = _encoded(block)
+            if self._encoder is not None:
+                block.chunks = chunks_in(block)
             block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.computed)
             block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
             marks.arrived = True
@@ -518,16 +445,6 @@ def _copy(address: int, source: int, nbytes: int, stream: Stream, pieces: int = 
         runtime.memcpyAsync(address, source, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
     else:
         runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, runtime.memcpyDeviceToHost, stream.ptr)
-
-
-def _encoded(block: Block) -> dict[tuple[int, int], list[Any]]:
-    """Return the chunks that the GPU left in `block`."""
-    layout = block.layout
-    numbers, nbytes = -(-block.count // layout.frames_per_chunk), layout.encoded_nbytes
-    data, chunks = block.buffer[layout.header_nbytes :], layout.chunks_of(block.count)
-    found = [data[i * nbytes :][:end] for i, end in enumerate(block.ends[:chunks].tolist())]
-    fields, places = len(layout.fields), np.ndindex(numbers, layout.slabs)
-    return {place: found[i * fields : (i + 1) * fields] for i, place in enumerate(places)}
 
 
 def _upload(values: NDArray[Any], field: Any) -> None:

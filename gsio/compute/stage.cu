@@ -1,5 +1,4 @@
-// The staging of a frame: its values as they are stored, their bytes in the order the codec wants, its statistics, and
-// its checksum where chunks are encoded on the GPU.
+// The staging of a frame: its values as they are stored, their bytes in the order the codec wants, and its statistics.
 // Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
 // integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (what is stored differs).
 
@@ -126,68 +125,4 @@ extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Sta
     const double finite = cells - all.nonfinite;
     *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.error, all.nonfinite}
                          : Statistics{0, 0, 0, 0, all.nonfinite};
-}
-
-// CRC-32C: the remainder of a polynomial over GF(2), of which the highest bit of a word is the lowest coefficient.
-#define THREADS 256
-#define EACH 128  // words of a thread, THREADS apart
-
-__device__ constexpr unsigned product(unsigned a, unsigned b)
-{
-    unsigned sum = 0;
-    for (int i = 0; i < 32; ++i, a <<= 1) {
-        if (a >> 31) sum ^= b;
-        b = b >> 1 ^ (b & 1 ? 0x82f63b78 : 0);
-    }
-    return sum;
-}
-
-struct Powers {  // x^(8 · 2^i)
-    unsigned of[44];
-    __device__ constexpr Powers() : of()
-    {
-        of[0] = 1u << 23;
-        for (int i = 1; i < 44; ++i) of[i] = product(of[i - 1], of[i - 1]);
-    }
-};
-__constant__ constexpr Powers powers{};
-
-__device__ inline unsigned shifted(unsigned crc, long long nbytes)  // crc · x^(8 nbytes)
-{
-    for (int i = 0; nbytes >> i; ++i)
-        if (nbytes >> i & 1) crc = product(crc, powers.of[i]);
-    return crc;
-}
-
-__device__ inline unsigned word_at(const byte* bytes, long long at, bool aligned)
-{
-    if (aligned) return at < 0 ? 0 : *(const unsigned*)(bytes + at);
-    unsigned value = 0;
-    for (int i = 0; i < 4; ++i)
-        if (at + i >= 0) value |= (unsigned)bytes[at + i] << 8 * i;
-    return value;
-}
-
-// Adds the checksums of all frames, each of nbytes, to `checksums`, which are 0 before. A block of threads takes a piece
-// of a frame; the pieces are counted from its end, and what the first has too much of is 0, which changes nothing.
-extern "C" __global__ void __launch_bounds__(THREADS)
-checksum(const byte* __restrict__ data, unsigned* __restrict__ checksums, long long nbytes, int pieces)
-{
-    __shared__ unsigned table[4][256];  // times x^(32 · THREADS), by byte
-    for (int i = 0; i < 4; ++i) table[i][threadIdx.x] = product(threadIdx.x << 8 * i, powers.of[10]);
-    __syncthreads();
-    const long long frame = blockIdx.x / pieces, after = pieces - blockIdx.x % pieces;
-    const byte* bytes = data + frame * nbytes;
-    const bool aligned = nbytes % 4 == 0;
-    long long at = nbytes - after * 4 * THREADS * EACH + 4 * threadIdx.x;
-    unsigned crc = 0;
-#pragma unroll 4
-    for (int i = 0; i < EACH; ++i, at += 4 * THREADS) {
-        crc = table[0][crc & 255] ^ table[1][crc >> 8 & 255] ^ table[2][crc >> 16 & 255] ^ table[3][crc >> 24];
-        crc ^= word_at(bytes, at, aligned);
-    }
-    crc = shifted(crc, nbytes - at + 4 * THREADS);
-    if (after == pieces && threadIdx.x == 0) crc ^= shifted(~0u, nbytes) ^ ~0u;
-    crc = __reduce_xor_sync(~0u, crc);
-    if (threadIdx.x % 32 == 0) atomicXor(checksums + frame, crc);
 }
