@@ -38,14 +38,12 @@ def _unexpected(stack: Stack) -> Iterator[str]:
     steps = frame_steps(config, 0, frames)
     for name, right in (("step", steps), ("time", steps * config.model.dt)):
         found = stack.series(name)
-        if len(found) != frames:
-            yield f"{name}: expected {frames} values, found {len(found)}"
-        elif len(wrong := np.flatnonzero(found != right)):
+        if len(found) == frames and len(wrong := np.flatnonzero(found != right)):
             yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
 
 
 def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
-    """Yield what is wrong with the frames in the chunks that hold the frames [start, stop)."""
+    """Yield which series are short, and what is wrong with the chunks that hold the frames [start, stop)."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
         return
@@ -69,8 +67,9 @@ def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
                 wrong.append(f"frame {frame}: expected finite values, found others")
         return wrong
 
-    if len(checksums) != stack.frames:
-        yield f"integrity/crc32c: expected {stack.frames} values, found {len(checksums)}"
+    for name in ("step", "time", "integrity/crc32c", *(f"stats/{name}" for name in stack.root.get("stats", ()))):
+        if (found := len(stack.series(name))) != stack.frames:
+            yield f"{name}: expected {stack.frames} values, found {found}"
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
     with ThreadPoolExecutor(at_once) as threads:

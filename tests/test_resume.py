@@ -294,6 +294,20 @@ def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, 
         assert stack.frames == len(records.frames)
 
 
+@pytest.mark.parametrize("name", ["step", "time", "stats/v_mean"])
+def test_a_series_that_is_shorter_than_the_fields_is_repaired(name: str, make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    with h5py.File(path, "r+") as file:  # as a run leaves it that fails when it goes on at its last checkpoint
+        file[name].resize(24, axis=0)
+    assert f"{name}: expected {len(records.frames)} values, found 24" in repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == len(records.frames)
+
+
 def test_a_journal_of_another_file_is_written_anew(make_config: Make, tmp_path: Path) -> None:
     config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
     kill_after(30, config, path)
