@@ -172,17 +172,17 @@ class Pipeline:
             while (snapshot := self._due.get()) is not None:
                 with self.trace.span("checkpoint", snapshot.frames), self._storage():
                     self.writer.sync()
-                    if not self._last_is_safe:  # else that one is saved next
+                    if self._safe_last() is None:  # else that one is saved next
                         self._save_snapshot(snapshot)
                 self._saving = False
         except BaseException:
             self._stop()
             raise
 
-    @property
-    def _last_is_safe(self) -> bool:
-        """Whether all frames before the last checkpoint are committed."""
-        return self._last is not None and self._last.frames <= self.frames_committed
+    def _safe_last(self) -> "Snapshot | None":
+        """Return the last checkpoint if all frames before it are committed."""
+        last = self._last
+        return last if last is not None and last.frames <= self.frames_committed else None
 
     def _save_snapshot(self, snapshot: "Snapshot") -> None:
         assert self._save is not None
@@ -277,9 +277,9 @@ class Pipeline:
     def _close(self, status: str) -> None:
         with self._storage():
             try:
-                if status != "failed" and self._last is not None and self._last_is_safe:
+                if status != "failed" and (last := self._safe_last()) is not None:
                     self.writer.sync()
-                    self._save_snapshot(self._last)  # first, so that a complete output always has its last checkpoint
+                    self._save_snapshot(last)  # first, so that a complete output always has its last checkpoint
             except BaseException:
                 status = "failed"
                 raise

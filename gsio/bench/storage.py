@@ -37,6 +37,7 @@ from gsio.writer import codec, for_output, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
+from gsio.writer.zarr import Folder
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
 DENSE_STEPS = 1024  # before the first frame
@@ -187,7 +188,7 @@ class ZarrPython:
 
     def sync(self) -> None:
         """Sync the file system."""
-        sync_folder(self.path)
+        Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
 
 
 class ZarrFused(ZarrPython):
@@ -247,14 +248,7 @@ class TensorStore:
 
     def sync(self) -> None:
         """Sync the file system."""
-        sync_folder(self.path)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has all files of a folder: one call, as gsio's own Zarr writer does."""
-    from gsio.writer.zarr import Folder
-
-    Folder(path).sync()
+        Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
 
 
 class Floor:

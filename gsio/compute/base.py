@@ -52,7 +52,28 @@ class Solver(Protocol):
         """Return when the frames of `block` are there, with its statistics and seconds set."""
 
 
-class ArraySolver(Generic[State]):
+class HostSolver:
+    """What follows from `field` where blocks are ordinary memory, and nothing is gained by copying later."""
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        raise NotImplementedError
+
+    def fields(self) -> tuple[Field, Field]:
+        """Return host copies of u and v, of the layout's shape."""
+        return self.field("u"), self.field("v")
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v, and return a function that returns the copies."""
+        copies = self.fields()
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
+
+
+class ArraySolver(HostSolver, Generic[State]):
     """A solver made of array code.
 
     The fields that are saved are copied to the host, where the threads that wait for a block stage its frames.
@@ -91,22 +112,9 @@ class ArraySolver(Generic[State]):
         """Advance both fields by `steps` time steps; may return before they are done."""
         self._state = self._advance(self._state, steps)
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-        return self.field("u"), self.field("v")
-
     def field(self, name: str) -> Field:
         """Return a host copy of u or v, of the layout's shape."""
         return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.shape)
-
-    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
-        """Copy u and v, and return a function that returns the copies."""
-        copies = self.fields()
-        return lambda: copies
-
-    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
 
     def fill(self, block: Block) -> None:
         """Compute the next `block.count` frames and copy them to the host."""

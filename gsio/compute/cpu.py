@@ -18,7 +18,6 @@ instructions make every copy of it.
 
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
-from gsio.compute.base import Field, pack, stage
+from gsio.compute.base import Field, HostSolver, pack, stage
 from gsio.compute.stencil import coefficients
 from gsio.config import Config, usable_cores
 from gsio.initial import Start
@@ -334,7 +333,7 @@ def _stage(field, words, planes, values, shuffle, bands):  # type: ignore[no-unt
     return low.min(), high.max(), total.sum(), bad.sum()
 
 
-class CpuSolver:
+class CpuSolver(HostSolver):
     """Numba on the cores of this machine, float32 or float64."""
 
     backend = "numba"
@@ -375,22 +374,9 @@ class CpuSolver:
         arrays = _advance(*arrays, self._rings, *self._rates, *how, steps)
         self._u, self._v, self._u_new, self._v_new = arrays
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return copies of u and v, of the layout's shape."""
-        return self.field("u"), self.field("v")
-
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
         return (self._u if name == "u" else self._v).reshape(self._layout.shape).copy()
-
-    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
-        """Copy u and v, and return a function that returns the copies."""
-        copies = self.fields()
-        return lambda: copies
-
-    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""
