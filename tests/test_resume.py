@@ -1,5 +1,6 @@
 """Long runs: checkpoints, going on where a run stopped, wrecks, and what a watcher sees of them."""
 
+import errno
 import json
 import os
 import shutil
@@ -323,7 +324,28 @@ def test_a_journal_of_another_file_is_written_anew(make_config: Make, tmp_path: 
         assert stack.frames >= 50
 
 
-def test_a_torn_record_ends_a_journal(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_cannot_begin_anew_stays_what_it_was(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = make_config(LONG), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    before = journal_of(path).read_bytes()
+    write = os.write
+
+    def torn(fd: int, data: Any) -> int:
+        if before[:20] != bytes(data[:20]):
+            return write(fd, data)
+        write(fd, data[: len(data) // 2])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", torn)
+    with pytest.raises(StorageError, match="Input/output error"):
+        gsio.simulate(config, path, overwrite=True)
+    assert journal_of(path).read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir() if found.name.startswith(".")] == []
+
+
+def test_a_torn_record_ends_a_journal(make_config: Make, tmp_path: Path) -> None:
     kill_after(30, make_config(LONG), tmp_path / "run.h5")
     path = journal_of(tmp_path / "run.h5")
     whole = read_journal(tmp_path / "run.h5")

@@ -7,12 +7,14 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.trace import Trace
-from gsio.writer.journal import Journal
+
+if TYPE_CHECKING:
+    from gsio.writer.journal import Journal  # which takes names from here
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -77,7 +79,7 @@ class Target(NamedTuple):
     config: Config
     layout: FrameLayout
     attributes: Mapping[str, Any]
-    journal: Journal
+    journal: "Journal"
     trace: Trace
     frames: int | None = None
 

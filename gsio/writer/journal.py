@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gsio.errors import UsageError
 from gsio.staging import FrameLayout
+from gsio.writer.base import temporary_beside
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
@@ -38,6 +39,7 @@ class Journal:
     """
 
     def __init__(self, output: Path) -> None:
+        self._output = output
         self.path = journal_of(output)
         self._record = np.dtype([])
         while True:
@@ -72,10 +74,19 @@ class Journal:
             "frames_per_chunk": layout.frames_per_chunk,
         }
         self._record = _record_of(head)
-        line = json.dumps(head).encode() + b"\n"
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        _write(self._fd, line)  # before the rest goes: if this fails, the journal is what it was
-        os.ftruncate(self._fd, len(line))
+        temporary = temporary_beside(self._output)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            _write(fd, json.dumps(head).encode() + b"\n")
+            os.fsync(fd)
+            temporary.replace(self.path)  # locked all the time; until then the journal is what it was
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        os.close(self._fd)
+        self._fd = fd
 
     def resume(self, frames: int, places: NDArray[np.void]) -> bool:
         """Forget what lies past so many frames, and return whether it holds them all, in `places` [frame, field, slab].
@@ -84,7 +95,7 @@ class Journal:
         """
         try:
             _, nbytes, records = _read(self.path)
-        except (ValueError, LookupError, TypeError):  # new, or its first line is torn
+        except (ValueError, LookupError, TypeError):  # new
             return False
         if len(records) < frames or not np.array_equal(records["places"][:frames], places):
             return False
@@ -133,7 +144,7 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
     """
     try:
         head, _, frames = _read(journal_of(output), last)
-    except (OSError, ValueError, LookupError, TypeError):  # none, or its first line is torn
+    except (OSError, ValueError, LookupError, TypeError):  # none, or it is new
         return None
     return Records(head["attributes"], head["frames_per_chunk"], frames)
 

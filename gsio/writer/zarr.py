@@ -115,6 +115,9 @@ class ZarrWriter:
         if frames is not None:
             series = self._go_on(attributes, list(series))
         self._series = {name: _Series(values) for name, values in series.items()}
+        if frames is not None:
+            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
+                self._store.put(key, value)
 
     def _go_on(self, attributes: Mapping[str, Any], names: list[str]) -> dict[str, NDArray[Any]]:
         """Forget what lies past the frames of before, and return what is recorded of those, by name."""
@@ -199,13 +202,19 @@ class ZarrWriter:
         for name, series in self._series.items():
             for number, values in series.new_chunks():
                 self._store.put(f"{name}/c.{number}", values)
-        arrays = self._group["consolidated_metadata"]["metadata"]
-        for name in (*self._series, *self._levels, *self._layout.fields):  # the fields last: their length counts
-            arrays[name]["shape"][0] = self._frames
-            self._store.put(f"{name}/{METADATA}", _json(arrays[name]))
-        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
-        self._store.put(METADATA, _json(self._group))
+        for key, value in self._metadata().items():
+            self._store.put(key, value)
         self._published = time.monotonic()
+
+    def _metadata(self) -> dict[str, bytes]:
+        """Return what says how long the arrays are, by key; in the order in which they grow, the group last."""
+        found = {}
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        for name in (*self._series, *self._levels, *self._layout.fields):
+            arrays[name]["shape"][0] = self._frames
+            found[f"{name}/{METADATA}"] = _json(arrays[name])
+        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
+        return found | {METADATA: _json(self._group)}
 
 
 def _key(name: str, number: int, slab: int, layout: FrameLayout) -> str:

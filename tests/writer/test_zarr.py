@@ -30,12 +30,14 @@ BESIDE = {"run.zarr.checkpoint.npz", "run.zarr.status.json"}  # what a complete 
 NOISE = {"initial.kind": "noise", "output.compression": "auto"}
 
 
-def new_writer(path: Path, config: Config) -> tuple[Any, Callable[[int], Block]]:
+def new_writer(
+    path: Path, config: Config, journal: Journal | None = None, frames: int | None = None
+) -> tuple[Any, Callable[[int], Block]]:
     """Return a writer, and a function that gives it the block of a number, encoded."""
     config = for_output(config, path)
     layout = layout_of(config)
-    attributes = {"gsio_version": "test", "config": config.to_toml()}
-    writer = open_writer(Target(path, config, layout, attributes, Journal(path), Trace()))
+    attributes = {"gsio_version": "test", "config": config.to_toml(), "history": ""}
+    writer = open_writer(Target(path, config, layout, attributes, journal or Journal(path), Trace(), frames))
 
     def encoded(number: int) -> Block:
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
@@ -111,6 +113,21 @@ def test_frames_are_there_once_they_are_committed_for_every_reader(
     frame = np.asarray(zarr.open_group(path, mode="r")["v"][per_block]).reshape(-1).view(np.uint8)
     np.testing.assert_array_equal(frame, blocks[1].data[0, 0])
     assert [name for _, _, names in os.walk(path) for name in names if name.startswith(".")] == []
+
+
+def test_arrays_shrink_to_where_a_run_goes_on_before_their_chunks_are_replaced(
+    make_config: Make, tmp_path: Path
+) -> None:
+    path, config = tmp_path / "run.zarr", make_config({**NOISE, "grid.rows": 1024, "grid.cols": 1024})
+    with Journal(path) as journal:
+        writer, encoded = new_writer(path, config, journal)
+        blocks = [encoded(number) for number in range(3)]
+        writer.commit(blocks)
+        writer.close("stopped")
+        new_writer(path, config, journal, frames=blocks[0].count)
+    for name in ("v", "step", "stats/v_max"):
+        for array in (zarr.open_group(path, mode="r")[name], zarr.open_array(path / name, mode="r")):
+            assert array.shape[0] == blocks[0].count
 
 
 def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
