@@ -73,11 +73,12 @@ class ChunkEncoder:
         code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", self._codec.source))
         module = cupy.RawModule(code=code, options=("-std=c++17",))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
-        self._plan = plan_of(layout)
+        self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
         streams, slot = streams_of(layout, layout.frames_per_block)
         self._sizes = cupy.empty(streams, np.int32)
         self._streams = cupy.empty(streams * slot, np.uint8)
         self.memory = cupy.zeros(layout.block_nbytes, cupy.uint8)
+        self._ends = self.memory[layout.ends_start :]
 
     def encode(self, count: int) -> None:
         """Take the checksums of `count` frames, and make the streams of their chunks."""
@@ -93,14 +94,16 @@ class ChunkEncoder:
     def gather(self, count: int, chunks: Any) -> None:
         """Put the streams of `count` frames together in `chunks`, a chunk every `encoded_nbytes`, and note its end."""
         streams, plan = self._of(count)
-        ends = self.memory[self._layout.ends_start :]
-        self._gather((streams,), (GATHER_THREADS,), (chunks, self._streams, self._sizes, ends, plan))
+        self._gather((streams,), (GATHER_THREADS,), (chunks, self._streams, self._sizes, self._ends, plan))
 
     def _of(self, count: int) -> tuple[int, NDArray[np.void]]:
-        streams, _ = streams_of(self._layout, count)
-        plan = self._plan.copy()
-        plan["count"] = count
-        return streams, plan
+        """Return the number of streams of so many frames, and their plan, which CuPy takes sooner without fields."""
+        if count not in self._plans:
+            streams, _ = streams_of(self._layout, count)
+            plan = plan_of(self._layout)
+            plan["count"] = count
+            self._plans[count] = streams, plan.view(f"V{plan.itemsize}")
+        return self._plans[count]
 
 
 def chunks_in(block: Block) -> dict[tuple[int, int], list[Any]]:

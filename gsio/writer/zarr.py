@@ -60,21 +60,21 @@ class Folder:
 
     def put(self, key: str, value: Any) -> None:
         """Set or replace a value, any bytes-like object."""
-        place = f"{self.path}/{key}"
-        folder, _, name = place.rpartition("/")
-        temporary = f"{folder}/.{name}-{secrets.token_hex(4)}.tmp"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        place = self.path / key
+        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
+        _create(str(temporary), value)
         try:
-            try:
-                rest = memoryview(value).cast("B")
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
-            finally:
-                os.close(fd)
-            Path(temporary).rename(place)
+            temporary.rename(place)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+
+    def put_unseen(self, key: str, value: Any) -> None:
+        """Set a value that nobody looks at yet: in place if it is new, for to rename is half the work of a folder."""
+        try:
+            _create(f"{self.path}/{key}", value)
+        except FileExistsError:
+            self.put(key, value)
 
     def sync(self) -> None:
         """Wait until the disk has all values."""
@@ -85,6 +85,21 @@ class Folder:
                 raise OSError(code, os.strerror(code))
         finally:
             os.close(fd)
+
+
+def _create(path: str, value: Any) -> None:
+    """Make a file of a value, or none."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        try:
+            rest = memoryview(value).cast("B")
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        finally:
+            os.close(fd)
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 class ZarrWriter:
@@ -149,7 +164,7 @@ class ZarrWriter:
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
                 for name, encoded in zip(layout.fields, of_fields, strict=True):
                     value = _shard(encoded, together) if layout.frames_per_shard else encoded[0]
-                    self._store.put(_key(name, first + number, slab, layout), value)
+                    self._store.put_unseen(_key(name, first + number, slab, layout), value)
         if self._levels:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, slab)
@@ -164,7 +179,7 @@ class ZarrWriter:
                 for level in levels_of(self._config):
                     values = halved(values)
                     key = _key(level_path(name, level), (block.first + frame) // layout.frames_per_chunk, slab, layout)
-                    self._store.put(key, compress(values.reshape(-1).view(np.uint8)))
+                    self._store.put_unseen(key, compress(values.reshape(-1).view(np.uint8)))
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
