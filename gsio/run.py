@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio import checkpoint
+from gsio import checkpoint, staging
 from gsio.checkpoint import Checkpoint
 from gsio.compute import open_solver
 from gsio.compute.base import Field
@@ -215,6 +215,7 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
     else:
         wanted = -(-encoding_threads(config) // layout.slabs) + 4
+        wanted *= max(1, staging.BLOCK_BYTES // layout.block_nbytes)  # small blocks too cover the pauses of a disk
         affordable = available_memory() // 4 // (2 * layout.block_nbytes)
         blocks = max(2, min(wanted, int(affordable)))
     in_the_run = -(-config.run.frames // layout.frames_per_block)

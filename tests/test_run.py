@@ -308,6 +308,13 @@ def test_the_pool_is_no_larger_than_the_run(make_config: Make) -> None:
     assert pool_size(long, layout_of(long)) == 20
 
 
+def test_a_pool_of_small_blocks_holds_as_many_bytes(make_config: Make) -> None:
+    size = {"grid.rows": 512, "grid.cols": 512, "run.frames": 1000, "output.threads": 16}
+    whole, small = make_config({**size, "run.steps_per_frame": 1}), make_config({**size, "run.steps_per_frame": 1000})
+    assert (layout_of(whole).frames_per_block, layout_of(small).frames_per_block) == (8, 2)
+    assert (pool_size(whole, layout_of(whole)), pool_size(small, layout_of(small))) == (20, 60)  # 3 × 2 MiB in 8 MiB
+
+
 def test_a_signal_stops_the_run_with_what_is_computed(make_config: Make) -> None:
     config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
     pipeline, solver = new_pipeline(config, writer)

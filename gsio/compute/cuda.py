@@ -143,11 +143,12 @@ class Marks:
     """
 
     anchor: Anchor  # that happened before the others
-    launched, sent = 0.0, 0.0
+    launched, gathered, sent = 0.0, 0.0, 0.0
     slot: Slot
 
     def __init__(self) -> None:
-        self.computing, self.computed, self.copying, self.copied = Event(), Event(), Event(), Event(block=True)
+        self.computing, self.staged, self.computed = Event(), Event(), Event()
+        self.copying, self.copied = Event(), Event(block=True)
         self.told = Event(block=True, disable_timing=True)  # the block has its ends
         self.lock = threading.Lock()
         self.arrived = False  # the block is in host memory
@@ -355,8 +356,7 @@ class CudaSolver:
                     return
                 self._compute.wait_event(slot.copied)
                 self._run(block, marks, number, slot.memory)
-                marks.computed.record()
-            self._link.wait_event(marks.computed)
+            self._link.wait_event(marks.staged)
             marks.copying.record(self._link)
             marks.sent = time.perf_counter()
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
@@ -371,6 +371,7 @@ class CudaSolver:
         before = time.perf_counter()
         self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
         marks.launched = (before + time.perf_counter()) / 2
+        marks.staged.record()
 
     def _gather(self, block: Block, marks: Marks, encoder: ChunkEncoder) -> None:
         """Put encoded chunks into the block's slot, and into the block what comes before them, and where they end.
@@ -380,7 +381,9 @@ class CudaSolver:
         if (due := marks.slot.due) is not None:  # nobody has waited for it yet
             self._send(due)
         self._compute.wait_event(marks.slot.copied)
+        before = time.perf_counter()
         encoder.gather(block.count, marks.slot.memory)
+        marks.gathered = (before + time.perf_counter()) / 2
         marks.computed.record()
         _copy(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
         marks.told.record()
@@ -434,7 +437,9 @@ class CudaSolver:
             marks.copied.synchronize()
             if self._encoder is not None:
                 block.chunks = chunks_in(block)
-            block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.computed)
+            block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.staged)
+            if self._encoder is not None:  # not what the device waited for these orders
+                block.compute_seconds += marks.interval(marks.staged, marks.gathered, marks.computed)[1]
             block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
             marks.arrived = True
 
