@@ -53,7 +53,13 @@ def _look(output: Path, frames: int, to_the_end: bool) -> str:
                 return f"expected at least {frames} frames, found {stack.frames}"
             # Of what follows the first and the last: all of it may be much.
             ends = [frames, *([frames + 1, stack.frames] if to_the_end and stack.frames > frames else [])]
-            return next((wrong for end in ends if end for wrong in damaged_frames(stack, end - 1, end)), "")
+            for wrong in (found for end in ends if end for found in damaged_frames(stack, end - 1, end)):
+                return wrong
+            if to_the_end and (records := read_journal(output)) is not None:
+                for name in records.frames.dtype.names or ():
+                    if name in stack.root and (stack.series(name)[:frames] != records.frames[name][:frames]).any():
+                        return f"{name}: expected the values that its journal knows, found others"
+            return ""
     except DataError as error:
         return str(error)
 

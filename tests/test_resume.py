@@ -309,6 +309,21 @@ def test_a_series_that_is_shorter_than_the_fields_is_repaired(name: str, make_co
         assert stack.frames == len(records.frames)
 
 
+@pytest.mark.parametrize("name", ["step", "stats/v_mean"])
+def test_a_series_that_is_not_that_of_the_journal_is_repaired(name: str, make_config: Make, tmp_path: Path) -> None:
+    config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    with h5py.File(path, "r+") as file:  # as a kill leaves it when a run that goes on has cut it, but not the fields
+        file[name][24:] = 0
+    assert f"{name}: expected the values that its journal knows" in repair(path)
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == len(records.frames)
+        np.testing.assert_array_equal(stack.series(name), records.frames[name])
+
+
 def test_a_journal_of_another_file_is_written_anew(make_config: Make, tmp_path: Path) -> None:
     config, path = make_config({**LONG, "run.checkpoint_every": 8}), tmp_path / "run.h5"
     kill_after(30, config, path)
