@@ -62,19 +62,22 @@ class Folder:
         """Set or replace a value, any bytes-like object."""
         place = self.path / key
         temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
-        _create(str(temporary), value)
+        _create(str(temporary), [value])
         try:
             temporary.rename(place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
-    def put_unseen(self, key: str, value: Any) -> None:
-        """Set a value that nobody looks at yet: in place if it is new, for to rename is half the work of a folder."""
+    def put_unseen(self, key: str, parts: Sequence[Any]) -> None:
+        """Set a value, of any bytes-like parts, that nobody looks at yet.
+
+        In place if it is new, for to rename is half the work of a folder.
+        """
         try:
-            _create(f"{self.path}/{key}", value)
+            _create(f"{self.path}/{key}", parts)
         except FileExistsError:
-            self.put(key, value)
+            self.put(key, b"".join(parts))
 
     def sync(self) -> None:
         """Wait until the disk has all values."""
@@ -87,14 +90,15 @@ class Folder:
             os.close(fd)
 
 
-def _create(path: str, value: Any) -> None:
+def _create(path: str, parts: Sequence[Any]) -> None:
     """Make a file of a value, or none."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         try:
-            rest = memoryview(value).cast("B")
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            for part in parts:  # to join them would stop all threads
+                rest = memoryview(part).cast("B")
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
         finally:
             os.close(fd)
     except BaseException:
@@ -163,8 +167,8 @@ class ZarrWriter:
             for number in range(-(-len(chunks) // together)):
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
                 for name, encoded in zip(layout.fields, of_fields, strict=True):
-                    value = _shard(encoded, together) if layout.frames_per_shard else encoded[0]
-                    self._store.put_unseen(_key(name, first + number, slab, layout), value)
+                    parts = _shard(encoded, together) if layout.frames_per_shard else encoded
+                    self._store.put_unseen(_key(name, first + number, slab, layout), parts)
         if self._levels:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, slab)
@@ -179,7 +183,7 @@ class ZarrWriter:
                 for level in levels_of(self._config):
                     values = halved(values)
                     key = _key(level_path(name, level), (block.first + frame) // layout.frames_per_chunk, slab, layout)
-                    self._store.put_unseen(key, compress(values.reshape(-1).view(np.uint8)))
+                    self._store.put_unseen(key, [compress(values.reshape(-1).view(np.uint8))])
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
@@ -249,15 +253,15 @@ def halved(values: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def _shard(chunks: Sequence[Any], most: int) -> bytes:
-    """Return up to `most` chunks as one value, by the codec `sharding_indexed` of the core specification."""
+def _shard(chunks: Sequence[Any], most: int) -> list[Any]:
+    """Return the parts of a value of up to `most` chunks, by the codec `sharding_indexed` of the core specification."""
     index = np.full((most, 2), NO_CHUNK, "<u8")
     offset = 0
     for place, chunk in enumerate(chunks):
         index[place] = offset, len(chunk)
         offset += len(chunk)
     tail = index.tobytes()
-    return b"".join([*chunks, tail, crc32c(tail).to_bytes(4, "little")])
+    return [*chunks, tail + crc32c(tail).to_bytes(4, "little")]
 
 
 class _Series:

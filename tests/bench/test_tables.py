@@ -81,11 +81,12 @@ def test_rows_are_repeated_in_turn_and_one_that_fails_is_not_run_again(monkeypat
     assert found.reasons == {"270 × 480, JAX slices, fori_loop": "no reason"}
 
 
-def test_a_row_that_takes_too_long_or_fails_says_so() -> None:
+def test_a_row_that_takes_too_long_or_fails_says_so(tmp_path: Path) -> None:
+    options = QUICK._replace(folder=tmp_path)
     with pytest.raises(RuntimeError, match=r"longer than 0.01 s"):
-        tables.measure_row("compute", QUICK._replace(timeout=0.01), ["numba", {}], 10)
+        tables.measure_row("compute", options._replace(timeout=0.01), ["numba", {}], 10)
     with pytest.raises(RuntimeError, match=r"^run\.backend: expected auto, .* got 'cuda'$"):
-        tables.measure_row("compute", QUICK, ["cuda", {}], 60)
+        tables.measure_row("compute", options, ["cuda", {}], 60)
 
 
 def test_a_table_as_markdown_json_and_plots(tmp_path: Path, capsys: Captured) -> None:
