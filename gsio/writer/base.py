@@ -31,6 +31,13 @@ def remove_temporaries(path: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def write(fd: int, data: Any) -> None:
+    """Write all of a bytes-like object."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
 def sync_folder(path: Path) -> None:
     """Wait until the disk has the names in a folder."""
     fd = os.open(path, os.O_RDONLY)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gsio.errors import UsageError
 from gsio.staging import FrameLayout
-from gsio.writer.base import temporary_beside
+from gsio.writer.base import temporary_beside, write
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
@@ -78,7 +78,7 @@ class Journal:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            _write(fd, json.dumps(head).encode() + b"\n")
+            write(fd, json.dumps(head).encode() + b"\n")
             os.fsync(fd)
             temporary.replace(self.path)  # locked all the time; until then the journal is what it was
         except BaseException:
@@ -113,7 +113,7 @@ class Journal:
         records["places"] = places
         raw = records.view(np.uint8).reshape(len(places), self._record.itemsize)
         records["checksum"] = [crc32c(record[:-4].data) for record in raw]
-        _write(self._fd, records.tobytes())
+        write(self._fd, records.tobytes())
 
     def sync(self) -> None:
         """Wait until the disk has it."""
@@ -169,9 +169,3 @@ def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.vo
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
     places = ("places", PLACE, (len(head["fields"]), head["slabs"]))
     return np.dtype([("frame", "<u8"), *head["series"].items(), places, ("checksum", "<u4")])
-
-
-def _write(fd: int, data: Any) -> None:
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[os.write(fd, rest) :]

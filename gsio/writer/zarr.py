@@ -6,6 +6,7 @@ of that one file always find arrays of the same length. All codecs are in the co
 """
 
 import ctypes
+import errno
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from zarr.codecs import BloscCodec
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import LIBC, Target, move_into_place, temporary_beside
+from gsio.writer.base import LIBC, Target, move_into_place, temporary_beside, write
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -45,6 +46,7 @@ from gsio.writer.metadata import (
 
 PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
 METADATA = "zarr.json"
+NAMES_ONLY = errno.EOPNOTSUPP, errno.EISDIR  # of file systems without nameless files
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
 
 
@@ -62,22 +64,40 @@ class Folder:
         """Set or replace a value, any bytes-like object."""
         place = self.path / key
         temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
-        _create(str(temporary), [value])
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
+            try:
+                write(fd, value)
+            finally:
+                os.close(fd)
             temporary.rename(place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
-    def put_unseen(self, key: str, parts: Sequence[Any]) -> None:
-        """Set a value, of any bytes-like parts, that nobody looks at yet.
+    def put_new(self, key: str, parts: Sequence[Any]) -> None:
+        """Set a value of any bytes-like parts, in a file that gets its name last.
 
-        In place if it is new, for to rename is half the work of a folder.
+        Where there is one of that name, or files have to have one, it is `put`; but to create a file by name locks the
+        folder while one is made, and several threads then wait for one another.
         """
+        folder, _, name = f"{self.path}/{key}".rpartition("/")
         try:
-            _create(f"{self.path}/{key}", parts)
+            fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE, 0o666)
+        except OSError as error:
+            if error.errno not in NAMES_ONLY:
+                raise
+            self.put(key, b"".join(parts))
+            return
+        try:
+            for part in parts:  # to join them would stop all threads
+                write(fd, part)
+            # With a folder, though the path is absolute: Python's other call does not follow links.
+            os.link(f"/proc/self/fd/{fd}", f"{folder}/{name}", src_dir_fd=fd, follow_symlinks=True)
         except FileExistsError:
             self.put(key, b"".join(parts))
+        finally:
+            os.close(fd)
 
     def sync(self) -> None:
         """Wait until the disk has all values."""
@@ -88,22 +108,6 @@ class Folder:
                 raise OSError(code, os.strerror(code))
         finally:
             os.close(fd)
-
-
-def _create(path: str, parts: Sequence[Any]) -> None:
-    """Make a file of a value, or none."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        try:
-            for part in parts:  # to join them would stop all threads
-                rest = memoryview(part).cast("B")
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
-        finally:
-            os.close(fd)
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
-        raise
 
 
 class ZarrWriter:
@@ -168,7 +172,7 @@ class ZarrWriter:
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
                 for name, encoded in zip(layout.fields, of_fields, strict=True):
                     parts = _shard(encoded, together) if layout.frames_per_shard else encoded
-                    self._store.put_unseen(_key(name, first + number, slab, layout), parts)
+                    self._store.put_new(_key(name, first + number, slab, layout), parts)
         if self._levels:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, slab)
@@ -183,7 +187,7 @@ class ZarrWriter:
                 for level in levels_of(self._config):
                     values = halved(values)
                     key = _key(level_path(name, level), (block.first + frame) // layout.frames_per_chunk, slab, layout)
-                    self._store.put_unseen(key, [compress(values.reshape(-1).view(np.uint8))])
+                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8))])
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""

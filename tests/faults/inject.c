@@ -118,6 +118,11 @@ int renameat2(int from_folder, const char *from, int to_folder, const char *to, 
     SIMPLE(fate, REAL(renameat2)(from_folder, from, to_folder, to, flags));
 }
 
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    int fate = fate_of_path(RENAME, to);
+    SIMPLE(fate, REAL(linkat)(from_folder, from, to_folder, to, flags));
+}
+
 int ftruncate(int fd, off_t length) {
     int fate = fate_of(TRUNCATE, fd);
     SIMPLE(fate, REAL(ftruncate)(fd, length));

@@ -1,6 +1,7 @@
 """Zarr groups: what stock readers find in them, and what is left when storage fails or a process is killed."""
 
 import errno
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -153,10 +154,10 @@ def test_a_full_disk_ends_the_run_with_what_is_committed(
 ) -> None:
     monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 2 * 12 * 17 * 4)
     monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 12 * 17 * 4)
-    write = os.write
+    write, number = os.write, itertools.count()
 
     def full(fd: int, data: Any) -> int:
-        if "c.4.0.0" in Path(f"/proc/self/fd/{fd}").readlink().name:
+        if Path(f"/proc/self/fd/{fd}").readlink().name.endswith(" (deleted)") and next(number) >= 4:  # a chunk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data)
 
@@ -168,6 +169,31 @@ def test_a_full_disk_ends_the_run_with_what_is_committed(
         assert stack.frames <= 4
         assert np.isfinite(stack.v).all()
     assert [name for _, _, names in os.walk(tmp_path) for name in names if name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_file_systems_whose_files_need_a_name_get_the_same_files(
+    error: int, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config({**NOISE, "run.frames": 4})
+    gsio.simulate(config, tmp_path / "nameless.zarr")
+    real, refused = os.open, []
+
+    def old(path: Any, flags: int, *mode: int, **how: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            refused.append(path)
+            raise OSError(error, os.strerror(error))
+        return real(path, flags, *mode, **how)
+
+    monkeypatch.setattr(os, "open", old)
+    gsio.simulate(config, tmp_path / "named.zarr")
+    assert refused
+    chunks = [{path.name: path.read_bytes() for path in (tmp_path / name / "v").glob("c.*")}
+              for name in ("nameless.zarr", "named.zarr")]  # fmt: skip
+    assert chunks[0] == chunks[1] != {}
+    assert {path.stat().st_mode for path in tmp_path.rglob("c.*")} == {
+        (tmp_path / "named.zarr/zarr.json").stat().st_mode
+    }
 
 
 def test_only_a_group_of_ours_is_ever_replaced(make_config: Make, tmp_path: Path) -> None:
