@@ -90,8 +90,8 @@ def measure_table(name: str, options: Options, tell: Callable[[str], None]) -> R
 def measure_row(name: str, options: Options, arguments: list[Any], timeout: float) -> Found:
     """Measure one row in a process of its own; raise RuntimeError with the reason if it cannot be.
 
-    Its files are emptied, but stay: an ext4 without a journal does not reuse the number of a file for minutes after it
-    was deleted, and whoever creates one steps over all of these with the folder locked, 0.5 ms after ten thousand.
+    Its files are emptied, but stay: where ten thousand had been deleted in the last minutes, to create one took 0.5 ms,
+    with the folder locked.
     """
     timeout = options.timeout or timeout
     # JAX takes three quarters of the memory else, and the reference needs some too.
