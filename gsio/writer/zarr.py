@@ -81,9 +81,9 @@ class Folder:
         Where there is one of that name, or files have to have one, it is `put`; but to create a file by name locks the
         folder while one is made, and several threads then wait for one another.
         """
-        folder, _, name = f"{self.path}/{key}".rpartition("/")
+        place = f"{self.path}/{key}"
         try:
-            fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE, 0o666)
+            fd = os.open(place.rpartition("/")[0], os.O_WRONLY | os.O_TMPFILE, 0o666)
         except OSError as error:
             if error.errno not in NAMES_ONLY:
                 raise
@@ -93,7 +93,7 @@ class Folder:
             for part in parts:  # to join them would stop all threads
                 write(fd, part)
             # With a folder, though the path is absolute: Python's other call does not follow links.
-            os.link(f"/proc/self/fd/{fd}", f"{folder}/{name}", src_dir_fd=fd, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
         except FileExistsError:
             self.put(key, b"".join(parts))
         finally:
