@@ -128,7 +128,7 @@ def simulate(
 def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None, trace: Trace) -> Pipeline:
     """Return the pipeline of a run that begins, or goes on with `part`, with its output open."""
     layout = layout_of(config, part.frames_per_chunk if part else 0)
-    threads, blocks = encoding_threads(config), pool_size(config, layout)
+    threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     rates = 0
 
     def start(config: Config) -> Start:
@@ -169,9 +169,14 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.field("v")
 
 
-def encoding_threads(config: Config) -> int:
-    """Return how many threads encode; by default one for each core this process may use."""
-    return config.output.threads or usable_cores()
+def encoding_threads(config: Config, layout: FrameLayout) -> int:
+    """Return how many threads encode; by default one for each core this process may use.
+
+    Fewer of many cores where a GPU can encode: threads that only write take turns at the interpreter, and the more of
+    them there are, the longer the solver's thread waits for its own.
+    """
+    cores = usable_cores()
+    return config.output.threads or (min(cores, 4 + cores // 4) if layout.gpu_codec else cores)
 
 
 def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> None:
@@ -214,7 +219,7 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
             least = -(-2 * layout.block_nbytes // 2**20)
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
     else:
-        wanted = -(-encoding_threads(config) // layout.slabs) + 4
+        wanted = -(-encoding_threads(config, layout) // layout.slabs) + 4
         wanted *= max(1, staging.BLOCK_BYTES // layout.block_nbytes)  # small blocks too cover the pauses of a disk
         affordable = available_memory() // 4 // (2 * layout.block_nbytes)
         blocks = max(2, min(wanted, int(affordable)))

@@ -74,7 +74,7 @@ def main() -> None:
         gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments))), arguments.output
     )
     layout = layout_of(config)
-    threads, blocks = encoding_threads(config), pool_size(config, layout)
+    threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)
     pool = BlockPool(layout, blocks, solver.allocate)
     record = Record()

@@ -24,7 +24,7 @@ from gsio.errors import DivergenceError, Interrupted, StorageError, UsageError
 from gsio.initial import initial_state
 from gsio.pipeline import Pipeline
 from gsio.reader import open_stack
-from gsio.run import last_frame, pool_size
+from gsio.run import encoding_threads, last_frame, pool_size
 from gsio.staging import Block, BlockPool, layout_of
 from gsio.trace import Trace
 from gsio.verify import problems
@@ -308,6 +308,21 @@ def test_the_pool_is_no_larger_than_the_run(make_config: Make) -> None:
     assert pool_size(long, layout_of(long)) == 20
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (4, 4), (16, 8), (64, 20)])
+def test_threads_that_only_write_take_some_of_many_cores(
+    cores: int, threads: int, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.run.usable_cores", lambda: cores)
+
+    def threads_for(**output: Any) -> int:
+        config = make_config({f"output.{key}": value for key, value in output.items()})
+        return encoding_threads(config, layout_of(config))
+
+    assert threads_for(compression="lz4") == threads  # which a GPU can make
+    assert threads_for(compression="zstd") == cores
+    assert threads_for(compression="lz4", threads=5) == 5
+
+
 def test_a_pool_of_small_blocks_holds_as_many_bytes(make_config: Make) -> None:
     size = {"grid.rows": 512, "grid.cols": 512, "run.frames": 1000, "output.threads": 16}
     whole, small = make_config({**size, "run.steps_per_frame": 1}), make_config({**size, "run.steps_per_frame": 1000})
@@ -428,10 +443,10 @@ def test_the_third_signal_aborts_even_a_stuck_writer(number: int, code: int) -> 
 @pytest.mark.parametrize("compression", ["deflate", "none"])
 def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compression: str, tmp_path: Path) -> None:
     limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000_000, 40_000_000))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000_000, 100_000_000))\n"
         "from gsio.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    noise = ["--set=initial.kind=noise", "--set=run.backend=numpy", "-r200", "-c300", "-n400", "-e1"]
+    noise = ["--set=initial.kind=noise", "--set=run.backend=numpy", "-r200", "-c300", "-n800", "-e1"]
     output = ["--compression", compression, "-o", str(tmp_path / "run.h5")]
     command = [sys.executable, "-c", limited, "run", *noise, *output]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -441,7 +456,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compressio
         assert list(tmp_path.iterdir()) == []
     else:
         committed = intact_frames(tmp_path / "run.h5")
-        assert 0 < committed < 400
+        assert 0 < committed < 800
         assert f"the {committed} frames" in ended.stderr
 
 
