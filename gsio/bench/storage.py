@@ -10,8 +10,8 @@ import gc
 import os
 import resource
 import shutil
-import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsio.bench.compute import main_grid
-from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.bench.tables import Column, Found, Options, Row, Table, empty, median
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
 from gsio.compute.stencil import check_stability
@@ -350,7 +350,7 @@ def measure(folder: Path, device: str, *values: Any) -> Found:
         config = with_frames(config, min(job.frames, max(1, affordable)))
     few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
     run_job(job, few, output)
-    remove(output)
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
     free()
     os.sync()  # what others and the warm-up left is not to be waited for
     found = run_job(job, config, output)
@@ -363,11 +363,6 @@ def measure(folder: Path, device: str, *values: Any) -> Found:
     if wrong := wrong_frames(config, output, job.before):
         raise ValueError(f"expected the solver's fields in every frame, got others in {wrong}")
     return found
-
-
-def remove(output: Path) -> None:
-    """Delete what was written."""
-    shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
 
 
 def run_job(job: Job, config: Config, output: Path) -> dict[str, Any]:
@@ -428,17 +423,17 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
         codec.encode(block, config.output, slab)
         block.chunks.clear()  # as a writer lets go of what it wrote
 
-    rounds: list[dict[str, Any]] = []
+    rounds: list[Found] = []
     for _ in range(CODEC_ROUNDS):
-        remove(output)
+        if rounds:
+            empty(output.rename(Path(tempfile.mkdtemp(dir=output.parent), output.name)))
         start = time.perf_counter()
         with ThreadPoolExecutor(threads) as executor:
             list(executor.map(encode, parts))
         alone = time.perf_counter() - start
         pool = BlockPool(layout, blocks, Replay({}).allocate)
         rounds.append({**stored(config, output, layout, Replay(record.blocks), pool), "alone": alone})
-    medians = {key: statistics.median(found[key] for found in rounds) for key in ("loop", "durable", "alone")}
-    return {**medians, "device": solver.device}
+    return {**{key: median(rounds, key) for key in ("loop", "durable", "alone")}, "device": solver.device}
 
 
 def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, Any]:
