@@ -144,8 +144,8 @@ class Pipeline:
                 block.first, block.count = first, min(per_block, frames - first)
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
-                for slab in range(self.pool.layout.slabs):
-                    self._staged.put((block, slab))
+                for part in range(self.pool.layout.parts):
+                    self._staged.put((block, part))
                 first += per_block
             if first <= frames:
                 self._last = self._snapshot(first)
@@ -190,14 +190,14 @@ class Pipeline:
         log.info("checkpoint written", frame=snapshot.frames)
 
     def _encode(self) -> None:
-        """Wait for staged blocks and encode their slabs, in any order."""
+        """Wait for staged blocks and encode their parts, in any order."""
         try:
             while (staged := self._staged.get()) is not None and not self._abandoning:
-                block, slab = staged
+                block, part = staged
                 with self.trace.span("stage", block.first):
                     self.solver.wait(block)
                 with self._storage():
-                    self.writer.encode(block, slab)
+                    self.writer.encode(block, part)
                 if block.encoded():
                     self._encoded.put(block)
         except BaseException:

@@ -103,8 +103,8 @@ def rebuild(output: Path) -> int:
                     block = _block(output, config, one, together, records.frames[frames:])
                     if block is None:
                         break
-                    for slab in range(one.slabs):
-                        writer.encode(block, slab)
+                    for part in range(one.parts):
+                        writer.encode(block, part)
                     writer.commit([block])
                     frames += block.count
             finally:

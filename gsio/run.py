@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gsio import checkpoint, staging
 from gsio.checkpoint import Checkpoint
-from gsio.compute import open_solver
+from gsio.compute import open_solver, with_backend
 from gsio.compute.base import Field
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
@@ -127,7 +127,8 @@ def simulate(
 
 def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None, trace: Trace) -> Pipeline:
     """Return the pipeline of a run that begins, or goes on with `part`, with its output open."""
-    layout = layout_of(config, part.frames_per_chunk if part else 0)
+    chosen = with_backend(config)
+    layout = layout_of(chosen, part.frames_per_chunk if part else 0)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     rates = 0
 
@@ -144,7 +145,7 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
     def save(frames: int, u: Field, v: Field) -> None:
         checkpoint.save(output, Checkpoint(frames, u, v, config.to_toml(), rates, layout.frames_per_chunk))
 
-    solver = open_solver(config, layout, blocks, start)
+    solver = open_solver(chosen, layout, blocks, start)
     pool = BlockPool(layout, blocks, solver.allocate)
     attributes = root_attributes(config, solver.backend, solver.device)
     try:
@@ -172,7 +173,7 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
 def encoding_threads(config: Config, layout: FrameLayout) -> int:
     """Return how many threads encode; by default one for each core this process may use.
 
-    Fewer of many cores where a GPU can encode: threads that only write take turns at the interpreter, and the more of
+    Fewer of many cores where a GPU encodes: threads that only write take turns at the interpreter, and the more of
     them there are, the longer the solver's thread waits for its own.
     """
     cores = usable_cores()

@@ -17,6 +17,9 @@ from gsio.config import Config
 # hop slow. A block is full at so many bytes, or sooner where that much work would keep a run from stopping soon.
 BLOCK_BYTES = 64 << 20
 BLOCK_WORK = 550_000_000  # cells times steps: 0.7 ms on a large GPU, 0.2 s on two cores
+# What threads still have to encode is handed out in halves of blocks, so that they end together; frame by frame, the
+# hops cost more than that gains.
+PARTS = 2
 # Of one field: small frames share a chunk, which a reader decodes to see one; large ones are cut into slabs, so that
 # several threads encode one frame.
 CHUNK_BYTES = 4 << 20
@@ -50,6 +53,7 @@ class FrameLayout:
     frames_per_chunk: int  # a block holds whole chunks
     lines_per_chunk: int  # along the first axis of a plane
     frames_per_shard: int  # of which a block holds whole ones; 0: a chunk has a place of its own
+    frames_per_part: int  # that a thread encodes at once: whole chunks and shards
     gpu_codec: str
 
     @classmethod
@@ -68,8 +72,12 @@ class FrameLayout:
         frames_per_chunk: int = 0,
         pyramid: int = 0,
         gpu_codec: str = "",
+        raw: bool = False,
     ) -> "FrameLayout":
-        """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps."""
+        """Choose the frames per block, and per chunk if 0, for a run of `frames` frames, each after `steps` steps.
+
+        Blocks that are `raw`, or encoded by a GPU, are left whole: they cost a thread little.
+        """
         names, cells = tuple(fields.split(",")), math.prod(shape)
         dtype = np.dtype(store or computed).newbyteorder("<")
         plane = cells * dtype.itemsize
@@ -85,7 +93,8 @@ class FrameLayout:
         stored = np.dtype(computed), dtype, keep_bits
         if per_chunk * plane // shape[0] * lines > ENCODED_BYTES:
             gpu_codec = ""
-        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames, gpu_codec)
+        per_part = per_block if raw or gpu_codec else whole * max(1, round(per_block / whole / PARTS))
+        return cls(shape, *stored, names, shuffle, per_block, per_chunk, lines, shard_frames, per_part, gpu_codec)
 
     @property
     def cells(self) -> int:
@@ -131,6 +140,11 @@ class FrameLayout:
     def slabs(self) -> int:
         """Chunks that a frame is cut into."""
         return -(-self.shape[0] // self.lines_per_chunk)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a block, each to be encoded by one thread."""
+        return self.slabs * -(-self.frames_per_block // self.frames_per_part)
 
     @property
     def statistics_nbytes(self) -> int:
@@ -184,12 +198,14 @@ class FrameLayout:
 def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
     """Return how the frames of a run lie in memory; only a codec gains from byte planes.
 
-    An output that is extended keeps the `frames_per_chunk` it was made with.
+    Only the backend `cupy` encodes; what `auto` is has to be known before. An output that is extended keeps the
+    `frames_per_chunk` it was made with.
     """
     members, grid, output = config.model.members, config.grid, config.output
     shape = (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols)
     compression = output.compression
     by_gpu = (compression == "lz4" and not output.pyramid) or (compression == "deflate" and output.level == 1)
+    by_gpu &= config.run.backend == "cupy"
     return FrameLayout.of(
         shape,
         config.model.precision,
@@ -203,6 +219,7 @@ def layout_of(config: Config, frames_per_chunk: int = 0) -> FrameLayout:
         frames_per_chunk=frames_per_chunk,
         pyramid=output.pyramid,
         gpu_codec=compression if by_gpu else "",  # levels of a pyramid are made of the frames on the host
+        raw=compression == "none",
     )
 
 
@@ -250,9 +267,17 @@ class Block:
         self.link_start = 0.0
         self._encoded = itertools.count(1)
 
+    def chunks_of(self, part: int) -> tuple[range, int]:
+        """Return which chunks a part of the block has: their numbers along the frames, and their slab."""
+        layout = self.layout
+        piece, slab = divmod(part, layout.slabs)
+        first = piece * layout.frames_per_part
+        frames = first, min(first + layout.frames_per_part, self.count)
+        return range(*(-(-frame // layout.frames_per_chunk) for frame in frames)), slab
+
     def encoded(self) -> bool:
-        """Count one slab of the block as encoded, and return whether it was the last."""
-        return next(self._encoded) % self.layout.slabs == 0
+        """Count one part of the block as encoded, and return whether it was the last."""
+        return next(self._encoded) % self.layout.parts == 0
 
 
 class BlockPool:

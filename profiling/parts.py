@@ -21,7 +21,7 @@ from typing import Any
 import gsio
 from gsio import log
 from gsio.bench.storage import Drop, Record, Replay, loop
-from gsio.compute import open_solver
+from gsio.compute import open_solver, with_backend
 from gsio.config import Config, parse_assignment
 from gsio.run import encoding_threads, pool_size
 from gsio.staging import BlockPool, FrameLayout, layout_of
@@ -73,6 +73,7 @@ def main() -> None:
     config = for_output(
         gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments))), arguments.output
     )
+    config = with_backend(config)
     layout = layout_of(config)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     solver = open_solver(config, layout, blocks)

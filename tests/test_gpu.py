@@ -233,6 +233,16 @@ def test_the_gpu_encodes_what_the_cpu_would(
         np.testing.assert_array_equal(encoded.statistics[:count], raw.statistics[:count])
 
 
+def test_auto_lets_the_gpu_encode(make_config: Make, tmp_path: Path) -> None:
+    chunks = []
+    for backend in ("auto", "cupy"):
+        path = tmp_path / f"{backend}.h5"
+        gsio.simulate(make_config({**RUN, "run.backend": backend, "output.compression": "deflate"}), path)
+        with h5py.File(path) as file:
+            chunks.append(file["v"].id.read_direct_chunk((0, 0, 0))[1])
+    assert chunks[0] == chunks[1]
+
+
 @pytest.mark.parametrize("changes", [{}, {"output.store": "uint16"}, {"model.feed": [0.03, 0.05]}], ids=str)
 def test_readers_find_the_frames_that_the_gpu_encoded(
     changes: dict[str, object], make_config: Make, tmp_path: Path

@@ -54,7 +54,7 @@ class KeepingWriter:
         self.before_encode: Callable[[Block], object] = lambda block: None
         self.before_commit: Callable[[Sequence[Block]], object] = lambda blocks: None
 
-    def encode(self, block: Block, slab: int = 0) -> None:
+    def encode(self, block: Block, part: int) -> None:
         self.before_encode(block)
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -314,13 +314,13 @@ def test_threads_that_only_write_take_some_of_many_cores(
 ) -> None:
     monkeypatch.setattr("gsio.run.usable_cores", lambda: cores)
 
-    def threads_for(**output: Any) -> int:
-        config = make_config({f"output.{key}": value for key, value in output.items()})
+    def threads_for(backend: str, **output: Any) -> int:
+        config = make_config({"run.backend": backend} | {f"output.{key}": value for key, value in output.items()})
         return encoding_threads(config, layout_of(config))
 
-    assert threads_for(compression="lz4") == threads  # which a GPU can make
-    assert threads_for(compression="zstd") == cores
-    assert threads_for(compression="lz4", threads=5) == 5
+    assert threads_for("cupy", compression="lz4") == threads  # which a GPU makes
+    assert threads_for("cupy", compression="zstd") == threads_for("numba", compression="lz4") == cores
+    assert threads_for("cupy", compression="lz4", threads=5) == 5
 
 
 def test_a_pool_of_small_blocks_holds_as_many_bytes(make_config: Make) -> None:
@@ -412,7 +412,7 @@ from gsio.trace import Trace
 
 class StuckWriter:
     nbytes = 0
-    def encode(self, block, slab=0): pass
+    def encode(self, block, part): pass
     def commit(self, blocks):
         print("stuck", file=sys.stderr, flush=True)
         threading.Event().wait()

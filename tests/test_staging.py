@@ -1,7 +1,9 @@
 """A block has room for what is put into it, whatever the frames."""
 
+import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from gsio.staging import SEGMENT_BYTES, STREAM_BYTES, Block, FrameLayout
 
-layouts = st.builds(
+build = partial(
+    st.builds,
     FrameLayout.of,
     st.one_of(
         st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
@@ -23,8 +26,8 @@ layouts = st.builds(
     frames=st.integers(1, 2000),
     store=st.sampled_from(["", "float16", "uint8"]),
     shard_frames=st.sampled_from([0, 0, 7, 100]),
-    gpu_codec=st.sampled_from(["lz4", "deflate"]),
 )
+layouts = build(gpu_codec=st.sampled_from(["lz4", "deflate"]))
 
 
 @settings(deadline=None)
@@ -49,6 +52,26 @@ def test_a_block_holds_its_chunks_if_nothing_shrinks(layout: FrameLayout) -> Non
     assert chunks == layout.frames_per_block // layout.frames_per_chunk * layout.slabs * len(layout.fields)
     assert layout.header_nbytes + chunks * layout.encoded_nbytes <= layout.block_nbytes
     assert layout.block_nbytes >= replace(layout, gpu_codec="").block_nbytes
+
+
+@settings(deadline=None)
+@given(layout=build(gpu_codec=st.sampled_from(["", "lz4"]), raw=st.booleans()), filled=st.floats(0, 1))
+def test_the_parts_of_a_block_hold_each_of_its_chunks_once_and_whole_shards(layout: FrameLayout, filled: float) -> None:
+    block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
+    block.count = math.ceil(filled * layout.frames_per_block)
+    parts = [block.chunks_of(part) for part in range(layout.parts)]
+    chunks = [(number, slab) for numbers, slab in parts for number in numbers]
+    expected = itertools.product(range(-(-block.count // layout.frames_per_chunk)), range(layout.slabs))
+    assert sorted(chunks) == list(expected)
+    shard = layout.frames_per_shard or 1
+    assert all(numbers.start * layout.frames_per_chunk % shard == 0 for numbers, _ in parts if numbers)
+    assert [block.encoded() for _ in parts] == [False] * (layout.parts - 1) + [True]
+
+
+def test_blocks_are_halved_for_the_threads_that_encode_them() -> None:
+    of = partial(FrameLayout.of, (1080, 1920), "float32", "v", shuffle=True, frames=1000)
+    assert (of().frames_per_block, of().parts) == (8, 2)
+    assert of(raw=True).parts == of(gpu_codec="deflate").parts == 1
 
 
 def test_statistics_checksums_ends_and_frames_share_no_byte() -> None:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import cast
 
 import structlog
+from msgspec.structs import replace
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
@@ -47,6 +48,11 @@ def choose_backend(config: Config) -> Backend:
         log.warning(f"{driver.gpus[0]} is not used, the CPU is: {reason}")
         return "numba"
     return "cupy"
+
+
+def with_backend(config: Config) -> Config:
+    """Return `config` with the backend of the run in place of `auto`."""
+    return replace(config, run=replace(config.run, backend=choose_backend(config)))
 
 
 def _too_old(device: int) -> str | None:

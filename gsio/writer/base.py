@@ -97,8 +97,8 @@ class FrameWriter(Protocol):
     Both steps raise OSError where storage fails; what was committed before stays readable.
     """
 
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Encode one slab of the frames of `block`; called from several threads at once, for each slab once."""
+    def encode(self, block: Block, part: int) -> None:
+        """Encode one part of `block`; called from several threads at once, for each part once."""
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""

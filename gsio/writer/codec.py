@@ -43,21 +43,22 @@ def checksum(block: Block, first: int, last: int) -> None:
         block.checksums[frame] = crc32c(block.data[frame])
 
 
-def encode(block: Block, output: Output, slab: int) -> None:
-    """Set the chunks of one slab of `block`, and with the first the checksums; the GIL is free meanwhile.
+def encode(block: Block, output: Output, part: int) -> None:
+    """Set the chunks of one part of `block`, and with the first slab the checksums; the GIL is free meanwhile.
 
     Nothing is left to do if the solver did. A checksum comes after its chunk: its bytes are in the cache then, and it
     takes half as long.
     """
-    if (0, slab) in block.chunks:
-        return
     layout = block.layout
     compress = compressor(output, layout.dtype.itemsize)
-    for number, frame in enumerate(range(0, block.count, layout.frames_per_chunk)):
+    numbers, slab = block.chunks_of(part)
+    for number in numbers:
+        if (number, slab) in block.chunks:
+            return
         chunk = [compress(gathered(block, number, slab, field)) for field in range(len(layout.fields))]
         block.chunks[number, slab] = chunk
         if slab == 0:
-            checksum(block, frame, frame + layout.frames_per_chunk)
+            checksum(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
 
 
 def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -97,8 +97,8 @@ class ChunkWriter:
             self._fields = [self._file[name].id for name in layout.fields]
             for field in self._fields:
                 field.set_extent((frames or 0, *layout.shape))
-            self._steps = self._file[VTK]["Steps"]
-            self._steps.attrs.modify("NSteps", np.int64(frames or 0))
+            self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
+            self._vtk_steps.write(np.array(frames or 0))
             places = self._places(frames or 0)
             if frames is None or not journal.resume(frames, places):
                 journal.begin(attributes, series, layout)
@@ -113,10 +113,10 @@ class ChunkWriter:
             os.close(self._fd)
             raise
 
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Compress one slab of `block`, and with the first take the checksums."""
+    def encode(self, block: Block, part: int) -> None:
+        """Compress one part of `block`, and take the checksums of its frames."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, slab)
+            codec.encode(block, self._config.output, part)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""
@@ -141,7 +141,7 @@ class ChunkWriter:
             for name, values in series.items():
                 self._series[name].append(first, values)
             self._series[OFFSETS + layout.fields[0]].append(first, np.arange(first, frames))
-            self._steps.attrs.modify("NSteps", np.int64(frames))
+            self._vtk_steps.write(np.array(frames))
             self._file.flush()
             self._journal.append(first, series, places)
             self.nbytes = _size(self._fd)
@@ -246,9 +246,10 @@ class RawWriter:
             os.close(self._fd)
             raise
 
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Write one slab of `block` to its place, where no reader counts it yet, and with the first take checksums."""
+    def encode(self, block: Block, part: int) -> None:
+        """Write one part of `block` to its place, where no reader counts it yet, and take checksums."""
         layout = self._layout
+        _, slab = block.chunks_of(part)
         start, end = (min((slab + i) * layout.slab_nbytes, layout.plane_nbytes) for i in (0, 1))
         with self._trace.span("write", block.first):
             for field, name in enumerate(layout.fields):

@@ -44,7 +44,7 @@ from gsio.writer.metadata import (
     series_attributes,
 )
 
-PUBLISH_SECONDS = 0.25  # between two versions of the metadata, at least
+PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
 METADATA = "zarr.json"
 NAMES_ONLY = errno.EOPNOTSUPP, errno.EISDIR  # of file systems without nameless files
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
@@ -159,15 +159,16 @@ class ZarrWriter:
         known |= {"config": attributes["config"], "history": history, "status": "running", "ended": ""}
         return series
 
-    def encode(self, block: Block, slab: int = 0) -> None:
-        """Compress one slab of `block` and store its chunks, where no reader looks yet; with the first, checksums."""
+    def encode(self, block: Block, part: int) -> None:
+        """Compress one part of `block`, take checksums, and store its chunks, where no reader looks yet."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, slab)
+            codec.encode(block, self._config.output, part)
         with self._trace.span("write", block.first):
             layout = self._layout
+            numbers, slab = block.chunks_of(part)
             together = max(1, layout.frames_per_shard // layout.frames_per_chunk)
-            chunks = [block.chunks[number, slab] for number in range(-(-block.count // layout.frames_per_chunk))]
-            first = block.first // (together * layout.frames_per_chunk)
+            chunks = [block.chunks[number, slab] for number in numbers]
+            first = (block.first // layout.frames_per_chunk + numbers.start) // together
             for number in range(-(-len(chunks) // together)):
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
                 for name, encoded in zip(layout.fields, of_fields, strict=True):
@@ -175,22 +176,23 @@ class ZarrWriter:
                     self._store.put_new(_key(name, first + number, slab, layout), parts)
         if self._levels:
             with self._trace.span("encode", block.first):
-                self._encode_levels(block, slab)
+                self._encode_levels(block, part)
 
-    def _encode_levels(self, block: Block, slab: int) -> None:
-        """Compress and store the smaller levels of one slab of `block`."""
+    def _encode_levels(self, block: Block, part: int) -> None:
+        """Compress and store the smaller levels of one part of `block`."""
         layout = self._layout
         compress = codec.compressor(self._config.output, layout.dtype.itemsize)
-        for number, frame in enumerate(range(0, block.count, layout.frames_per_chunk)):
+        numbers, slab = block.chunks_of(part)
+        for number in numbers:
             for field, name in enumerate(layout.fields):
                 values = codec.gathered(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
                 for level in levels_of(self._config):
                     values = halved(values)
-                    key = _key(level_path(name, level), (block.first + frame) // layout.frames_per_chunk, slab, layout)
+                    key = _key(level_path(name, level), block.first // layout.frames_per_chunk + number, slab, layout)
                     self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8))])
 
     def commit(self, blocks: Sequence[Block]) -> None:
-        """Let the arrays grow by the frames of `blocks`; readers see it a few times a second."""
+        """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
         with self._trace.span("commit", blocks[0].first), self._lock:
             series = frame_series(self._config, self._layout, blocks)
             for name, values in series.items():

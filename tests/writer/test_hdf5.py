@@ -52,6 +52,11 @@ def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
     return block
 
 
+def encode(writer: Any, block: Block) -> None:
+    for part in range(block.layout.parts):
+        writer.encode(block, part)
+
+
 def new_writer(path: Path, config: Config) -> Any:
     attributes = {"gsio_version": "test", "config": ""}
     return open_writer(Target(path, config, one_frame_a_chunk(config), attributes, Journal(path), Trace()))
@@ -109,7 +114,7 @@ def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(make_config: Make, 
     for first, count in ((0, 1000), (1000, 30), (1030, 1), (1031, 1469)):
         block = staged_block(config, first, count)
         block.statistics[:count, 0, 0] = np.arange(first, first + count)
-        writer.encode(block)
+        encode(writer, block)
         writer.commit([block])
     writer.close("complete")
     with h5py.File(tmp_path / "run.h5") as file:
@@ -228,7 +233,7 @@ def test_the_time_axis_is_as_long_as_the_committed_frames(make_config: Make, tmp
     for committed in range(4):
         assert subprocess.check_output(command).split() == [str(committed).encode()] * 3
         block = staged_block(config, committed)
-        writer.encode(block)
+        encode(writer, block)
         writer.commit([block])
     writer.close("complete")
 
@@ -237,8 +242,8 @@ def test_a_raw_file_counts_its_committed_frames(make_config: Make, tmp_path: Pat
     config = make_config({"output.compression": "none", "grid.rows": 64, "grid.cols": 64})
     writer = new_writer(tmp_path / "run.h5", config)
     first, second = staged_block(config, 0, 2), staged_block(config, 2, 1)
-    writer.encode(second)
-    writer.encode(first)
+    encode(writer, second)
+    encode(writer, first)
     with h5py.File(tmp_path / "run.h5") as file:
         assert (len(file["v"]), file["frames_committed"][()]) == (5, 0)
     writer.commit([first, second])
@@ -260,7 +265,7 @@ def test_a_full_disk_is_met_before_hdf5_sees_it(
     writer = new_writer(tmp_path / "run.h5", config)
     first, second = staged_block(config, 0, 8), staged_block(config, 8, 8)
     for block in (first, second):
-        writer.encode(block)
+        encode(writer, block)
     writer.commit([first])
     monkeypatch.setattr(hdf5, "RESERVE_MARGIN", 1 << 40)  # more than any disk has
     with pytest.raises(OSError, match=r"No space left|too large"):

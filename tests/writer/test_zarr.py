@@ -44,7 +44,8 @@ def new_writer(
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
         block.first, block.count = number * layout.frames_per_block, layout.frames_per_block
         block.data[:] = np.random.default_rng(number).integers(0, 256, block.data.shape, np.uint8)
-        writer.encode(block)
+        for part in range(layout.parts):
+            writer.encode(block, part)
         return block
 
     return writer, encoded
