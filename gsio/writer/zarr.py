@@ -151,8 +151,9 @@ class ZarrWriter:
         if not self._journal.resume(self._frames, self._places(self._frames)):
             self._journal.begin(attributes, series, self._layout)
             self._journal.append(0, series, self._places(self._frames))
-        for name in self._layout.fields if self._frames else ():
-            self._limits[name] = float(series[f"stats/{name}_min"].min()), float(series[f"stats/{name}_max"].max())
+        if self._frames:
+            self._widen_limits(series)
+        for name in self._layout.fields:
             self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
@@ -198,11 +199,8 @@ class ZarrWriter:
             for name, values in series.items():
                 self._series[name].append(values)
             self._journal.append(self._frames, series, self._places(len(series["step"])))
+            self._widen_limits(series)
             for block in blocks:
-                for field, name in enumerate(self._layout.fields):
-                    low, high = self._limits[name]
-                    lows, highs = block.statistics[: block.count, field, :2].T
-                    self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
                 self._frames += block.count
                 self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
             if time.monotonic() - self._published > PUBLISH_SECONDS:
@@ -218,6 +216,12 @@ class ZarrWriter:
         """Record how the run ended, and wait until the disk has everything."""
         self._group["attributes"] |= {"status": status, "ended": now()}
         self.sync()
+
+    def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
+        """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
+        for name, (low, high) in self._limits.items():
+            lows, highs = series[f"stats/{name}_min"], series[f"stats/{name}_max"]
+            self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
 
     def _places(self, frames: int) -> NDArray[np.void]:
         """Return that frames have no place in a file: each chunk is one."""
