@@ -251,8 +251,8 @@ def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:
                     stage(plane, layout, block.data[place, field], block.statistics[place, field])
                 if place + 1 == layout.frames_per_block or number + 1 == count:
                     block.first, block.count = number - place, place + 1
-                    for number in range(layout.parts):
-                        writer.encode(block, number)
+                    for piece in range(layout.parts):
+                        writer.encode(block, piece)
                     writer.commit([block])
                     block.chunks = {}
             status = part.stack.attributes["status"]

@@ -24,7 +24,7 @@ PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}  # modes o
 class Solver(Protocol):
     """Advances u and v on one device, and stages their frames.
 
-    A solver is used by one thread at a time, but for `wait`, which encoding threads call for different blocks at once.
+    A solver is used by one thread at a time, but for `wait`, which several encoding threads call, for one block too.
     """
 
     backend: str
