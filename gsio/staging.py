@@ -267,7 +267,7 @@ class Block:
         self.link_start = 0.0
         self._encoded = itertools.count(1)
 
-    def chunks_of(self, part: int) -> tuple[range, int]:
+    def chunk_numbers(self, part: int) -> tuple[range, int]:
         """Return which chunks a part of the block has: their numbers along the frames, and their slab."""
         layout = self.layout
         piece, slab = divmod(part, layout.slabs)

@@ -60,7 +60,7 @@ def test_the_parts_of_a_block_hold_each_of_its_chunks_once_and_whole_shards(layo
     assume(layout.chunks_of(layout.frames_per_block) < 10_000 and layout.block_nbytes < 1 << 32)
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     block.count = math.ceil(filled * layout.frames_per_block)
-    parts = [block.chunks_of(part) for part in range(layout.parts)]
+    parts = [block.chunk_numbers(part) for part in range(layout.parts)]
     chunks = [(number, slab) for numbers, slab in parts for number in numbers]
     expected = itertools.product(range(-(-block.count // layout.frames_per_chunk)), range(layout.slabs))
     assert sorted(chunks) == list(expected)

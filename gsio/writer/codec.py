@@ -51,7 +51,7 @@ def encode(block: Block, output: Output, part: int) -> None:
     """
     layout = block.layout
     compress = compressor(output, layout.dtype.itemsize)
-    numbers, slab = block.chunks_of(part)
+    numbers, slab = block.chunk_numbers(part)
     for number in numbers:
         if (number, slab) in block.chunks:
             return

@@ -249,7 +249,7 @@ class RawWriter:
     def encode(self, block: Block, part: int) -> None:
         """Write one part of `block` to its place, where no reader counts it yet, and take checksums."""
         layout = self._layout
-        _, slab = block.chunks_of(part)
+        _, slab = block.chunk_numbers(part)
         start, end = (min((slab + i) * layout.slab_nbytes, layout.plane_nbytes) for i in (0, 1))
         with self._trace.span("write", block.first):
             for field, name in enumerate(layout.fields):

@@ -153,7 +153,7 @@ class ZarrWriter:
             self._journal.append(0, series, self._places(self._frames))
         if self._frames:
             self._widen_limits(series)
-        for name in self._layout.fields:
+        for name in self._layout.fields if self._frames else ():
             self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
@@ -166,7 +166,7 @@ class ZarrWriter:
             codec.encode(block, self._config.output, part)
         with self._trace.span("write", block.first):
             layout = self._layout
-            numbers, slab = block.chunks_of(part)
+            numbers, slab = block.chunk_numbers(part)
             together = max(1, layout.frames_per_shard // layout.frames_per_chunk)
             chunks = [block.chunks[number, slab] for number in numbers]
             first = (block.first // layout.frames_per_chunk + numbers.start) // together
@@ -183,7 +183,7 @@ class ZarrWriter:
         """Compress and store the smaller levels of one part of `block`."""
         layout = self._layout
         compress = codec.compressor(self._config.output, layout.dtype.itemsize)
-        numbers, slab = block.chunks_of(part)
+        numbers, slab = block.chunk_numbers(part)
         for number in numbers:
             for field, name in enumerate(layout.fields):
                 values = codec.gathered(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)

@@ -132,6 +132,15 @@ def test_arrays_shrink_to_where_a_run_goes_on_before_their_chunks_are_replaced(
             assert array.shape[0] == blocks[0].count
 
 
+def test_chunks_that_were_never_committed_are_not_counted(make_config: Make, tmp_path: Path) -> None:
+    path, config = tmp_path / "run.zarr", make_config(NOISE)
+    with Journal(path) as journal:
+        _, encoded = new_writer(path, config, journal)
+        encoded(0)
+        writer, _ = new_writer(path, config, journal, frames=0)
+    assert writer.nbytes == 0
+
+
 def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
