@@ -397,7 +397,7 @@ def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool:
     attributes = root_attributes(config, solver.backend, solver.device)
     with Journal(output) as journal:
         writer = open_writer(Target(output, config, layout, attributes, journal, trace))
-        use_page_cache(output.parent, config.run.frames * layout.frame_nbytes // 4)
+        use_page_cache(output.parent, config.run.frames * layout.frame_nbytes)
         pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config, layout))
         journal.remove()
     durable = time.perf_counter() - pipeline.started
@@ -456,7 +456,7 @@ def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, 
         finally:  # else computing would wait for it forever
             pool.release(block)
 
-    use_page_cache(output.parent, frames * layout.frame_nbytes // 4)
+    use_page_cache(output.parent, frames * layout.frame_nbytes)
     start = time.perf_counter()
     with ThreadPoolExecutor(peer.threads) as executor:
         stores = []
@@ -475,14 +475,14 @@ def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, 
 
 
 def use_page_cache(folder: Path, nbytes: int) -> None:
-    """Write a file of so many bytes in `folder` and empty it.
+    """Write a file in `folder`, as large as so many raw bytes are once they are encoded, and delete it.
 
     A virtual machine has to ask its host for memory that nobody used for seconds, which took 10 µs a page where to
     write it takes 1 µs; that is no matter of storage.
     """
     piece = bytes(8 << 20)
     with tempfile.TemporaryFile(dir=folder) as file:
-        for _ in range(nbytes // len(piece)):
+        for _ in range(nbytes // 4 // len(piece)):
             file.write(piece)
 
 
