@@ -257,14 +257,16 @@ def info(path: Path, follow: bool, debug: bool) -> None:
 @_debug
 def verify(path: Path, debug: bool) -> None:
     """Decode every frame of an output, and say what is wrong with it and where."""
+    from gsio.progress import counted
     from gsio.reader import open_stack
     from gsio.verify import problems
 
     with open_stack(path) as stack:
         found = 0
-        for problem in problems(stack):
-            click.echo(problem)
-            found += 1
+        with counted(stack.frames) as advance:
+            for problem in problems(stack, advance):
+                click.echo(problem, file=sys.stdout)  # above the bar: else click writes to what it has kept
+                found += 1
         if found:
             raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
         click.echo(f"{path}: {stack.frames} frames, all intact")

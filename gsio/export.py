@@ -27,6 +27,7 @@ import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.progress import counted
 from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -89,7 +90,7 @@ class Part:
             kept["selection"] = f"{kept['selection']}; then {chosen}" if "selection" in kept else chosen
         return kept
 
-    def read(self, folder: Path, advance: Callable[[], None]) -> Iterator[Frame]:
+    def read(self, folder: Path, advance: Callable[[int], object]) -> Iterator[Frame]:
         """Yield the frames, while there is room for them in `folder`."""
         crop = (..., _slice(self.rows), _slice(self.cols))
         for number in self.frames:
@@ -101,7 +102,7 @@ class Part:
             if free < sum(plane.nbytes for plane in frame) + SPARE_BYTES:
                 raise StorageError(f"'{folder}' is full: {free >> 20} MiB are left; make space; nothing was exported")
             yield frame
-            advance()
+            advance(1)
 
 
 def export(
@@ -150,7 +151,7 @@ def export(
             output = replace(part.config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
             part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
         try:
-            with _progress(len(part.frames), shown=not quiet) as advance:
+            with counted(len(part.frames), quiet=quiet) as advance:
                 write(temporary, part, part.read(target.parent, advance))
             if temporary.is_file():  # a folder is on the disk
                 with temporary.open("rb") as file:
@@ -221,17 +222,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _progress(frames: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    off = not (shown and sys.stderr.isatty())
-    with Progress(console=Console(stderr=True), transient=True, disable=off) as progress:
-        task = progress.add_task("frames", total=frames)
-        yield lambda: progress.advance(task)
 
 
 def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:

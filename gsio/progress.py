@@ -1,4 +1,7 @@
-"""What a person sees while a run goes on: a bar on a terminal, an event every ten seconds off it."""
+"""What a person sees while a run goes on: a bar on a terminal, an event every ten seconds off it.
+
+And while frames are read: a bar.
+"""
 
 import datetime
 import sys
@@ -96,3 +99,18 @@ def _bar() -> "Iterator[Callable[[Pipeline], None]]":
             live.update(Group(*lines, ProgressBar(total=total, completed=now.frames)), refresh=True)
 
         yield watch
+
+
+@contextmanager
+def counted(frames: int, *, quiet: bool = False) -> "Iterator[Callable[[int], object]]":
+    """Give the function to call with the number of frames done, which a bar shows on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # What is printed goes above the bar, but only where both are on the terminal: it can be redirected.
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("frames", total=frames)
+        yield lambda done: progress.advance(task, done)

@@ -1,6 +1,6 @@
 """Is an output intact? Every chunk is decoded, and every frame compared with what was recorded of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,11 +15,14 @@ from gsio.reader import Stack
 from gsio.writer.metadata import frame_steps
 
 
-def problems(stack: Stack) -> Iterator[str]:
-    """Yield what is wrong with the committed frames, each in one line; nothing if all is well."""
+def problems(stack: Stack, advance: Callable[[int], object] = lambda frames: None) -> Iterator[str]:
+    """Yield what is wrong with the committed frames, each in one line; nothing if all is well.
+
+    `advance` is told of each few frames that were checked.
+    """
     if "selection" not in stack.attributes:  # else the configuration is that of the whole run
         yield from _unexpected(stack)
-    yield from damaged_frames(stack, 0, stack.frames)
+    yield from damaged_frames(stack, 0, stack.frames, advance)
 
 
 def _unexpected(stack: Stack) -> Iterator[str]:
@@ -42,7 +45,9 @@ def _unexpected(stack: Stack) -> Iterator[str]:
             yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
 
 
-def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
+def damaged_frames(
+    stack: Stack, start: int, stop: int, advance: Callable[[int], object] = lambda frames: None
+) -> Iterator[str]:
     """Yield which series are short, and what is wrong with the chunks that hold the frames [start, stop)."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
@@ -75,6 +80,7 @@ def damaged_frames(stack: Stack, start: int, stop: int) -> Iterator[str]:
     with ThreadPoolExecutor(at_once) as threads:
         for wrong in threads.map(check, range(start // per_chunk, -(-stop // per_chunk))):
             yield from wrong
+            advance(per_chunk)
 
 
 def frame_checksum(planes: Sequence[NDArray[Any]], shuffled: bool) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,26 @@ def test_a_flipped_bit_in_any_frame_is_found(
     else:
         assert any(found.startswith(("frame", "frames")) and str(near) in found for near in range(frame - 2, frame + 3))
     assert "problems" in captured.err
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_terminal_sees_a_bar_and_above_it_what_is_wrong_unless_redirected(
+    redirected: bool, make_output: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    path = make_output("run.zarr", "lz4")
+    (path / "v" / "c.2.0.0").unlink()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: not redirected)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["verify", str(path)]) == 65
+    captured = capsys.readouterr()
+    assert "\x1b[2Kframes" in captured.err
+    if redirected:
+        assert captured.out.startswith("frames 6 to 8: ")
+        assert captured.out.count("\n") == 1
+    else:
+        assert "\x1b[2Kframes 6 to 8: " in captured.err
+        assert captured.out == ""
 
 
 def test_a_missing_chunk_is_found(make_output: Callable[[str, str], Path], capsys: Captured) -> None:
