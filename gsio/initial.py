@@ -34,9 +34,13 @@ def initial_state(config: Config) -> Start:
     UsageError
         A picture or file that cannot be read, has another shape, or holds values that are not allowed.
     """
+    return Start(*_fields(config), *rates_of(config))
+
+
+def rates_of(config: Config) -> tuple[Field, Field]:
+    """Return the rates of feed and kill, as in `Start`; raises UsageError if a map cannot be used."""
     feed = _rates(config.grid, "model.feed", config.model.feed)
-    kill = _rates(config.grid, "model.kill", config.model.kill)
-    return Start(*_fields(config), feed, kill)
+    return feed, _rates(config.grid, "model.kill", config.model.kill)
 
 
 def _rates(grid: Grid, key: str, parameter: Parameter) -> Field:
