@@ -177,13 +177,17 @@ class ChunkWriter:
         """Record how the run ended, close the file, and wait until the disk has it."""
         try:
             with self._disk.raising():
-                _finish(self._file, status)
-                self._file.close()
+                try:
+                    _finish(self._file, status)
+                finally:
+                    self._file.close()
             self._disk.check()
-            self._disk.sync()
-            sync_folder(self._path.parent)
         finally:
-            self._disk.close()
+            try:
+                self._disk.sync()
+                sync_folder(self._path.parent)
+            finally:
+                self._disk.close()
 
     def _places(self, frames: int) -> NDArray[np.void]:
         """Return where the chunks of the first `frames` frames are, [frame, field, slab]."""
