@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import structlog
 from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError
+from gsio.files import open_beside, publish, set_aside, sync_folder, temporary_beside
 from gsio.initial import Start
-from gsio.writer.base import sync_folder, temporary_beside
 
 # What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
 FREE = {
     "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
 }  # fmt: skip
+
+log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
@@ -46,7 +49,10 @@ def paths_of(output: Path) -> tuple[Path, Path]:
 
 
 def save(output: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays."""
+    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays.
+
+    Something else that has one of their names gets another.
+    """
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
     try:
@@ -54,9 +60,10 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
             np.savez(file, allow_pickle=False, **checkpoint._asdict())
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            path.replace(previous)
-        temporary.replace(path)
+        for taken in (path, previous):
+            if os.path.lexists(taken) and not is_checkpoint(taken):
+                log.warning(f"'{taken}' is no checkpoint, and is kept as '{set_aside(taken).name}'")
+        publish("--output", temporary, path, replaces=is_checkpoint, keep=previous)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -68,7 +75,7 @@ def load(output: Path) -> list[Checkpoint]:
     found, damaged = [], []
     for path in paths_of(output):
         try:
-            with path.open("rb") as file, np.load(file) as parts:  # which else leaves a damaged file open
+            with open_beside(path) as file, np.load(file) as parts:  # which else leaves a damaged file open
                 values = {name: parts[name] for name in Checkpoint._fields}
             numbers = {name: int(values[name]) for name in ("frames", "rates", "frames_per_chunk")}
             found.append(Checkpoint(**{**values, **numbers, "config": str(values["config"])}))
@@ -79,6 +86,18 @@ def load(output: Path) -> list[Checkpoint]:
     if damaged and not found:
         raise DataError(f"--resume: {' and '.join(damaged)}; delete them to start again with the first frame")
     return found
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether `path` is a checkpoint, which can be damaged, or empty: a zip whose first part one has."""
+    try:
+        with open_beside(path) as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    end = 30 + int.from_bytes(head[26:28], "little")  # of the name in zip's local header
+    name = head[30:end].decode(errors="replace")
+    return not head or (head.startswith(b"PK\3\4") and name.removesuffix(".npy") in Checkpoint._fields)
 
 
 def rates_checksum(start: Start) -> int:

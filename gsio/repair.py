@@ -16,12 +16,13 @@ import numpy as np
 
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.files import publish, remove_temporaries, temporary_beside
 from gsio.reader import encoded_in_folder, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.verify import damaged_frames, frame_checksum
 from gsio.writer import open_writer
-from gsio.writer.base import Target, move_into_place, remove_temporaries, temporary_beside
+from gsio.writer.base import Target
 from gsio.writer.codec import decode
 from gsio.writer.journal import Journal, journal_of, read_journal
 
@@ -93,7 +94,7 @@ def rebuild(output: Path) -> int:
     together = 1 if config.output.compression == "none" and output.is_file() else layout.frames_per_chunk
     # One commit holds what cannot be told apart: the frames of a chunk, or of a shard.
     one = dataclasses.replace(layout, frames_per_block=layout.frames_per_shard or together)
-    target = temporary_beside(output, output.suffix)
+    target, before = temporary_beside(output, output.suffix), output.lstat()
     try:
         with Journal(target) as journal:
             writer = open_writer(Target(target, config, layout, records.attributes, journal, Trace()))
@@ -110,7 +111,7 @@ def rebuild(output: Path) -> int:
             finally:
                 writer.close("stopped")
             journal.sync()
-        move_into_place(output, target)
+        publish("PATH", target, output, replaces=lambda path: os.path.samestat(path.lstat(), before))
         journal_of(target).replace(journal_of(output))  # later: without it the new output is whole, the old one lost
     except BaseException as error:
         remove_temporaries(output)

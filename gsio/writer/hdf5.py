@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import UsageError
+from gsio.files import LIBC, is_file, publish, sync_folder, temporary_beside
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import LIBC, FrameWriter, Target, sync_folder, temporary_beside
+from gsio.writer.base import FrameWriter, Target
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -77,10 +78,10 @@ class ChunkWriter:
 
     def __init__(self, target: Target, place: Path) -> None:
         """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
-        path, config, layout, attributes, journal, self._trace, frames = target
+        path, config, layout, attributes, journal, self._trace, frames, overwrite = target
         self._path, self._config, self._layout, self._journal = path, config, layout, journal
         # No chunk cache: every chunk is written once and whole.
-        self._file = h5py.File(place, "w" if frames is None else "r+", locking=False, rdcc_nbytes=0)
+        self._file = h5py.File(place, "x" if frames is None else "r+", locking=False, rdcc_nbytes=0)
         self._fd = os.open(place, os.O_RDWR)
         self._writeback = _Writeback(self._fd)
         self._reserved = 0
@@ -105,7 +106,8 @@ class ChunkWriter:
                 journal.append(0, {name: self._file[name][:] for name in series}, places)
             self._file.flush()
             self.nbytes = _size(self._fd)
-            place.rename(path)
+            if place != path:
+                publish("--output", place, path, replaces=is_file if overwrite else None)
         except BaseException:
             with suppress(OSError, RuntimeError):  # of HDF5, which tries again: the first error is the cause
                 self._file.close()
@@ -210,7 +212,7 @@ class RawWriter:
 
     def __init__(self, target: Target, place: Path) -> None:
         """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
-        path, config, layout, attributes, journal, self._trace, frames = target
+        path, config, layout, attributes, journal, self._trace, frames, overwrite = target
         self._path, self._config, self._layout, self._journal = path, config, layout, journal
         new = frames is None
         if new:
@@ -241,7 +243,8 @@ class RawWriter:
             self.nbytes = _size(self._fd)
             os.posix_fallocate(self._fd, 0, self.nbytes)
             _sync(self._fd, path)
-            place.rename(path)
+            if place != path:
+                publish("--output", place, path, replaces=is_file if overwrite else None)
         except BaseException:
             os.close(self._fd)
             raise

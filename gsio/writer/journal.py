@@ -5,9 +5,11 @@ first line is JSON: what the output is, and what a record holds. All records hav
 checksum, so that a torn one is seen. Whoever writes an output holds the lock of its journal; a killed process lets go.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +20,8 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.errors import UsageError
+from gsio.files import open_beside, publish, temporary_beside, write
 from gsio.staging import FrameLayout
-from gsio.writer.base import temporary_beside, write
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
@@ -35,22 +37,24 @@ class Records(NamedTuple):
 class Journal:
     """The journal of one output, locked; a context manager that unlocks it.
 
-    Raises UsageError if another process has it, and OSError where storage fails.
+    Raises UsageError, which begins with `option`, if another process has it or something else has its name, and OSError
+    where storage fails.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, option: str = "--output") -> None:
         self._output = output
         self.path = journal_of(output)
         self._record = np.dtype([])
         while True:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = _open(self.path, option)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
+                if self._is_at(self.path):
                     return
             except BlockingIOError:
+                os.close(self._fd)
                 raise UsageError(
-                    f"--output: another run writes '{output}'{_who(output)}; wait for it, or choose another"
+                    f"{option}: another run writes '{output}'{_who(output)}; wait for it, or choose another"
                 ) from None
             os.close(self._fd)  # the one who had it has just removed it
 
@@ -80,7 +84,8 @@ class Journal:
             fcntl.flock(fd, fcntl.LOCK_EX)
             write(fd, json.dumps(head).encode() + b"\n")
             os.fsync(fd)
-            temporary.replace(self.path)  # locked all the time; until then the journal is what it was
+            # It is locked all the time, and until now the journal is what it was.
+            publish("--output", temporary, self.path, replaces=self._is_at)
         except BaseException:
             os.close(fd)
             temporary.unlink(missing_ok=True)
@@ -93,6 +98,11 @@ class Journal:
 
         After a repair that was killed it is still that of the file before, and has them elsewhere.
         """
+        if not self._is_at(self.path):  # a repair has made another
+            fd = _open(self.path, "--output")
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(self._fd)
+            self._fd = fd
         try:
             _, nbytes, records = _read(self.path)
         except (ValueError, LookupError, TypeError):  # new
@@ -121,7 +131,29 @@ class Journal:
 
     def remove(self) -> None:
         """Delete it: the output is complete."""
-        self.path.unlink(missing_ok=True)
+        if self._is_at(self.path):
+            self.path.unlink()
+
+    def _is_at(self, path: Path) -> bool:
+        """Return whether this very file is at `path`."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.lstat())
+        except FileNotFoundError:
+            return False
+
+
+def _open(path: Path, option: str) -> int:
+    """Open a journal, or make an empty one; raise UsageError if something else has its name."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UsageError(f"{option}: '{path}' is no file; expected the journal of gsio, or nothing") from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UsageError(f"{option}: '{path}' is no file; expected the journal of gsio, or nothing")
+    return fd
 
 
 def _who(output: Path) -> str:
@@ -135,6 +167,16 @@ def _who(output: Path) -> str:
 def journal_of(output: Path) -> Path:
     """Return the path of the journal of an output."""
     return Path(f"{output}.journal")
+
+
+def is_journal(path: Path) -> bool:
+    """Return whether `path` is a journal, which can be damaged, or empty as one that is about to begin."""
+    try:
+        with open_beside(path) as file:
+            head = file.readline(1 << 20)
+    except OSError:
+        return False
+    return not head or (head.startswith(b'{"') and b'"series"' in head)
 
 
 def read_journal(output: Path, last: int = 0) -> Records | None:
@@ -151,7 +193,7 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
 
 def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]]:
     """Return the head of a journal, its bytes, and the whole records after it, or the `last` ones."""
-    with path.open("rb") as file:
+    with open_beside(path) as file:
         line = file.readline()
         head = json.loads(line)
         record = _record_of(head)
