@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import structlog
 from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError
-from gsio.writer.base import sync_folder, temporary_beside
+from gsio.files import open_beside, publish, set_aside, sync_folder, temporary_beside
 
 # What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
 FREE = {
     "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
 }  # fmt: skip
+
+log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
@@ -46,7 +49,10 @@ def paths_of(output: Path) -> tuple[Path, Path]:
 
 
 def save(output: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays."""
+    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays.
+
+    Something else that has one of their names gets another.
+    """
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
     try:
@@ -54,9 +60,10 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
             np.savez(file, allow_pickle=False, **checkpoint._asdict())
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            path.replace(previous)
-        temporary.replace(path)
+        for taken in (path, previous):
+            if os.path.lexists(taken) and not is_checkpoint(taken):
+                log.warning(f"'{taken}' is no checkpoint, and is kept as '{set_aside(taken).name}'")
+        publish("--output", temporary, path, replaces=is_checkpoint, keep=previous)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -84,12 +91,24 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
 
 
 def _read(path: Path) -> Checkpoint:
-    with path.open("rb") as file, np.load(file) as parts:  # which else leaves a damaged file open
+    with open_beside(path) as file, np.load(file) as parts:  # which else leaves a damaged file open
         values = {name: parts[name] for name in Checkpoint._fields}
     if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
         raise ValueError("u and v differ in shape or type")
     numbers = {name: int(values[name]) for name in ("frames", "rates")}
     return Checkpoint(**{**values, **numbers, **{name: str(values[name]) for name in ("output_id", "config")}})
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether `path` is a checkpoint, which can be damaged, or empty: a zip whose first part one has."""
+    try:
+        with open_beside(path) as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    end = 30 + int.from_bytes(head[26:28], "little")  # of the name in zip's local header
+    name = head[30:end].decode(errors="replace")
+    return not head or (head.startswith(b"PK\3\4") and name.removesuffix(".npy") in Checkpoint._fields)
 
 
 def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:

@@ -14,6 +14,7 @@ import click
 from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
 from gsio.errors import DataError, GsioError, StorageError
+from gsio.files import new_file, require_folder
 
 PATH = click.Path(path_type=Path)
 
@@ -332,14 +333,18 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
     """List the shipped configurations, with feed, kill and what they make."""
     shown = names or [name for name in preset_names() if name != "default"]
     configs = {name: load_config(preset=name, overrides={"run.backend": backend}, environ={}) for name in shown}
+    if preview is not None:
+        require_folder("--preview", preview, (f"{name}.png" for name in configs))
     click.echo("preset   feed   kill    what it makes")
     for name, config in configs.items():
         if preview is not None:
             from gsio.run import last_frame
             from gsio.view.picture import write_picture
 
+            frame = last_frame(config)
             preview.mkdir(parents=True, exist_ok=True)
-            write_picture(preview / f"{name}.png", last_frame(config))
+            with new_file("--preview", preview / f"{name}.png") as picture:
+                write_picture(picture, frame)
         click.echo(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
 
 
@@ -384,7 +389,9 @@ def _add_table(name: str, what: str) -> None:
     @click.option("--repeats", type=click.IntRange(0), default=0, help="Of every row; 0: as many as the table needs.")
     @click.option("--timeout", type=click.FloatRange(0), default=0, help="Seconds a row may take; 0: the table's own.")
     @click.option(
-        "--folder", type=click.Path(path_type=Path, exists=True), help="Where to write; else the system's own."
+        "--folder",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Where to write; else the system's own.",
     )
     @click.option("--frames", type=click.IntRange(2), default=1000, help="Of the main job; other rows take a share.")
     @click.option("--quick", is_flag=True, help="Few rows, small and once: less than a minute.")

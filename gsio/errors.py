@@ -2,6 +2,7 @@
 
 GsioError
 ├── UsageError        2   bad option, configuration or environment; nothing was touched
+│   └── TakenError        a name that something else took while what is to have it was made
 ├── DataError        65   data do not match: a corrupt or foreign file, a checkpoint of another configuration
 ├── DivergenceError  70   the simulation produced a non-finite value
 ├── StorageError     74   storage failed; what is committed is intact
@@ -19,6 +20,10 @@ class UsageError(GsioError):
     """A bad option, configuration or environment, found before anything was touched."""
 
     exit_code = 2
+
+
+class TakenError(UsageError):
+    """A name that was free, and that something else took before what is made could have it; that stays."""
 
 
 class DataError(GsioError):

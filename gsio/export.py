@@ -27,12 +27,14 @@ import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
 from gsio.progress import counted
 from gsio.reader import Stack, open_stack
+from gsio.run import beside
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
-from gsio.writer.base import Target, move_into_place, temporary_beside
+from gsio.writer.base import Target
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import AXES, now
 from gsio.writer.zarr import METADATA, Folder
@@ -127,14 +129,16 @@ def export(
     compression
         Of .h5 and .zarr.
     overwrite
-        Replace what is at `target`, which else is an error.
+        Replace what is at `target`, which else is an error: a file, or a Zarr group that gsio wrote. The checkpoint,
+        the status and the journal of a run that made it go too.
     quiet
         Show no progress, which else is on stderr if that is a terminal.
 
     Raises
     ------
     UsageError, DataError, StorageError
-        Options that cannot be used, a frame that cannot be read, no space. What was at `target` before is still there.
+        Options that cannot be used, a target that a run writes, a frame that cannot be read, no space. What was at
+        `target` before is still there.
     """
     ending, write = next(((end, FORMATS[end]) for end in FORMATS if target.name.endswith(end)), ("", None))
     if write is None:
@@ -143,7 +147,9 @@ def export(
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
     temporary = temporary_beside(target, ending)
-    with open_stack(source) as stack, _terminable():
+    with _terminable(), Journal(target, "TARGET") as journal, open_stack(source) as stack:
+        _check_target(source, target, overwrite=overwrite)  # again: from here on no run makes it
+        remove_temporaries(target)
         part = _part(stack, frames, crop)
         if write is _write_output:
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
@@ -156,7 +162,11 @@ def export(
             if temporary.is_file():  # a folder is on the disk
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-            move_into_place(target, temporary)
+            replaces = is_zarr if target.suffix == ".zarr" else is_file
+            publish("TARGET", temporary, target, replaces=replaces if overwrite else None)
+            for path in (path for path, is_of_run in beside(target).items() if is_of_run(path)):
+                path.unlink()
+            journal.remove()
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
         finally:
@@ -203,12 +213,11 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     here, there = source.resolve(), target.resolve()
     if here in (there, *there.parents) or there in here.parents:
         raise UsageError(f"TARGET: expected a place apart from '{source}', got '{target}'; choose another name")
-    if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
-        raise UsageError(f"TARGET: expected a folder that can be written to, got '{target.parent}'; create it first")
-    if os.path.lexists(target) and not overwrite:
-        raise UsageError(f"TARGET: '{target}' exists; choose another name, or replace it with --overwrite")
-    if target.is_dir() and not (target.suffix == ".zarr" and is_zarr(target)):
-        raise UsageError(f"TARGET: '{target}' is a folder that gsio did not write; choose another name")
+    replaces = is_zarr if target.suffix == ".zarr" else is_file
+    instead = "choose another name, or replace it with --overwrite"
+    require_new("TARGET", target, replaces=replaces if overwrite else None, instead=instead)
+    for path, is_of_run in beside(target).items():
+        require_new("TARGET", path, replaces=is_of_run)
 
 
 @contextlib.contextmanager
@@ -316,7 +325,7 @@ def _write_vtkhdf(path: Path, part: Part, frames: Iterator[Frame]) -> None:
     if rows == 1:
         raise UsageError("--crop: expected two rows or more, got one, which VTK cannot read; choose another format")
     count, at = len(part.frames), part.coordinates
-    with h5py.File(path, "w", locking=False) as file:
+    with h5py.File(path, "x", locking=False) as file:
         file.attrs.update(part.attributes)
         root = file.create_group("VTKHDF")
         root.attrs["Version"] = np.array([2, 0], np.int64)
@@ -362,7 +371,7 @@ def _write_openpmd(path: Path, part: Part, frames: Iterator[Frame]) -> None:
         "unitDimension": np.zeros(7),
         "timeOffset": np.float64(0),
     }
-    with h5py.File(path, "w", locking=False) as file:
+    with h5py.File(path, "x", locking=False) as file:
         file.attrs.update(part.attributes | {name: np.bytes_(value) for name, value in root.items()})
         file.attrs["openPMDextension"] = np.uint32(0)
         for step, time, frame in zip(at["step"], at["time"], frames, strict=True):

@@ -13,9 +13,10 @@ import structlog
 from gsio import nsys, timeline
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, UsageError
+from gsio.files import new_file, publish, require_new, temporary_beside
 from gsio.overlap import Report, overlap
 from gsio.pipeline import Pipeline
-from gsio.run import check_output, check_timeline, simulate
+from gsio.run import beside, check_output, simulate
 from gsio.view.lanes import check_plot, draw_lanes
 from gsio.writer import for_output
 
@@ -42,7 +43,8 @@ def profile(
     output
         What the run makes; None: a file in the working folder, removed at the end.
     to_timeline, plot, report
-        Files to make: the timeline for Perfetto, a picture of the lanes, the report of Nsight Systems (.nsys-rep).
+        Files to make: the timeline for Perfetto, a picture of the lanes, the report of Nsight Systems (.nsys-rep). One
+        that is there is an error.
     quiet, watch
         Progress of the run: off, if it is a process of its own under nsys; called as in `gsio.simulate` if not.
 
@@ -56,25 +58,28 @@ def profile(
     tool = nsys.find()
     if report is not None and tool is None:
         raise UsageError("--report: expected nsys on PATH, got none; install Nsight Systems or leave the option out")
-    if report is not None and (report.suffix != ".nsys-rep" or not report.parent.is_dir()):
-        raise UsageError(f"--report: expected a name in .nsys-rep in a folder that exists, got '{report}'")
-    if to_timeline is not None:
-        check_timeline(to_timeline)
+    made = [output, *beside(output)] if output is not None else []
+    if report is not None:
+        require_new("--report", report, endings=[".nsys-rep"], apart_from=made)
     if plot is not None:
-        check_plot(plot)
-    with _output(output) as (made, folder):
-        check_output(made, overwrite=overwrite)
+        check_plot(plot, apart_from=made)
+    if to_timeline is not None:
+        others = [path for path in (plot, report) if path is not None]
+        require_new("--timeline", to_timeline, apart_from=[*made, *others])
+    with _output(output) as (run, folder):
+        check_output(run, overwrite=overwrite)
         recorded = folder / "timeline.json"
         if tool is None:
-            simulate(config, made, overwrite=overwrite, timeline=recorded, watch=watch)
+            simulate(config, run, overwrite=overwrite, timeline=recorded, watch=watch)
             reports = [overlap(timeline.read(recorded))]
         else:
             options = ["--overwrite"] * overwrite + ["--quiet"] * quiet
-            reports = _under_nsys(tool, config, made, options, folder, report or folder / "report.nsys-rep")
+            reports = _under_nsys(tool, config, run, options, folder, report)
         if to_timeline is not None:
-            shutil.copyfile(recorded, to_timeline)
+            with new_file("--timeline", to_timeline) as copy:
+                shutil.copyfile(recorded, copy)
         if plot is not None:
-            draw_lanes(plot, timeline.read(recorded), _title(for_output(config, made)))
+            draw_lanes(plot, timeline.read(recorded), _title(for_output(config, run)))
     return reports
 
 
@@ -97,9 +102,12 @@ def _output(output: Path | None) -> Iterator[tuple[Path, Path]]:
 
 
 def _under_nsys(
-    tool: str, config: Config, output: Path, options: list[str], folder: Path, report: Path
+    tool: str, config: Config, output: Path, options: list[str], folder: Path, report: Path | None
 ) -> list[Report]:
-    """Run `config` in a process of its own; its timeline, and what else is made on the way, is in `folder`."""
+    """Run `config` in a process of its own; its timeline, and what else is made on the way, is in `folder`.
+
+    nsys replaces what has the name of its report: that gets its own name, `report`, when it is there.
+    """
     _, deaf = nsys.describe(tool)
     if deaf:
         log.warning(deaf)
@@ -107,14 +115,22 @@ def _under_nsys(
     resolved.write_text(config.to_toml())
     command = [sys.executable, "-m", "gsio", "run", str(resolved), f"--output={output}", f"--timeline={recorded}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GSIO_")}
-    code = nsys.record(tool, report, [*command, *options], environment)
+    found = folder / "report.nsys-rep" if report is None else temporary_beside(report, report.suffix)
+    try:
+        code = nsys.record(tool, found, [*command, *options], environment)
+        if report is not None and found.is_file():
+            publish("--report", found, report)
+    finally:
+        if report is not None:
+            found.unlink(missing_ok=True)
+            found = report
     if code in FAILED or not recorded.is_file():  # nsys may end with a code of its own after a run that did well
         failure = GsioError(f"expected a whole run under nsys, got one that ended with exit code {code}, as told above")
         failure.exit_code = code or GsioError.exit_code
         raise failure
     reports = [overlap(timeline.read(recorded))]
     try:
-        nsys.export(tool, report, database)
+        nsys.export(tool, found, database)
         reports.append(overlap(nsys.read(database)))
     except DataError as error:
         log.warning(f"the report of Nsight Systems is left out: {error}")

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.files import publish, remove_temporaries, sync_folder, temporary_beside
 from gsio.reader import Stack, encoded_in_folder, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.verify import check_frames, frame_checksum
 from gsio.writer import codec, open_writer
-from gsio.writer.base import LIBC, Target, remove_temporaries, sync_folder, temporary_beside
+from gsio.writer.base import Target
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
 from gsio.writer.metadata import DAMAGED, frame_series
 
@@ -168,14 +169,12 @@ def rebuild(output: Path, journal: Journal) -> str:
         stack = opened.enter_context(open_stack(output)) if found.output_id else None
         records = own_journal(output, found.output_id)
         wreck = Wreck(output, stack, records, found)
-        target = temporary_beside(output, output.suffix)
+        target, before = temporary_beside(output, output.suffix), output.lstat()
         try:
             damaged = wreck.write(target)
-            set_aside = _new_name(output)
-            _exchange_names(output, target, set_aside)
-            journal_of(target).replace(
-                journal_of(output)
-            )  # later: without it the new output is whole, the old one lost
+            aside = _new_name(output)
+            publish("PATH", target, output, replaces=lambda path: os.path.samestat(path.lstat(), before), keep=aside)
+            journal.adopt(journal_of(target))  # later: without it the new output is whole, the old one lost
             sync_folder(output.parent)
         except BaseException as error:
             remove_temporaries(output)
@@ -186,7 +185,7 @@ def rebuild(output: Path, journal: Journal) -> str:
                 ) from error
             raise
     lost = f", frames {_ranges(damaged)} of these are damaged" if damaged else ""
-    return f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}; the output as it was is '{set_aside}'"
+    return f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}; the output as it was is '{aside}'"
 
 
 class Wreck:
@@ -343,17 +342,6 @@ def _new_name(output: Path) -> Path:
         if not os.path.lexists(path):
             return path
     raise AssertionError
-
-
-def _exchange_names(output: Path, new: Path, aside: Path) -> None:
-    """Give `new` the name of `output`, and what has that name the name `aside`, so that a kill loses neither."""
-    new.rename(aside)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if hasattr(LIBC, "renameat2") and not LIBC.renameat2(here, os.fsencode(aside), here, os.fsencode(output), exchange):
-        return
-    aside.rename(new)
-    output.rename(aside)
-    new.rename(output)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,20 @@ from gsio.compute import open_solver, with_backend
 from gsio.compute.base import Field
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
-from gsio.errors import DataError, Interrupted, StorageError, UsageError, reason_of
+from gsio.errors import DataError, Interrupted, StorageError, TakenError, UsageError, reason_of
+from gsio.files import Replaces, is_file, remove_temporaries, require_new
 from gsio.initial import Start, initial_state, rates_of
 from gsio.limits import Limits, available_memory
 from gsio.log import configure
 from gsio.pipeline import Pipeline, Watch
 from gsio.resume import Restart, find_restart
 from gsio.staging import BlockPool, FrameLayout, layout_of
-from gsio.status import Status, status_of
+from gsio.status import Status, is_status, status_of
 from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
-from gsio.writer.base import Target, remove_temporaries
-from gsio.writer.journal import Journal
+from gsio.writer.base import Target
+from gsio.writer.journal import Journal, is_journal, journal_of
 from gsio.writer.metadata import root_attributes
 
 Resume = Literal["no", "auto", "must"]
@@ -52,7 +53,7 @@ def simulate(
     output
         The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
     overwrite
-        Replace what is at `output`, which else is an error.
+        Replace what is at `output`, a file or a Zarr group that gsio wrote, which else is an error.
     resume
         Go on with the run at `output` as if it had never stopped, until all frames of `config` are there; where there
         is none, begin one ("auto") or raise UsageError ("must"). Returns None if all frames were there already.
@@ -60,14 +61,15 @@ def simulate(
     discard_after
         With `resume="must"`: keep only so many of the committed frames.
     timeline
-        A JSON file to make, for Perfetto, of what every thread and the device did when.
+        A JSON file to make, for Perfetto, of what every thread and the device did when. One that is there is an error.
     watch
         Called four times a second while frames are computed, from the thread that called `simulate`.
 
     Raises
     ------
     UsageError
-        The configuration or the output cannot be used; nothing was touched.
+        The configuration or the output cannot be used; nothing was touched. Or something took the name of the timeline
+        while a run went on to its end: then that stays, and the output is complete.
     DataError
         The output or its checkpoint is damaged, or of another configuration; or a frame that is computed again differs
         from the committed one.
@@ -82,9 +84,10 @@ def simulate(
     if discard_after is not None and resume != "must":
         raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
     if timeline is not None:
-        check_timeline(timeline)
+        check_timeline(timeline, output)
     config, limits = for_output(config, output), Limits(config, output)
     with Journal(output) as journal:
+        check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
         for path in (output, *checkpoint.paths_of(output), status_of(output)):
             remove_temporaries(path)
         before = None
@@ -99,7 +102,8 @@ def simulate(
                     f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
                     "--discard-after cuts an output"
                 )
-        pipeline = _pipeline(config, output, journal, before, Trace(Timeline() if timeline is not None else None))
+        trace = Trace(Timeline() if timeline is not None else None)
+        pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
         limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
         log.info(
             "run started" if before is None else "run resumed",
@@ -129,14 +133,21 @@ def simulate(
             raise
         finally:
             status.update(pipeline, state)
-            if timeline is not None and pipeline.trace.timeline is not None:
-                pipeline.trace.timeline.write(timeline)
+            if timeline is not None and trace.timeline is not None:
+                try:
+                    trace.timeline.write(timeline)
+                except (OSError, UsageError) as error:
+                    if state == "complete":
+                        raise
+                    log.warning(f"there is no timeline: {error}")  # what ended the run is the error to tell
     summary = summarise(pipeline, output, time.perf_counter() - began)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 
 
-def _pipeline(config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace) -> Pipeline:
+def _pipeline(
+    config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace, *, overwrite: bool
+) -> Pipeline:
     """Return the pipeline of a run that begins, or goes on with what was there `before`, with its output open."""
     chosen = with_backend(config)
     layout = layout_of(chosen, before.frames_per_chunk if before is not None else 0)
@@ -161,11 +172,13 @@ def _pipeline(config: Config, output: Path, journal: Journal, before: Restart | 
 
     try:
         series = before.series if before is not None else None
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace, series))
+        writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
         for path in checkpoint.paths_of(output) if before is None else ():  # of the output that was replaced
-            path.unlink(missing_ok=True)
+            if checkpoint.is_checkpoint(path):
+                path.unlink()
     except BaseException as error:
-        if not os.path.lexists(output):  # else it is needed to start again where a killed run has no checkpoint
+        # An output that was there needs its journal to start again where a killed run has no checkpoint.
+        if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
             safe = f"its {before.frames} committed frames are safe" if before is not None else "no frame was written"
@@ -198,27 +211,37 @@ def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> Non
         os.fspath(output).encode()
     except UnicodeEncodeError:
         raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
-    what = format_of(output)
-    if not output.parent.is_dir():
-        raise UsageError(f"--output: the folder '{output.parent}' does not exist; create it first")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--output: the folder '{output.parent}' is not writable; choose another")
-    if what == "HDF5" and output.is_dir():
-        raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
+    is_folder = format_of(output) == "Zarr"
     if overwrite and resume != "no":
         raise UsageError("--overwrite, --resume: expected one of them, got both")
     if resume == "must" and not os.path.lexists(output):
         raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
-    if os.path.lexists(output) and not overwrite and resume == "no":
-        raise UsageError(f"--output: '{output}' exists; choose another name, --resume it, or --overwrite it")
-    if what == "Zarr" and overwrite and os.path.lexists(output) and not is_zarr(output):
-        raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
+    if not is_folder and output.is_dir():
+        raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
+    goes_on = resume != "no" and os.path.lexists(output)
+    replaces: Replaces | None = is_zarr if is_folder else is_file
+    if goes_on:
+        replaces = os.path.lexists
+    elif not overwrite:
+        replaces = None
+    require_new("--output", output, replaces=replaces, instead="choose another name, --resume it, or --overwrite it")
+    for path, is_of_run in beside(output).items():
+        require_new("--output", path, replaces=_is_regular if goes_on else is_of_run)
 
 
-def check_timeline(path: Path) -> None:
-    """Raise UsageError if a timeline cannot be written to `path`."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--timeline: expected the name of a JSON file in a folder that exists, got '{path}'")
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def beside(output: Path) -> dict[Path, Replaces]:
+    """Return the names that a run makes beside its output, each with what says whether a run has made what is there."""
+    checkpoints = dict.fromkeys(checkpoint.paths_of(output), checkpoint.is_checkpoint)
+    return {journal_of(output): is_journal, status_of(output): is_status, **checkpoints}
+
+
+def check_timeline(path: Path, output: Path) -> None:
+    """Raise UsageError unless a run of `output` can make a new timeline at `path`."""
+    require_new("--timeline", path, apart_from=[output, *beside(output)])
 
 
 def pool_size(config: Config, layout: FrameLayout) -> int:

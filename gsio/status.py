@@ -4,18 +4,19 @@ import datetime
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import structlog
 
-from gsio.errors import DataError, UsageError
+from gsio.errors import DataError, TakenError, UsageError
+from gsio.files import open_beside, publish, temporary_beside
 from gsio.progress import rates
-from gsio.writer.base import temporary_beside
 from gsio.writer.journal import read_journal
 
 if TYPE_CHECKING:
@@ -23,18 +24,27 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.0  # between two versions, at least
 FOLLOW_SECONDS = 0.5
+MOST_BYTES = 1 << 20  # of a status
+CONNECTIONS, CONNECTION_SECONDS = 8, 1.0  # to Prometheus at once, and how long each may take
+REQUEST_BYTES = 8192
+
+log = structlog.get_logger()
 
 
 class Status:
-    """The status file of one run; `update` it as often as is convenient."""
+    """The status file of one run; `update` it as often as is convenient.
+
+    Where something else gets its name, that stays, and the rest of the run has no status.
+    """
 
     def __init__(self, output: Path) -> None:
         self._path = status_of(output)
         self._written = 0.0
+        self._taken = False
 
     def update(self, pipeline: "Pipeline", state: str = "running") -> None:
         """Replace the file if that is due, or the `state` is another one; a full disk is not its business."""
-        if state == "running" and time.monotonic() - self._written < STATUS_SECONDS:
+        if self._taken or (state == "running" and time.monotonic() - self._written < STATUS_SECONDS):
             return
         now = rates(pipeline)
         temporary = temporary_beside(self._path)
@@ -54,10 +64,16 @@ class Status:
             + "\n"
         )
         try:
-            temporary.write_text(text)
-            temporary.replace(self._path)
-        except OSError:
+            with temporary.open("x") as file:
+                file.write(text)
+            publish("--output", temporary, self._path, replaces=is_status)
+        except (OSError, TakenError) as error:
             temporary.unlink(missing_ok=True)
+            self._taken = isinstance(error, TakenError)
+            if self._taken:
+                log.warning(
+                    f"'{self._path}' was taken by something else, which stays: the run goes on without a status"
+                )
         self._written = time.monotonic()
 
 
@@ -66,10 +82,21 @@ def status_of(output: Path) -> Path:
     return Path(f"{output}.status.json")
 
 
+def is_status(path: Path) -> bool:
+    """Return whether `path` is the status of a run, or empty, as a power cut can leave one."""
+    try:
+        with open_beside(path) as file:
+            text = file.read(MOST_BYTES)
+        return not text or {"state", "pid", "host"} <= json.loads(text).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def read_status(output: Path) -> dict[str, Any]:
     """Return what the status file of an output says, or nothing if there is none."""
     try:
-        found: dict[str, Any] = json.loads(status_of(output).read_bytes())
+        with open_beside(status_of(output)) as file:
+            found: dict[str, Any] = json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError):
         return {}
     return found
@@ -113,14 +140,16 @@ def metrics(port: int | None) -> "Iterator[Any]":
     if port is None:
         yield lambda pipeline: None
         return
+    if not 0 < port < 65536:
+        raise UsageError(f"--metrics-port: expected 1 to 65535, got {port}")
     try:
-        from prometheus_client import CollectorRegistry, Gauge, start_http_server
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
     except ImportError:
         raise UsageError("--metrics-port needs prometheus-client; get it with: pip install 'gsio[metrics]'") from None
     registry = CollectorRegistry()
     gauges: dict[str, Any] = {}
     try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+        listener = socket.create_server(("127.0.0.1", port), backlog=2 * CONNECTIONS)
     except OSError as error:
         raise UsageError(f"--metrics-port: {port} cannot be used: {error.strerror}; choose another") from None
 
@@ -130,9 +159,46 @@ def metrics(port: int | None) -> "Iterator[Any]":
                 gauges[name] = Gauge(f"gsio_{name}", name.replace("_", " "), registry=registry)
             gauges[name].set(float("nan") if value is None else value)
 
-    try:
-        yield show
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def answer() -> bytes:
+        page = generate_latest(registry)
+        head = f"HTTP/1.0 200 OK\r\nContent-Type: {CONTENT_TYPE_LATEST}\r\nContent-Length: {len(page)}\r\n\r\n"
+        return head.encode() + page
+
+    ended = threading.Event()
+    threads = [threading.Thread(target=_serve, args=(listener, answer, ended), daemon=True) for _ in range(CONNECTIONS)]
+    with listener:
+        try:
+            for thread in threads:
+                thread.start()
+            yield show
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)  # wakes those that wait for a connection
+            for thread in threads:
+                if thread.ident is not None:  # it was started
+                    thread.join()
+
+
+def _serve(listener: socket.socket, answer: Callable[[], bytes], ended: threading.Event) -> None:
+    """Answer one connection after another, whatever it asks for, until `ended`.
+
+    So there are no more connections than threads that do this, and none holds one for longer than its time: what others
+    connect to a run never costs it the descriptors that it needs for its files.
+    """
+    while not ended.is_set():
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # shut down, or a connection that was gone at once, or no descriptor is free
+            ended.wait(0.1)
+            continue
+        with connection, suppress(OSError):
+            until, request = time.monotonic() + CONNECTION_SECONDS, b""
+            while b"\r\n\r\n" not in request and len(request) < REQUEST_BYTES:
+                connection.settimeout(max(0.001, until - time.monotonic()))
+                part = connection.recv(REQUEST_BYTES)
+                if not part or time.monotonic() > until:
+                    break
+                request += part
+            else:
+                connection.settimeout(CONNECTION_SECONDS)  # of all, not of each part
+                connection.sendall(answer())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gsio.errors import DataError
+from gsio.files import new_file
 
 DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`
 MOST = 200_000  # intervals that are kept: 40 MB, and 25,000 blocks or more
@@ -58,11 +59,11 @@ class Timeline:
     def write(self, path: Path) -> None:
         """Write trace events, which Perfetto and chrome://tracing open; time 0 is where the recording begins.
 
-        Raises OSError if `path` cannot be written.
+        Raises UsageError if `path` exists, which stays, and OSError if it cannot be written.
         """
         source, begin, end, intervals = self.recording()
         facts = {"source": source, "seconds": round(end - begin, 9), "intervals_dropped": self._dropped}
-        with path.open("w") as file:
+        with new_file("--timeline", path) as temporary, temporary.open("x") as file:
             file.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(facts)}, "traceEvents": [\n')
             file.write(",\n".join(map(json.dumps, _events(intervals, begin))))
             file.write("\n]}\n")

@@ -23,6 +23,7 @@ from gsio import log
 from gsio.bench.storage import Drop, Record, Replay, loop
 from gsio.compute import open_solver, with_backend
 from gsio.config import Config, parse_assignment
+from gsio.files import require_new
 from gsio.run import encoding_threads, pool_size
 from gsio.staging import BlockPool, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     log.configure("text", quiet=True)
+    require_new("--output", arguments.output)
     config = for_output(
         gsio.load_config(overrides=dict(map(parse_assignment, arguments.assignments))), arguments.output
     )

@@ -297,7 +297,7 @@ def test_an_openpmd_mesh_has_every_required_attribute(source: Path, tmp_path: Pa
         (["out.h5", "--compression", "gzip"], "--compression"),
         (["out.zarr", "--compression", "deflate"], "Zarr has no deflate"),
         (["out.tif", "--compression", "zstd"], "expected it with .h5 and .zarr only, got it with .tif"),
-        (["missing/out.h5"], "expected a folder that can be written to"),
+        (["missing/out.h5"], "missing' does not exist; create it first"),
         (["old.tif"], "exists; choose another name, or replace it with --overwrite"),
         (["run.h5", "--overwrite"], "expected a place apart from"),
         (["other.zarr", "--overwrite"], "is a folder that gsio did not write"),

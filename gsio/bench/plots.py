@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from gsio.bench.roofline import OPERATIONS
 from gsio.bench.tables import Found, Results, median
+from gsio.files import new_file
 
 COLOURS = "#0072b2", "#e69f00", "#009e73"  # told apart with any eyes: Okabe & Ito
 
@@ -21,7 +22,8 @@ def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Found | N
     for name, figure in figures.items():
         for ending in ("png", "svg"):
             paths.append(folder / f"{name}.{ending}")
-            figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
+            with new_file("--plot", paths[-1]) as temporary:
+                figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return paths
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gsio.bench.machine import facts
 from gsio.errors import UsageError
+from gsio.files import new_file, require_folder, require_new
 
 Found = dict[str, Any]  # what one measurement gave: numbers by key, and text
 
@@ -134,8 +135,14 @@ def report(name: str, options: Options, json_path: Path | None, plots: Path | No
     Raises
     ------
     UsageError
-        The plots need matplotlib, which is not installed.
+        The plots need matplotlib, which is not installed; or a file to write is there, before or after measuring.
     """
+    drawn = [name, *["roofline"] * (name == "compute")]
+    pictures = [f"{picture}.{ending}" for picture in drawn for ending in ("png", "svg")]
+    if plots:
+        require_folder("--plot", plots, pictures)
+    if json_path:
+        require_new("--json", json_path, apart_from=[plots / picture for picture in pictures] if plots else [])
     if plots and find_spec("matplotlib") is None:
         raise UsageError("--plot: expected matplotlib to be installed; get it with pip install 'gsio[plots]'")
     machine = facts()
@@ -149,7 +156,8 @@ def report(name: str, options: Options, json_path: Path | None, plots: Path | No
         reasons = results.reasons
         rows = [{"name": row, "found": found, "reason": reasons.get(row)} for row, found in results.found.items()]
         contents = {"table": name, "title": results.table.title, "machine": machine, "rows": rows}
-        json_path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+        with new_file("--json", json_path) as temporary:
+            temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
     if plots:
         from gsio.bench.plots import plot
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gsio.config import Config
+from gsio.files import temporary_beside
 from gsio.staging import FrameLayout
 
 REALS = {4: "float", 8: "double"}
@@ -237,8 +238,9 @@ def remember(tuned: str, tiling: Tiling) -> Path:
     """Keep a measured choice under the name `tuned`, for every run of this user; return the file it is in."""
     path = _cache()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**_measured(), tuned: asdict(tiling)}, indent=1))
+    temporary = temporary_beside(path)
+    with temporary.open("x") as file:
+        file.write(json.dumps({**_measured(), tuned: asdict(tiling)}, indent=1))
     temporary.replace(path)
     return path
 

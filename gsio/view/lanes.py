@@ -1,8 +1,10 @@
 """What the device and the threads of a run did when, as a picture."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from gsio.errors import UsageError
+from gsio.files import new_file, require_new
 from gsio.overlap import Pair, union
 from gsio.timeline import DEVICE, Recording, roles
 
@@ -20,22 +22,19 @@ PIXELS = 1500  # along the time axis
 BARS = 100  # of one kind that can be told apart in a row
 
 
-def check_plot(path: Path) -> None:
-    """Raise UsageError if no picture can be drawn at `path`."""
+def check_plot(path: Path, apart_from: Iterable[Path] = ()) -> None:
+    """Raise UsageError if no new picture can be drawn at `path`; see `gsio.files.require_new`."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError("--plot: matplotlib is not installed; get it with: pip install 'gsio[plots]'") from None
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot: expected a name that ends in .png or .svg, got '{path}'")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot: the folder '{path.parent}' does not exist; create it first")
+    require_new("--plot", path, endings=(".png", ".svg"), apart_from=apart_from)
 
 
 def draw_lanes(path: Path, recording: Recording, title: str, blocks: int = 20) -> None:
     """Draw the whole of a recording, and below it `blocks` blocks from its middle; the ending of `path` is the format.
 
-    Raises UsageError if matplotlib is not installed, OSError if `path` cannot be written.
+    Raises UsageError if matplotlib is not installed or `path` exists, OSError if it cannot be written.
     """
     check_plot(path)
     from matplotlib.figure import Figure
@@ -70,7 +69,8 @@ def draw_lanes(path: Path, recording: Recording, title: str, blocks: int = 20) -
     handles = [Patch(color=COLOURS[kind], label=kind) for kind in seen]
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(seen), fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
+    with new_file("--plot", path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def _rows(recording: Recording) -> dict[str, dict[str, list[Pair]]]:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gsio.writer.base import LIBC
+from gsio.files import LIBC
 
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
@@ -35,7 +35,7 @@ class Disk:
 
     def __init__(self, path: Path, *, new: bool) -> None:
         """Open a file, or create a `new` one; raises OSError."""
-        self.fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if new else 0), 0o666)
+        self.fd = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0), 0o666)
         self.size = os.fstat(self.fd).st_size
         self._place = 0
         self._error: OSError | None = None

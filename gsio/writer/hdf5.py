@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import UsageError
+from gsio.files import is_file, publish, sync_folder, temporary_beside
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import FrameWriter, Target, sync_folder, temporary_beside
+from gsio.writer.base import FrameWriter, Target
 from gsio.writer.disk import Disk
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
@@ -75,7 +76,8 @@ class ChunkWriter:
         try:
             with self._disk.raising():
                 self._open(target)
-            place.rename(target.path)
+            if place != target.path:
+                publish("--output", place, target.path, replaces=is_file if target.overwrite else None)
         except BaseException:
             self._disk.abandon()
             with suppress(OSError, RuntimeError):

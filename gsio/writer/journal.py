@@ -6,9 +6,11 @@ types of a record. All records have one size, and each ends with a checksum, so 
 writes an output holds the lock of its journal; a killed process lets go.
 """
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +21,8 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
+from gsio.files import open_beside, publish, temporary_beside, write
 from gsio.staging import FrameLayout
-from gsio.writer.base import temporary_beside, write
 
 HEAD_NBYTES = 16 << 20  # at most
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
@@ -37,23 +39,25 @@ class Records(NamedTuple):
 class Journal:
     """The journal of one output, locked; a context manager that unlocks it.
 
-    Raises UsageError if another process has it, and OSError where storage fails.
+    Raises UsageError, which begins with `option`, if another process has it or something else has its name, and OSError
+    where storage fails.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, option: str = "--output") -> None:
         self._output = output
         self.path = journal_of(output)
         self._record = np.dtype([])
         self._start = 0  # of the first record
         while True:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = _open(self.path, option)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
+                if self._is_at(self.path):
                     return
             except BlockingIOError:
+                os.close(self._fd)
                 raise UsageError(
-                    f"--output: another run writes '{output}'{_who(output)}; wait for it, or choose another"
+                    f"{option}: another run writes '{output}'{_who(output)}; wait for it, or choose another"
                 ) from None
             os.close(self._fd)  # the one who had it has just removed it
 
@@ -72,7 +76,7 @@ class Journal:
         fd = os.open(path, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            path.replace(self.path)  # locked all the time
+            publish("--output", path, self.path, replaces=self._is_at)  # locked all the time
         except BaseException:
             os.close(fd)
             raise
@@ -107,7 +111,8 @@ class Journal:
             line = _with_checksum(json.dumps(head).encode())
             write(fd, line + self._records(0, series, places))
             os.fsync(fd)
-            temporary.replace(self.path)  # locked all the time; until then the journal is what it was
+            # It is locked all the time, and until now the journal is what it was.
+            publish("--output", temporary, self.path, replaces=self._is_at)
         except BaseException:
             os.close(fd)
             temporary.unlink(missing_ok=True)
@@ -155,7 +160,29 @@ class Journal:
 
     def remove(self) -> None:
         """Delete it: the output is complete."""
-        self.path.unlink(missing_ok=True)
+        if self._is_at(self.path):
+            self.path.unlink()
+
+    def _is_at(self, path: Path) -> bool:
+        """Return whether this very file is at `path`."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.lstat())
+        except FileNotFoundError:
+            return False
+
+
+def _open(path: Path, option: str) -> int:
+    """Open a journal, or make an empty one; raise UsageError if something else has its name."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UsageError(f"{option}: '{path}' is no file; expected the journal of gsio, or nothing") from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UsageError(f"{option}: '{path}' is no file; expected the journal of gsio, or nothing")
+    return fd
 
 
 def _who(output: Path) -> str:
@@ -169,6 +196,16 @@ def _who(output: Path) -> str:
 def journal_of(output: Path) -> Path:
     """Return the path of the journal of an output."""
     return Path(f"{output}.journal")
+
+
+def is_journal(path: Path) -> bool:
+    """Return whether `path` is a journal, which can be damaged, or empty as one that is about to begin."""
+    try:
+        with open_beside(path) as file:
+            head = file.readline(1 << 20)
+    except OSError:
+        return False
+    return not head or (head.startswith(b'{"') and b'"series"' in head)
 
 
 def read_journal(output: Path, last: int = 0) -> Records | None:
@@ -193,7 +230,7 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
 
 def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
     """Return the head of a journal, its bytes, and the whole records, or the `last` ones; None of a new journal."""
-    with path.open("rb") as file:
+    with open_beside(path) as file:
         line = file.readline(HEAD_NBYTES)
         if not line:
             return None

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from gsio.config import Config
+from gsio.files import LIBC, publish, temporary_beside, write
 from gsio.staging import Block, FrameLayout
-from gsio.writer import codec
-from gsio.writer.base import LIBC, Target, move_into_place, temporary_beside, write
+from gsio.writer import codec, is_zarr
+from gsio.writer.base import Target
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -115,7 +116,7 @@ class ZarrWriter:
     """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
 
     def __init__(self, target: Target) -> None:
-        path, config, layout, attributes, journal, self._trace, known = target
+        path, config, layout, attributes, journal, self._trace, known, overwrite = target
         self._config, self._layout, self._journal = config, layout, journal
         self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
         self._lock = threading.Lock()  # of what is published
@@ -130,7 +131,7 @@ class ZarrWriter:
                 _lay_out(temporary, config, layout, attributes)
                 Folder(temporary).sync()
                 journal.begin(attributes, series, layout, self._places(0))
-                move_into_place(path, temporary)
+                publish("--output", temporary, path, replaces=is_zarr if overwrite else None)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise

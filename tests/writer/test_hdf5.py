@@ -28,7 +28,7 @@ from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
-from gsio.writer import codec
+from gsio.writer import codec, disk
 from gsio.writer.base import Target
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
