@@ -8,7 +8,7 @@ import ctypes
 import importlib.machinery
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -252,7 +252,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             vars(gsio.compute).pop(name.rpartition(".")[2], None)
 
 
-def on_device_1(make_config: MakeConfig, changes: dict[str, object] = {}) -> Config:
+def on_device_1(make_config: MakeConfig, changes: Mapping[str, object] = {}) -> Config:
     config = {"run.backend": "cupy", "run.device": 1, "output.fields": "u,v", "initial.kind": "noise"}
     return make_config({**config, **changes})
 
