@@ -21,6 +21,7 @@ import structlog
 import trio
 
 from gsio.compute.base import Field, Solver
+from gsio.compute.stencil import values_outside
 from gsio.config import Config, parse_interval
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, reason_of
 from gsio.staging import STATISTICS, Block, BlockPool
@@ -49,6 +50,8 @@ class Pipeline:
         Time the device spent computing and copying those frames.
     started, finished
         Begin and end of the frame loop, `time.perf_counter` seconds.
+    outside
+        What leaves 0 to 1 in the first of those frames where something does, in words; "" while nothing has.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Pipeline:
         self.nbytes_before = writer.nbytes if first else 0
         self.compute_seconds = self.link_seconds = 0.0
         self.started = self.finished = 0.0
+        self.outside = ""
         self._save = save
         self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
         self._stopping = self._abandoning = self._checkpoint_asked = False
@@ -238,6 +242,7 @@ class Pipeline:
             self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
             self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
+            self._look_outside(block)
             if block.count:
                 ready.append(block)
             following += block.count
@@ -255,8 +260,18 @@ class Pipeline:
             step = (diverged + 1) * self.config.run.steps_per_frame
             raise DivergenceError(
                 f"the fields hold non-finite values at frame {diverged}, step {step}; "
-                f"the {following} frames before it are safe; lower model.dt or check the initial state"
+                f"the {following} frames before it are safe{f' ({self.outside})' if self.outside else ''}; "
+                "lower model.dt or check the initial state"
             )
+
+    def _look_outside(self, block: Block) -> None:
+        """Warn of the first frame whose values leave 0 to 1; an initial state can start there, so that it can go on."""
+        if self.outside:
+            return
+        least, largest = (block.statistics[: block.count, :, STATISTICS.index(name)] for name in ("min", "max"))
+        self.outside = values_outside(least, largest, block.layout.fields, block.first)
+        if self.outside:
+            log.warning(f"{self.outside}: model.dt is too long, or the initial state starts outside; the run goes on")
 
     def _stop(self) -> None:
         """Let no further block be computed, and wake the solver's thread if it waits for one."""

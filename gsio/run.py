@@ -16,7 +16,7 @@ from gsio.compute.base import Field
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DataError, Interrupted, StorageError, UsageError, reason_of
-from gsio.initial import Start, initial_state
+from gsio.initial import Start, initial_state, rates
 from gsio.limits import Limits, available_memory
 from gsio.log import configure
 from gsio.pipeline import Pipeline, Watch
@@ -73,7 +73,7 @@ def simulate(
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("auto", quiet=True)
     began = time.perf_counter()
-    check_stability(config.model)
+    check_stability(config.model, *rates(config))
     check_output(output, overwrite=overwrite, resume=resume)
     if timeline is not None:
         check_timeline(timeline)
@@ -130,20 +130,20 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
     chosen = with_backend(config)
     layout = layout_of(chosen, part.frames_per_chunk if part else 0)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
-    rates = 0
+    checksum = 0
 
     def start(config: Config) -> Start:
-        nonlocal rates
+        nonlocal checksum
         initial = initial_state(config)
-        rates = checkpoint.rates_checksum(initial)
+        checksum = checkpoint.rates_checksum(initial)
         if part is None:
             return initial
-        if rates != part.rates:
+        if checksum != part.rates:
             raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
         return initial._replace(u=part.u, v=part.v)
 
     def save(frames: int, u: Field, v: Field) -> None:
-        checkpoint.save(output, Checkpoint(frames, u, v, config.to_toml(), rates, layout.frames_per_chunk))
+        checkpoint.save(output, Checkpoint(frames, u, v, config.to_toml(), checksum, layout.frames_per_chunk))
 
     solver = open_solver(chosen, layout, blocks, start)
     pool = BlockPool(layout, blocks, solver.allocate)
@@ -164,7 +164,6 @@ def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint |
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
-    check_stability(config.model)
     solver = open_solver(config, layout_of(config), blocks=1)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
@@ -263,4 +262,5 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
         nbytes_in=frames * pipeline.pool.layout.frame_nbytes,
         nbytes_out=pipeline.writer.nbytes - pipeline.nbytes_before,
+        outside=pipeline.outside,
     )

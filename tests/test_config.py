@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, config_folder, describe_preset, load_config, parse_assignment, preset_names
 from gsio.errors import UsageError
+from gsio.initial import rates
 
 DEFAULTS = msgspec.to_builtins(load_config(environ={}))
 NUMERIC = [
@@ -112,7 +113,7 @@ def test_an_assignment_without_a_value_is_refused(text: str) -> None:
 def test_every_shipped_configuration_is_a_stable_preset(path: Path) -> None:
     assert path.stem in preset_names()
     config = load_config(preset=path.stem, environ={})
-    check_stability(config.model)
+    check_stability(config.model, *rates(config))
     assert config == load_config(path, environ={})
     for section, values in tomllib.loads(path.read_text()).items():
         for name, value in values.items():

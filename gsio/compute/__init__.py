@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
+from gsio.compute.stencil import check_stability
 from gsio.config import Backend, Config
 from gsio.errors import UsageError
 from gsio.initial import Start, initial_state
@@ -93,9 +94,15 @@ def open_solver(
     Raises
     ------
     UsageError
-        The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), or the
-        initial state cannot be read.
+        The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), the
+        initial state cannot be read, or the time step is too long for the rates.
     """
+
+    def begin() -> Start:
+        beginning = start(config)
+        check_stability(config.model, beginning.feed, beginning.kill)
+        return beginning
+
     backend = choose_backend(config)
     # That live in host memory; the temporary arrays of array code among them.
     fields = {"numba": 4, "numpy": 12, "cupy": 0, "cupy-arrays": 2}.get(backend, 8)
@@ -109,14 +116,14 @@ def open_solver(
         _check_cuda(config, layout)
         from gsio.compute.cuda import CudaSolver
 
-        return CudaSolver(config, layout, start(config))
+        return CudaSolver(config, layout, begin())
     if backend == "numba":
         if not _numba_compiles():
             what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
             raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
         from gsio.compute.cpu import CpuSolver
 
-        return CpuSolver(config, layout, start(config))
+        return CpuSolver(config, layout, begin())
     if backend == "cupy-arrays":
         _check_cuda(config, layout)
     module = "reference" if backend == "numpy" else ROUTES[backend]
@@ -125,7 +132,7 @@ def open_solver(
     except ImportError as error:
         what = f"run.backend: {backend} cannot be used here: {one_line(error)}"
         raise UsageError(f"{what}; get it with pip install 'gsio[{module}]'") from None
-    return cast(Solver, solver(config, layout, start(config)))
+    return cast(Solver, solver(config, layout, begin()))
 
 
 def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:
