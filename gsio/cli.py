@@ -262,7 +262,7 @@ def verify(path: Path, debug: bool) -> None:
     """Decode every frame of an output, and say what is wrong with it and where."""
     from gsio.progress import counted
     from gsio.reader import open_stack
-    from gsio.verify import problems
+    from gsio.verify import outside, problems
 
     with open_stack(path) as stack:
         found = 0
@@ -270,6 +270,8 @@ def verify(path: Path, debug: bool) -> None:
             for problem in problems(stack, advance):
                 click.echo(problem, file=sys.stdout)  # above the bar: else click writes to what it has kept
                 found += 1
+        if left := outside(stack):
+            click.echo(f"warning: {left}; the frames are as they were computed")
         if found:
             raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
         click.echo(f"{path}: {stack.frames} frames, all intact")
@@ -426,6 +428,7 @@ def show(
     """Print the resolved configuration as TOML."""
     config = _load(config_path, preset, assignments, options)
     from gsio.compute.stencil import check_stability
+    from gsio.initial import rates
 
-    check_stability(config.model)
+    check_stability(config.model, *rates(config))
     click.echo(config.to_toml(), nl=False)

@@ -272,12 +272,17 @@ def toml_value(text: str) -> Any:
 
 
 def _read(path: Path) -> Layer:
+    """Return what a TOML file holds; the path of the initial state is relative to its folder."""
     try:
-        return tomllib.loads(path.read_text())
+        layer = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; expected a TOML file") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise UsageError(f"{path} is not valid TOML: {error}") from None
+    initial = layer.get("initial")
+    if isinstance(initial, dict) and isinstance(initial.get("path"), str) and initial["path"]:
+        initial["path"] = str(path.parent / initial["path"])
+    return layer
 
 
 def _preset_path(name: str) -> Path:

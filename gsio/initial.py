@@ -34,13 +34,20 @@ def initial_state(config: Config) -> Start:
     UsageError
         A picture or file that cannot be read, has another shape, or holds values that are not allowed.
     """
-    return Start(*_fields(config), *rates_of(config))
+    feed, kill = rates(config)  # first: they are what is refused soonest
+    return Start(*_fields(config), feed, kill)
 
 
-def rates_of(config: Config) -> tuple[Field, Field]:
-    """Return the rates of feed and kill, as in `Start`; raises UsageError if a map cannot be used."""
-    feed = _rates(config.grid, "model.feed", config.model.feed)
-    return feed, _rates(config.grid, "model.kill", config.model.kill)
+def rates(config: Config) -> tuple[Field, Field]:
+    """Return feed and kill, per unit time, as they are in `Start`; reads the files of maps, nothing else.
+
+    Raises
+    ------
+    UsageError
+        A file that cannot be read or has another shape, or a rate that is not from 0 to 1.
+    """
+    model = config.model
+    return _rates(config.grid, "model.feed", model.feed), _rates(config.grid, "model.kill", model.kill)
 
 
 def _rates(grid: Grid, key: str, parameter: Parameter) -> Field:

@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from gsio.compute.base import Field, Solver
+from gsio.compute.stencil import values_outside
 from gsio.config import Config, parse_interval
 from gsio.errors import DataError, DivergenceError, GsioError, Interrupted, StorageError, reason_of
 from gsio.resume import Restart
@@ -54,6 +55,8 @@ class Pipeline:
         Time the device spent computing and copying those frames.
     started, finished
         Begin and end of the frame loop, `time.perf_counter` seconds.
+    outside
+        What leaves 0 to 1 in the first of those frames where something does, in words; "" while nothing has.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Pipeline:
         self.started = self.finished = 0.0
         self._before = before
         self._position = before.computed_from if before is not None else 0  # frames computed and dealt with
+        self.outside = ""
         self._save = save
         self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
         self._stopping = self._abandoning = self._checkpoint_asked = False
@@ -280,6 +284,7 @@ class Pipeline:
             self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
             self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
+            self._look_outside(block)
             self._position = block.first + block.count
             done.append(block)
         if ready := [block for block in done if block.first + block.count > max(self.first, block.first + block.kept)]:
@@ -296,8 +301,18 @@ class Pipeline:
             step = (diverged + 1) * self.config.run.steps_per_frame
             raise DivergenceError(
                 f"the fields hold non-finite values at frame {diverged}, step {step}; "
-                f"the {diverged} frames before it are safe; lower model.dt or check the initial state"
+                f"the {diverged} frames before it are safe{f' ({self.outside})' if self.outside else ''}; "
+                "lower model.dt or check the initial state"
             )
+
+    def _look_outside(self, block: Block) -> None:
+        """Warn of the first frame whose values leave 0 to 1; an initial state can start there, so that it can go on."""
+        if self.outside:
+            return
+        least, largest = (block.statistics[: block.count, :, STATISTICS.index(name)] for name in ("min", "max"))
+        self.outside = values_outside(least, largest, block.layout.fields, block.first)
+        if self.outside:
+            log.warning(f"{self.outside}: model.dt is too long, or the initial state starts outside; the run goes on")
 
     def _stop(self) -> None:
         """Let no further block be computed, and wake the solver's thread if it waits for one."""

@@ -17,7 +17,7 @@ from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DataError, Interrupted, StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, is_file, remove_temporaries, require_new
-from gsio.initial import Start, initial_state, rates_of
+from gsio.initial import Start, initial_state, rates
 from gsio.limits import Limits, available_memory
 from gsio.log import configure
 from gsio.pipeline import Pipeline, Watch
@@ -79,7 +79,7 @@ def simulate(
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("auto", quiet=True)
     began = time.perf_counter()
-    check_stability(config.model)
+    check_stability(config.model, *rates(config))
     check_output(output, overwrite=overwrite, resume=resume)
     if discard_after is not None and resume != "must":
         raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
@@ -153,9 +153,9 @@ def _pipeline(
     layout = layout_of(chosen, before.frames_per_chunk if before is not None else 0)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     state = before.checkpoint if before is not None else None
-    feed, kill = rates_of(config)
-    rates = checkpoint.rates_checksum(feed, kill)
-    if state is not None and rates != state.rates:
+    feed, kill = rates(config)
+    checksum = checkpoint.rates_checksum(feed, kill)
+    if state is not None and checksum != state.rates:
         raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
 
     def start(config: Config) -> Start:
@@ -168,7 +168,7 @@ def _pipeline(
         attributes["output_id"] = before.output_id
 
     def save(frames: int, u: Field, v: Field) -> None:
-        checkpoint.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), rates))
+        checkpoint.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
     try:
         series = before.series if before is not None else None
@@ -189,7 +189,6 @@ def _pipeline(
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
-    check_stability(config.model)
     solver = open_solver(config, layout_of(config), blocks=1)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
@@ -292,4 +291,5 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
         nbytes_in=frames * pipeline.pool.layout.frame_nbytes,
         nbytes_out=pipeline.writer.nbytes - pipeline.nbytes_before,
+        outside=pipeline.outside,
     )

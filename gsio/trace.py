@@ -141,7 +141,7 @@ class Summary:
 
     `compute` and `link` are times the device was busy; `encode` and `write` times at least one thread was; `wait` is
     the time computing waited for a free block. `hidden` is the share of I/O (encode, write, link) that went on while
-    the device computed.
+    the device computed. `outside` says what leaves 0 to 1 in the first frame where something does, or is "".
     """
 
     output: Path
@@ -160,6 +160,7 @@ class Summary:
     hidden: float
     nbytes_in: int
     nbytes_out: int
+    outside: str = ""
 
     def __str__(self) -> str:
         ratio = self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0
@@ -175,4 +176,5 @@ class Summary:
             f"write       {self.write_seconds:9.3f} s   {self.nbytes_out / 1e9 / self.loop_seconds:.2f} GB/s out",
             f"waited      {self.wait_seconds:9.3f} s for a free block",
             f"bottleneck  {self.bottleneck}; {self.hidden:.0%} of the I/O was hidden under compute",
+            *([f"warning     {self.outside}"] if self.outside else []),
         ])  # fmt: skip

@@ -9,6 +9,7 @@ from crc32c import crc32c
 from numcodecs import Shuffle
 from numpy.typing import NDArray
 
+from gsio.compute.stencil import values_outside
 from gsio.config import usable_cores
 from gsio.limits import available_memory
 from gsio.reader import Stack
@@ -23,6 +24,20 @@ def problems(stack: Stack, advance: Callable[[int], object] = lambda frames: Non
     if "selection" not in stack.attributes:  # else the configuration is that of the whole run
         yield from _unexpected(stack)
     yield from damaged_frames(stack, 0, stack.frames, advance)
+
+
+def outside(stack: Stack) -> str:
+    """Return what leaves 0 to 1 in the first frame where something does, by the stored statistics; "" if nothing does.
+
+    Such frames are what was computed: they are no problem of the file.
+    """
+    fields = [name for name in stack.fields if f"{name}_max" in stack.root.get("stats", ())]
+    ranges = [[stack.series(f"stats/{name}_{word}")[: stack.frames] for name in fields] for word in ("min", "max")]
+    lengths = {len(series) for words in ranges for series in words}
+    if len(lengths) != 1:  # no statistics, or those of a damaged file
+        return ""
+    least, largest = (np.stack(words, axis=1) for words in ranges)
+    return values_outside(least, largest, fields)
 
 
 def _unexpected(stack: Stack) -> Iterator[str]:

@@ -369,7 +369,7 @@ def test_export_removes_what_the_replaced_run_left(
     assert [beside.exists() for beside in running.beside(path)] == [True] * 4
     gsio.export.export(source, path, overwrite=True)
     assert [beside.exists() for beside in running.beside(path)] == [False] * 4
-    with pytest.raises(DataError, match="no checkpoint"):
+    with pytest.raises(DataError, match="another configuration"):
         gsio.simulate(config, path, resume="must")
     with gsio.open_stack(path) as stack:
         assert stack.frames == 3

@@ -15,7 +15,7 @@ from numcodecs import blosc
 
 import gsio
 from gsio import timeline
-from gsio.compute import choose_backend, open_solver, reference
+from gsio.compute import choose_backend, open_solver, reference, tune, with_backend
 from gsio.compute.tiling import Device, Job, Tiling, tilings
 from gsio.config import Config
 from gsio.errors import UsageError
@@ -261,3 +261,72 @@ def test_readers_find_the_frames_that_the_gpu_encoded(
         np.testing.assert_array_equal(group[name], theirs)
     for path in ("run.h5", "plain.h5", "run.zarr"):
         assert list(problems(gsio.open_stack(tmp_path / path))) == []
+
+
+# The second GPU; the stand-in of tests/compute/test_devices.py checks the same without any
+
+
+@pytest.fixture
+def second_gpu() -> str:
+    """Return the name of the second GPU; skip the test where there is none."""
+    from gsio.compute.cuda import count_devices
+
+    if count_devices() < 2:
+        pytest.skip("needs two GPUs")
+    import cupy
+
+    return str(cupy.cuda.runtime.getDeviceProperties(1)["name"].decode())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output.compression": "deflate"},
+        {"output.compression": "deflate", "output.level": 2},  # encoded by the CPU
+        {"output.compression": "lz4"},
+        {"output.compression": "none"},
+        {"model.precision": "float64", "model.feed": [0.03, 0.05]},
+    ],
+    ids=str,
+)
+def test_the_second_gpu_makes_the_frames_of_the_first(
+    changes: dict[str, object], second_gpu: str, make_config: Make, tmp_path: Path
+) -> None:
+    run = {**RUN, "run.backend": "cupy", "run.checkpoint_every": 40, **changes}
+    expected = frames_of(make_config(run), tmp_path / "first.h5")
+    config = make_config({**run, "run.device": 1})
+    summary = gsio.simulate(config, tmp_path / "second.h5")
+    assert summary.device == second_gpu
+    with h5py.File(tmp_path / "second.h5") as file:
+        for name, theirs in zip("uv", expected, strict=True):
+            np.testing.assert_array_equal(file[name][:], theirs)
+
+
+def test_a_run_goes_on_on_the_second_gpu(second_gpu: str, make_config: Make, tmp_path: Path) -> None:
+    run = {**RUN, "run.backend": "cupy", "output.compression": "deflate"}
+    expected = frames_of(make_config(run), tmp_path / "whole.h5")
+    gsio.simulate(make_config({**run, "run.frames": 100}), tmp_path / "parts.h5")
+    gsio.simulate(make_config({**run, "run.device": 1}), tmp_path / "parts.h5", resume="must")
+    with h5py.File(tmp_path / "parts.h5") as file:
+        for name, theirs in zip("uv", expected, strict=True):
+            np.testing.assert_array_equal(file[name][:], theirs)
+
+
+@pytest.mark.parametrize("backend", ["cupy-arrays", "jax", "torch"])
+def test_array_code_runs_on_the_second_gpu(backend: str, second_gpu: str, make_config: Make, tmp_path: Path) -> None:
+    pytest.importorskip(backend.removesuffix("-arrays"))
+    changes = {**RUN, "run.frames": 20, "output.compression": "deflate"}
+    found = frames_of(make_config({**changes, "run.backend": backend, "run.device": 1}), tmp_path / "gpu.h5")
+    expected = frames_of(make_config({**changes, "run.backend": "numpy"}), tmp_path / "numpy.h5")
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-3)
+
+
+def test_auto_is_the_second_gpu_and_its_tilings_are_measured(
+    second_gpu: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = make_config({**RUN, "run.backend": "auto", "run.device": 1})
+    assert choose_backend(config) == "cupy"
+    (_, speed), *_ = tune(with_backend(config), layout_of(config))
+    assert speed > 0

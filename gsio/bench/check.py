@@ -21,8 +21,8 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
 
     The reference is computed on the GPU if `device` says so. Raises ValueError if the error is too large.
     """
-    check_stability(config.model)
     start, layout = initial_state(config), layout_of(config)
+    check_stability(config.model, start.feed, start.kill)
     solver = make(config, layout, start) if make else open_solver(config, layout, 1)
     solver.advance(STEPS)
     found = solver.fields()

@@ -27,7 +27,6 @@ from gsio.bench.compute import main_grid
 from gsio.bench.tables import Column, Found, Options, Row, Table, empty, median
 from gsio.compute import open_solver
 from gsio.compute.base import Solver
-from gsio.compute.stencil import check_stability
 from gsio.config import Config, load_config, usable_cores
 from gsio.limits import available_memory
 from gsio.pipeline import Pipeline
@@ -344,7 +343,6 @@ def measure(folder: Path, device: str, *values: Any) -> Found:
     output = folder / job.output
     backend = "cupy" if device == "gpu" else "numba"
     config = load_config(overrides={"run.backend": backend, "run.frames": job.frames, **job.changes}, environ={})
-    check_stability(config.model)
     if job.how not in PEERS:
         config = for_output(config, output)
     if job.how == "codec":  # whose frames all stay in memory, raw and encoded

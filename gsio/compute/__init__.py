@@ -1,5 +1,6 @@
 """Solvers: they advance u and v, and know nothing of files."""
 
+import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from gsio.compute.base import Solver
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
+from gsio.compute.stencil import check_stability
 from gsio.config import Backend, Config
 from gsio.errors import UsageError
 from gsio.initial import Start, initial_state
@@ -37,17 +39,35 @@ def choose_backend(config: Config) -> Backend:
         return config.run.backend
     driver = find_driver()
     if driver is None or not driver.gpus:
-        return "numba"
+        return _on_cpu()
+    device = min(config.run.device, len(driver.gpus) - 1)  # `open_solver` refuses a GPU that is not there
+    gpu = driver.gpus[device]
     try:
-        reason = _too_old(0)
+        reason = _too_old(device)
     except Exception as error:
         found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
-        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
-        return "numba"
+        log.warning(f"{gpu} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
+        return _on_cpu()
     if reason:
-        log.warning(f"{driver.gpus[0]} is not used, the CPU is: {reason}")
-        return "numba"
+        log.warning(f"{gpu} is not used, the CPU is: {reason}")
+        return _on_cpu()
     return "cupy"
+
+
+def _on_cpu() -> Backend:
+    """Return the backend that `auto` is without a GPU: Numba, or NumPy where Numba may not compile."""
+    if _numba_compiles():
+        return "numba"
+    log.warning("NUMBA_DISABLE_JIT is set: the backend is numpy, which is slow; unset the variable to use numba")
+    return "numpy"
+
+
+def _numba_compiles() -> bool:
+    """Return whether Numba compiles; with NUMBA_DISABLE_JIT, it would have Python run what is written for LLVM."""
+    try:
+        return not int(os.environ.get("NUMBA_DISABLE_JIT", "0"))
+    except ValueError:  # Numba warns, and compiles
+        return True
 
 
 def with_backend(config: Config) -> Config:
@@ -74,9 +94,15 @@ def open_solver(
     Raises
     ------
     UsageError
-        The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), or the
-        initial state cannot be read.
+        The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), the
+        initial state cannot be read, or the time step is too long for the rates.
     """
+
+    def begin() -> Start:
+        beginning = start(config)
+        check_stability(config.model, beginning.feed, beginning.kill)
+        return beginning
+
     backend = choose_backend(config)
     # That live in host memory; the temporary arrays of array code among them.
     fields = {"numba": 4, "numpy": 12, "cupy": 0, "cupy-arrays": 2}.get(backend, 8)
@@ -90,11 +116,14 @@ def open_solver(
         _check_cuda(config, layout)
         from gsio.compute.cuda import CudaSolver
 
-        return CudaSolver(config, layout, start(config))
+        return CudaSolver(config, layout, begin())
     if backend == "numba":
+        if not _numba_compiles():
+            what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
+            raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
         from gsio.compute.cpu import CpuSolver
 
-        return CpuSolver(config, layout, start(config))
+        return CpuSolver(config, layout, begin())
     if backend == "cupy-arrays":
         _check_cuda(config, layout)
     module = "reference" if backend == "numpy" else ROUTES[backend]
@@ -103,7 +132,7 @@ def open_solver(
     except ImportError as error:
         what = f"run.backend: {backend} cannot be used here: {one_line(error)}"
         raise UsageError(f"{what}; get it with pip install 'gsio[{module}]'") from None
-    return cast(Solver, solver(config, layout, start(config)))
+    return cast(Solver, solver(config, layout, begin()))
 
 
 def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:

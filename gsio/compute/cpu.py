@@ -351,7 +351,7 @@ class CpuSolver(HostSolver):
         self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
         c = coefficients(config.model, start.feed, start.kill)
         self._constants = Constants._make(map(dtype.type, (c.centre, c.spread_u, c.spread_v, c.rest, c.dt)))
-        self._rates = tuple(_rates(rate, self._shape).astype(dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
+        self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
         self._parts, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
         self._rings = np.zeros((self._threads, cells), dtype)
         self._compile()
@@ -404,12 +404,15 @@ class CpuSolver(HostSolver):
         """Return at once: `fill` leaves the frames complete."""
 
 
-def _rates(rate: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members."""
+def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
+
+    It is contiguous whatever it was broadcast from: functions are compiled for one layout, which indexes the fastest.
+    """
     rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
     if rate.shape[1:] == (1, 1):
-        return np.broadcast_to(rate[:, 0, 0], shape[:1])
-    return np.broadcast_to(rate, (len(rate), *shape[1:])).reshape(len(rate), -1)
+        return np.ascontiguousarray(np.broadcast_to(rate[:, 0, 0], shape[:1]), dtype)
+    return np.ascontiguousarray(np.broadcast_to(rate, (len(rate), *shape[1:])), dtype).reshape(len(rate), -1)
 
 
 def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:

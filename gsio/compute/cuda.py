@@ -6,6 +6,9 @@ into the pinned memory of a block. Events order the two, so that neither waits f
 
 Where the layout says so chunks are encoded on the GPU, in that graph, and then put together in a slot. How many bytes
 they take is known only then: the thread that waits for a block is told, and lets the link stream copy so much.
+
+Streams, events, memory and kernels belong to the device that was current in the thread that made them, which is device
+0 in a new thread. So every method, and every function that a method returns, makes and uses them `with self._device`.
 """
 
 import math
@@ -120,7 +123,7 @@ def tuning_name(device: str, config: Config, job: Job) -> str:
 
 
 class Slot:
-    """Device memory from which the link stream copies, and the event that says when it has."""
+    """Memory of the current device from which the link stream copies, and the event that says when it has."""
 
     def __init__(self, nbytes: int) -> None:
         self.memory = cupy.zeros(nbytes, cupy.uint8)
@@ -136,7 +139,9 @@ class Anchor(NamedTuple):
 
 
 class Marks:
-    """Events around the work for one block, and when the host gave the orders between them, on its own clock.
+    """Events of the current device around the work for one block, and when the host gave the orders between them.
+
+    The host's times are on its own clock.
 
     Where the device is idle it begins with the orders, not with the event before them: as good a guess as any is the
     middle of the call, which takes 0.1 ms under a profiler.
@@ -239,14 +244,14 @@ class CudaSolver:
 
     def seconds(self, steps: int, times: int) -> float:
         """Return the seconds the GPU takes to advance by `steps` time steps `times` times."""
-        before, after = Event(), Event()
         with self._device:
+            before, after = Event(), Event()
             before.record(self._compute)
             for _ in range(times):
                 self.advance(steps)
             after.record(self._compute)
             after.synchronize()
-        return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
+            return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
 
     def _replay(self, what: tuple[Any, ...], launches: int, launch: Callable[[], None]) -> None:
         """Do `launch`, as one CUDA graph if it is not too long: one by one, launches cost the host 60 µs each."""
@@ -291,8 +296,8 @@ class CudaSolver:
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
-        copied = Event(block=True, disable_timing=True)
         with self._device, self._compute:
+            copied = Event(block=True, disable_timing=True)
             copies = []
             for field in self._states[self._now]:
                 memory = cupy.cuda.alloc_pinned_memory(field.nbytes)  # of the pool: making it stops the device

@@ -1,8 +1,8 @@
-"""Laplacian stencils, the coefficients of one time step, and the stability limit."""
+"""Laplacian stencils, the coefficients of one time step, the stability limit, and the range of the values."""
 
 import decimal
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,10 @@ STENCILS = {
     "patra-karttunen": (1 / 6, 2 / 3),
     "ones": (1.0, 1.0),
 }
+# Values that leave 0 to 1 by more are reported. Rounding alone does not take them there: float32 rounds u near 1 by up
+# to 6e-8 a step, which feeding takes back, so that errors stay below 6e-8 / (dt F): 6e-6 where dt F is 0.01. A mode
+# that is unstable grows with each step, and passes any margin within a few frames.
+MARGIN = 1e-3
 Rate = NDArray[np.float64]  # broadcasts to [members, rows, cols]
 
 
@@ -126,14 +130,38 @@ def largest_eigenvalue(stencil: str) -> float:
     return max(8 * edge, 8 * corner + 4 * edge)
 
 
-def check_stability(model: Model) -> None:
-    """Raise UsageError if forward Euler is unstable: it needs dt · D · λmax ≤ 2."""
-    for diffusion in (model.diffusion_u, model.diffusion_v):
-        rate = diffusion * largest_eigenvalue(model.stencil)
-        if not model.dt * rate <= 2:  # also refuses NaN
-            # Six digits, none of them rounded up: the limit that is named has to pass.
-            limit = decimal.Context(prec=6, rounding=decimal.ROUND_FLOOR).create_decimal(2 / rate if rate else math.inf)
-            raise UsageError(
-                f"model.dt: {model.dt:g} is unstable with the {model.stencil} stencil and diffusion {diffusion:g}: "
-                f"expected at most {float(limit):g}; lower model.dt or the diffusion"
-            )
+def check_stability(model: Model, feed: Rate, kill: Rate) -> None:
+    """Raise UsageError if forward Euler is unstable with the rates `feed` and `kill`, per unit time, of any shape.
+
+    Around u = 1, v = 0 the wave that grows the fastest is multiplied by 1 − dt (D λmax + r) in a step, with r = F for u
+    and r = F + k for v. Both have to be −1 or more: dt (Du λmax + F) ≤ 2 and dt (Dv λmax + F + k) ≤ 2, in every cell.
+    The limit that the error names is one that passes.
+    """
+    spread = largest_eigenvalue(model.stencil)
+    rates = {
+        "diffusion_u λmax + feed": model.diffusion_u * spread + float(np.max(feed)),
+        "diffusion_v λmax + feed + kill": model.diffusion_v * spread + float(np.max(feed + kill)),
+    }
+    name, rate = max(rates.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+    if not model.dt * rate <= 2:  # also refuses NaN
+        # Six digits, none of them rounded up: the limit that is named has to pass.
+        limit = decimal.Context(prec=6, rounding=decimal.ROUND_FLOOR).create_decimal(2 / rate if rate else math.inf)
+        raise UsageError(
+            f"model.dt: {model.dt:g} is unstable with the {model.stencil} stencil, whose λmax is {spread:g}: "
+            f"dt ({name}) is at most 2; expected at most {float(limit):g}, or less diffusion, feed or kill"
+        )
+
+
+def values_outside(least: Rate, largest: Rate, fields: Sequence[str], first: int = 0) -> str:
+    """Return what leaves 0 to 1 by more than `MARGIN` in the first frame where something does, in words; else "".
+
+    `least` and `largest` are the values of each frame, [frame, field], of the frames from number `first` on.
+    """
+    beyond = np.maximum(-least, largest - 1)
+    frames = np.flatnonzero((beyond > MARGIN).any(axis=1))
+    if not len(frames):
+        return ""
+    frame, field = frames[0], beyond[frames[0]].argmax()
+    below = least[frame, field] < -MARGIN and -least[frame, field] >= largest[frame, field] - 1
+    value = (least if below else largest)[frame, field]
+    return f"{fields[field]} is {value:.4g} at frame {first + frame}, outside 0 to 1"

@@ -73,6 +73,7 @@ class ChunkWriter:
         self._journal = target.journal
         self._saved = ""
         self._disk = Disk(place, new=target.series is None)
+        self._file: Any = None
         try:
             with self._disk.raising():
                 self._open(target)
@@ -81,7 +82,8 @@ class ChunkWriter:
         except BaseException:
             self._disk.abandon()
             with suppress(OSError, RuntimeError):
-                self._file.close()
+                if self._file is not None:
+                    self._file.close()
             self._disk.close()
             raise
 

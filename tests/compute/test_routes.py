@@ -1,5 +1,7 @@
 """Array code in other libraries: the reference's answers, the way into a file, and what is refused."""
 
+import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -146,3 +148,21 @@ def test_a_device_that_is_not_there_is_refused(route: str, make_config: MakeConf
     config = make_config({"run.backend": route, "run.device": 99})
     with pytest.raises(UsageError, match=r"run\.device: expected .*, got 99"):
         open_solver(config, layout_of(config), 1)
+
+
+def test_where_numba_may_not_compile_auto_is_numpy(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gsio", "run", "-n", "2", "-e", "2", "-r", "9", "-c", "9", "-o"]
+    environ = {**os.environ, "NUMBA_DISABLE_JIT": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([*command, tmp_path / "run.h5"], env=environ, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "NUMBA_DISABLE_JIT is set: the backend is numpy" in run.stderr
+    with gsio.open_stack(tmp_path / "run.h5") as stack:
+        assert (stack.frames, stack.attributes["backend"]) == (2, "numpy")
+    run = subprocess.run(
+        [*command, tmp_path / "no.h5", "--backend", "numba"], env=environ, capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert "run.backend: numba cannot be used with NUMBA_DISABLE_JIT" in line
+    assert "choose the backend numpy" in line
+    assert not (tmp_path / "no.h5").exists()
