@@ -1,5 +1,6 @@
 """The command line: parse, call, map errors to exit codes. Results go to stdout, everything else to stderr."""
 
+import errno
 import os
 import sys
 import traceback
@@ -13,16 +14,36 @@ import click
 
 from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
-from gsio.errors import DataError, GsioError, StorageError
+from gsio.errors import NO_THREAD, DataError, GsioError, StorageError, is_without_thread
+from gsio.processes import Terminated, terminable
+from gsio.streams import error_of, open_outputs
 
 PATH = click.Path(path_type=Path)
+MAKE_FILES = {"run", "profile", "repair", "export"}  # what they print is not what they are for
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code of the process; see ``gsio.errors`` for the codes."""
     is_program, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
+    if is_program:
+        open_outputs()
     # click would take what follows a bare --resume for its value.
     arguments = ["--resume=auto" if argument == "--resume" else argument for argument in arguments]
+    with terminable():
+        code = _run(arguments)
+    if is_program:
+        sys.stdout.flush()
+    lost = error_of(sys.stdout)
+    if lost is not None and lost.errno != errno.EPIPE and code == 0 and arguments[0] not in MAKE_FILES:
+        code = _fail(f"stdout: {lost.strerror}; expected a place that results can be written to", 74)
+    if is_program and code == StorageError.exit_code:
+        sys.stderr.flush()
+        os._exit(code)  # HDF5 that met a failed write can crash when Python lets go of what is left of its file
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
     try:
         cli.main(arguments, prog_name="gsio", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -32,21 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:
-        code = _fail(str(error), error.exit_code, debug="--debug" in arguments)
-        if is_program and isinstance(error, StorageError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)  # HDF5 that met a failed write can crash when Python lets go of what is left of its file
-        return code
+        return _fail(str(error), error.exit_code, debug=debug)
     except OSError as error:
-        return _fail(
-            f"{error.strerror or error}; expected a place that can be written to", 74, debug="--debug" in arguments
-        )
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted before the first frame; nothing was written", 130)
+        return _fail(f"{error.strerror or error}; expected a place that can be written to", 74, debug=debug)
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes its own of the first
+        code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
+        return _fail("interrupted before the first frame; nothing was written", code)
     except Exception as error:
+        if is_without_thread(error):
+            return _fail(NO_THREAD, GsioError.exit_code, debug=debug)
         text = f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
-        return _fail(text, 70, debug="--debug" in arguments)
+        return _fail(text, 70, debug=debug)
     return 0
 
 
@@ -238,6 +255,8 @@ def info(path: Path, follow: bool, debug: bool) -> None:
 
         for line in lines_of(path):
             click.echo(line)
+            if error_of(sys.stdout) is not None:  # nobody follows any more
+                break
         return
 
     with open_stack(path) as stack:

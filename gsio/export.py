@@ -1,13 +1,10 @@
 """What an output holds, or a part of it, in the format of another tool; no more than a block of frames in memory."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +24,7 @@ import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.processes import terminable
 from gsio.progress import counted
 from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
@@ -143,7 +141,7 @@ def export(
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
     temporary = temporary_beside(target, ending)
-    with open_stack(source) as stack, _terminable():
+    with open_stack(source) as stack, terminable():
         part = _part(stack, frames, crop)
         if write is _write_output:
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
@@ -209,19 +207,6 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         raise UsageError(f"TARGET: '{target}' exists; choose another name, or replace it with --overwrite")
     if target.is_dir() and not (target.suffix == ".zarr" and is_zarr(target)):
         raise UsageError(f"TARGET: '{target}' is a folder that gsio did not write; choose another name")
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, so that what is half made goes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:

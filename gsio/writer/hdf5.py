@@ -477,7 +477,8 @@ class _Writeback:
     def start(self) -> None:
         """Begin, unless the call before has not yet returned."""
         if self._started is None or self._started.done():
-            self._started = self._thread.submit(self._start)
+            with suppress(RuntimeError):  # no thread can be started: the disk begins later
+                self._started = self._thread.submit(self._start)
 
     def end(self) -> None:
         """Wait for the thread; to be called before the file is closed."""
