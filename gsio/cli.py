@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     is_program, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     if is_program:
         open_outputs()
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of NumPy: here it has nothing to do but to start threads
     # click would take what follows a bare --resume for its value.
     arguments = ["--resume=auto" if argument == "--resume" else argument for argument in arguments]
     with terminable():

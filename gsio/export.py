@@ -24,6 +24,7 @@ import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.limits import free_space
 from gsio.processes import terminable
 from gsio.progress import counted
 from gsio.reader import Stack, open_stack
@@ -96,7 +97,7 @@ class Part:
                 frame = [self.stack.fields[name][number, *crop] for name in self.fields]
             except (OSError, ValueError, LookupError) as error:
                 raise DataError(f"{self.stack.path}: frame {number}: {error}; see 'gsio verify'") from None
-            free = shutil.disk_usage(folder).free
+            free = free_space(folder)
             if free < sum(plane.nbytes for plane in frame) + SPARE_BYTES:
                 raise StorageError(f"'{folder}' is full: {free >> 20} MiB are left; make space; nothing was exported")
             yield frame

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
+from gsio.errors import NO_THREAD, GsioError
+
 PARENT = "_GSIO_PARENT"  # a variable: the id of the process with which one of its children ends
 PARENT_SECONDS = 1.0  # between two looks at one that is no direct parent
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
@@ -75,6 +77,23 @@ def _end_after(parent: int, number: int) -> None:
     while exists(parent):
         time.sleep(PARENT_SECONDS)
     os.kill(os.getpid(), number)
+
+
+def check_threads(number: int) -> None:
+    """Raise GsioError unless so many threads can be started now: OpenMP ends the process, with 1, where one cannot."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(number)]
+    started = 0
+    try:
+        for thread in threads:
+            thread.start()
+            started += 1
+    except (RuntimeError, MemoryError):
+        raise GsioError(NO_THREAD) from None
+    finally:
+        done.set()
+        for thread in threads[:started]:
+            thread.join()
 
 
 def exists(pid: int) -> bool:

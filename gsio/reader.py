@@ -210,7 +210,7 @@ def open_stack(path: Path | str) -> Stack:
 def _open_hdf5(path: Path) -> Any:
     import h5py
 
-    return h5py.File(path, "r")
+    return h5py.File(path, "r", locking=False)  # some file systems have no locks, and no writer of ours takes one
 
 
 def _open_zarr(path: Path) -> Any:

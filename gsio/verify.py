@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from crc32c import crc32c
-from numcodecs import Shuffle
+from numcodecs import Shuffle, blosc
 from numpy.typing import NDArray
 
 from gsio.config import usable_cores
+from gsio.errors import GsioError
 from gsio.limits import available_memory
+from gsio.processes import check_threads
 from gsio.reader import Stack
 from gsio.writer.metadata import frame_steps
 
@@ -77,10 +80,23 @@ def damaged_frames(
             yield f"{name}: expected {stack.frames} values, found {found}"
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
-    with ThreadPoolExecutor(at_once) as threads:
-        for wrong in threads.map(check, range(start // per_chunk, -(-stop // per_chunk))):
+    with _threads(at_once) as each:
+        for wrong in each(check, range(start // per_chunk, -(-stop // per_chunk))):
             yield from wrong
             advance(per_chunk)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[Any]:
+    """Give a `map` that works in so many threads, or in this one where the system allows no more."""
+    try:
+        check_threads(number)
+    except GsioError:
+        blosc.use_threads = False  # it has threads of its own for the main one
+        yield map
+        return
+    with ThreadPoolExecutor(number) as threads:
+        yield threads.map
 
 
 def frame_checksum(planes: Sequence[NDArray[Any]], shuffled: bool) -> int:

@@ -1,6 +1,7 @@
 """What every writer offers: a place in memory is turned into a place in a file, in two steps."""
 
 import ctypes
+import errno
 import glob
 import os
 import secrets
@@ -8,6 +9,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import structlog
 
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
     from gsio.writer.journal import Journal  # which takes names from here
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+# By these a file system says that it does not offer something; the last, 524, is the kernel's own ENOTSUPP.
+UNSUPPORTED = errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOLCK, 524
+
+log = structlog.get_logger()
+_lacking: set[str] = set()  # calls that were told of
 
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
@@ -39,12 +47,27 @@ def write(fd: int, data: Any) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder."""
-    fd = os.open(path, os.O_RDONLY)
+    """Wait until the disk has the names in a folder; some network file systems cannot, or let nobody open one."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder can be written to and not be read
+        lacks("names that are sure to be on the disk", "open to sync a folder")
+        return
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EBADF, errno.EACCES, errno.EPERM):
+            raise
+        lacks("names that are sure to be on the disk", "fsync of a folder")
     finally:
         os.close(fd)
+
+
+def lacks(protection: str, call: str) -> None:
+    """Warn, once in a process, that the file system does without a protection, as it does not offer a call."""
+    if call not in _lacking:
+        _lacking.add(call)
+        log.warning(f"this file system offers no {call}: the run does without {protection}")
 
 
 def move_into_place(path: Path, new: Path) -> None:

@@ -24,7 +24,7 @@ from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
-from gsio.writer.base import LIBC, FrameWriter, Target, sync_folder, temporary_beside
+from gsio.writer.base import LIBC, UNSUPPORTED, FrameWriter, Target, lacks, sync_folder, temporary_beside
 from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
@@ -39,6 +39,7 @@ from gsio.writer.metadata import (
     series_attributes,
 )
 
+RESERVED = "space that is reserved before HDF5 needs it, and a full disk can leave a file for 'gsio repair'"
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
@@ -511,10 +512,14 @@ def _allocate(fd: int, end: int) -> None:
     if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     free = os.fstatvfs(fd)
-    if end - os.fstat(fd).st_blocks * 512 > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
+    needed = end - os.fstat(fd).st_blocks * 512
+    if free.f_blocks and needed > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
-    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
+    if not hasattr(LIBC, "fallocate"):
+        lacks(RESERVED, "fallocate")
+    elif LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
         code = ctypes.get_errno()
-        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve has to do without
+        if code not in UNSUPPORTED:
             raise OSError(code, os.strerror(code))
+        lacks(RESERVED, "fallocate")

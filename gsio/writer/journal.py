@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gsio.errors import UsageError
 from gsio.staging import FrameLayout
-from gsio.writer.base import temporary_beside, write
+from gsio.writer.base import UNSUPPORTED, lacks, temporary_beside, write
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
@@ -45,7 +45,7 @@ class Journal:
         while True:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._fd)
                 if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
                     return
             except BlockingIOError:
@@ -77,7 +77,7 @@ class Journal:
         temporary = temporary_beside(self._output)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd)
             write(fd, json.dumps(head).encode() + b"\n")
             os.fsync(fd)
             temporary.replace(self.path)  # locked all the time; until then the journal is what it was
@@ -122,6 +122,16 @@ class Journal:
     def remove(self) -> None:
         """Delete it: the output is complete."""
         self.path.unlink(missing_ok=True)
+
+
+def _lock(fd: int) -> None:
+    """Lock a file; raise BlockingIOError if another process has it. Some file systems have no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        lacks("a guard against a second run that writes the same output", "flock")
 
 
 def _who(output: Path) -> str:
