@@ -249,22 +249,18 @@ def profile(
 @_debug
 def info(path: Path, follow: bool, debug: bool) -> None:
     """Print what an output holds."""
-    from gsio.reader import open_stack
+    from gsio.status import lines_of, open_committed, state_of
 
     if follow:
-        from gsio.status import lines_of
-
         for line in lines_of(path):
             click.echo(line)
             if error_of(sys.stdout) is not None:  # nobody follows any more
                 break
         return
 
-    with open_stack(path) as stack:
-        first = next(iter(stack.fields.values()))
-        click.echo(
-            f"{path}: {stack.frames} frames of {' × '.join(map(str, first.shape[1:]))}, {stack.attributes['status']}"
-        )
+    with open_committed(path) as stack:
+        shape = " × ".join(map(str, next(iter(stack.fields.values())).shape[1:]))
+        click.echo(f"{path}: {stack.frames} frames of {shape}, {state_of(path, stack.attributes['status'])}")
         for name, field in stack.fields.items():
             click.echo(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
@@ -278,10 +274,10 @@ def info(path: Path, follow: bool, debug: bool) -> None:
 def verify(path: Path, debug: bool) -> None:
     """Decode every frame of an output, and say what is wrong with it and where."""
     from gsio.progress import counted
-    from gsio.reader import open_stack
+    from gsio.status import open_committed
     from gsio.verify import problems
 
-    with open_stack(path) as stack:
+    with open_committed(path) as stack:
         found = 0
         with counted(stack.frames) as advance:
             for problem in problems(stack, advance):

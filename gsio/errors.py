@@ -51,8 +51,8 @@ def reason_of(error: Exception) -> str:
 
 
 NO_THREAD = (
-    "expected to start a thread, but the system allows no more; raise the limit of processes (ulimit -u, or pids.max of "
-    "the container) or of memory, or lower output.threads and run.threads"
+    "expected to start a thread, but the system allows no more; raise the limit of processes (ulimit -u, or pids.max "
+    "of the container) or of memory, or lower output.threads and run.threads"
 )
 
 

@@ -27,8 +27,9 @@ from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.limits import free_space
 from gsio.processes import terminable
 from gsio.progress import counted
-from gsio.reader import Stack, open_stack
+from gsio.reader import Stack
 from gsio.staging import Block, FrameLayout, layout_of
+from gsio.status import open_committed
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
 from gsio.writer.base import Target, move_into_place, temporary_beside
@@ -142,7 +143,7 @@ def export(
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
     temporary = temporary_beside(target, ending)
-    with open_stack(source) as stack, terminable():
+    with open_committed(source) as stack, terminable():
         part = _part(stack, frames, crop)
         if write is _write_output:
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0

@@ -2,9 +2,9 @@
 
     compute ──► BlockPool.acquire ──► solver.fill ──► encode (threads) ──► commit ──► BlockPool.release
 
-Each stage is a loop in a thread of its own, all started before the first block; blocks pass through queues that need no bound,
-because there are only as many blocks as the pool has. Where storage is slow, the pool runs empty and computing waits in
-`acquire`, nowhere else.
+Each stage is a loop in a thread of its own, and all are started before the first block; blocks pass through queues that
+need no bound, because there are only as many blocks as the pool has. Where storage is slow, the pool runs empty and
+computing waits in `acquire`, nowhere else.
 """
 
 import math

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from gsio.errors import NO_THREAD, GsioError
 
@@ -16,7 +17,7 @@ SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 LIBC = ctypes.CDLL(None)
 
 
-class Terminated(KeyboardInterrupt):  # noqa: N818 - as KeyboardInterrupt
+class Terminated(KeyboardInterrupt):
     """A signal asked the process to end, outside of a run; `number` says which."""
 
     def __init__(self, number: int) -> None:
@@ -113,7 +114,7 @@ def started_at(pid: int) -> int | None:
     A number that is given out again is known by it.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])  # `starttime`, the 22nd field of proc(5)
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(fields[19])  # `starttime`, the 22nd field of proc(5)
     except (OSError, ValueError, IndexError):
         return None

@@ -16,6 +16,7 @@ import numpy as np
 
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.processes import end_with_parent, with_parent
 from gsio.reader import encoded_in_folder, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -35,7 +36,7 @@ def what_is_wrong(output: Path, frames: int, *, to_the_end: bool = False) -> str
     """
     command = [sys.executable, "-m", "gsio.repair", str(output), str(frames), *(["to the end"] if to_the_end else [])]
     try:
-        reader = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        reader = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, env=with_parent())
     except subprocess.TimeoutExpired:
         return f"reading it takes longer than {DEADLINE:g} s"
     if reader.returncode < 0:
@@ -166,4 +167,5 @@ def _pread(path: Path, offset: int, nbytes: int) -> bytes:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     print(_look(Path(sys.argv[1]), int(sys.argv[2]), to_the_end=len(sys.argv) > 3))  # noqa: T201 - for the process that asked

@@ -1,6 +1,7 @@
 """Is an output intact? Every chunk is decoded, and every frame compared with what was recorded of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -11,21 +12,57 @@ from numcodecs import Shuffle, blosc
 from numpy.typing import NDArray
 
 from gsio.config import usable_cores
-from gsio.errors import GsioError
+from gsio.errors import DataError, GsioError
 from gsio.limits import available_memory
 from gsio.processes import check_threads
-from gsio.reader import Stack
+from gsio.reader import Stack, open_stack
+from gsio.status import LOOK_SECONDS, LOOKS, is_written
 from gsio.writer.metadata import frame_steps
+
+WHOLE = -1  # in place of the number of a chunk: the output as a whole
 
 
 def problems(stack: Stack, advance: Callable[[int], object] = lambda frames: None) -> Iterator[str]:
     """Yield what is wrong with the committed frames, each in one line; nothing if all is well.
 
-    `advance` is told of each few frames that were checked.
+    `advance` is told of each few frames that were checked. Where a run is writing the output, what seems wrong is
+    looked at again in a file that is opened anew, for which `stack` is closed: a reader can meet HDF5 in the middle of
+    a flush.
     """
-    if "selection" not in stack.attributes:  # else the configuration is that of the whole run
-        yield from _unexpected(stack)
-    yield from damaged_frames(stack, 0, stack.frames, advance)
+    if not is_written(stack.path):
+        for _, wrong in _looked_at(stack, None, advance):
+            yield from wrong
+        return
+    found = dict(_looked_at(stack, None, advance))
+    stack.close()
+    for look in range(1, LOOKS):
+        if not found:
+            return
+        time.sleep(LOOK_SECONDS * look)
+        try:
+            with open_stack(stack.path, stack.frames) as anew:
+                anew.attributes = stack.attributes  # the run can have ended meanwhile
+                found = dict(_looked_at(anew, found.keys()))
+        except (DataError, OSError, RuntimeError, LookupError, ValueError):  # in the middle again
+            continue
+    for wrong in found.values():
+        yield from wrong
+
+
+def _looked_at(
+    stack: Stack, chunks: Collection[int] | None, advance: Callable[[int], object] = lambda frames: None
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield what is wrong with some chunks of frames, or with all, by number; -1 is the output as a whole."""
+    if chunks is None or WHOLE in chunks:
+        try:
+            # Else the configuration is that of the whole run.
+            wrong = [] if "selection" in stack.attributes else list(_unexpected(stack))
+            wrong += _short_series(stack)
+        except (OSError, RuntimeError, LookupError) as error:
+            wrong = [str(error)]
+        if wrong:
+            yield WHOLE, wrong
+    yield from _damaged_chunks(stack, chunks, 0, stack.frames, advance)
 
 
 def _unexpected(stack: Stack) -> Iterator[str]:
@@ -52,6 +89,21 @@ def damaged_frames(
     stack: Stack, start: int, stop: int, advance: Callable[[int], object] = lambda frames: None
 ) -> Iterator[str]:
     """Yield which series are short, and what is wrong with the chunks that hold the frames [start, stop)."""
+    yield from _short_series(stack)
+    for _, wrong in _damaged_chunks(stack, None, start, stop, advance):
+        yield from wrong
+
+
+def _short_series(stack: Stack) -> Iterator[str]:
+    for name in ("step", "time", "integrity/crc32c", *(f"stats/{name}" for name in stack.root.get("stats", ()))):
+        if (found := len(stack.series(name))) != stack.frames:
+            yield f"{name}: expected {stack.frames} values, found {found}"
+
+
+def _damaged_chunks(
+    stack: Stack, chunks: Collection[int] | None, start: int, stop: int, advance: Callable[[int], object]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield what is wrong with those of some chunks, or of all, that hold the frames [start, stop), by number."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
         return
@@ -75,14 +127,14 @@ def damaged_frames(
                 wrong.append(f"frame {frame}: expected finite values, found others")
         return wrong
 
-    for name in ("step", "time", "integrity/crc32c", *(f"stats/{name}" for name in stack.root.get("stats", ()))):
-        if (found := len(stack.series(name))) != stack.frames:
-            yield f"{name}: expected {stack.frames} values, found {found}"
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
+    numbers = range(start // per_chunk, -(-stop // per_chunk))
+    wanted = [number for number in numbers if number in chunks] if chunks is not None else numbers
     with _threads(at_once) as each:
-        for wrong in each(check, range(start // per_chunk, -(-stop // per_chunk))):
-            yield from wrong
+        for number, wrong in zip(wanted, each(check, wanted), strict=True):
+            if wrong:
+                yield number, wrong
             advance(per_chunk)
 
 

@@ -45,10 +45,12 @@ class Journal:
         while True:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                _lock(self._fd)
+                if not _lock(self._fd) and _is_written(output):
+                    raise BlockingIOError
                 if self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat()):
                     return
             except BlockingIOError:
+                os.close(self._fd)
                 raise UsageError(
                     f"--output: another run writes '{output}'{_who(output)}; wait for it, or choose another"
                 ) from None
@@ -124,14 +126,25 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _lock(fd: int) -> None:
-    """Lock a file; raise BlockingIOError if another process has it. Some file systems have no locks."""
+def _lock(fd: int) -> bool:
+    """Lock a file; raise BlockingIOError if another process has it, and return False where there are no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        lacks("a guard against a second run that writes the same output", "flock")
+        lacks("a sure guard against a second run that writes the same output", "flock")
+        return False
+    return True
+
+
+def _is_written(output: Path) -> bool:
+    """Return whether, as far as its status file says, another process of this machine writes an output."""
+    from gsio.status import is_alive, is_here, read_status  # which reads journals
+
+    status = read_status(output)
+    running = status.get("state") == "running" and is_here(status) and status.get("pid") != os.getpid()
+    return running and is_alive(status)
 
 
 def _who(output: Path) -> str:
