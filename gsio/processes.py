@@ -98,14 +98,16 @@ def check_threads(number: int) -> None:
 
 
 def exists(pid: int) -> bool:
-    """Return whether there is a process of this number."""
+    """Return whether there is a process of this number that has not ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:  # no number of a process
+        return False
     except PermissionError:  # of another user
         return True
-    return True
+    return _stat(pid)[:1] != [b"Z"]  # a zombie: nobody has asked yet how it ended
 
 
 def started_at(pid: int) -> int | None:
@@ -114,7 +116,14 @@ def started_at(pid: int) -> int | None:
     A number that is given out again is known by it.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return int(fields[19])  # `starttime`, the 22nd field of proc(5)
-    except (OSError, ValueError, IndexError):
+        return int(_stat(pid)[19])  # `starttime`, the 22nd field of proc(5)
+    except (ValueError, IndexError):
         return None
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what the system tells of a process, from its state on, or nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
