@@ -38,7 +38,11 @@ def available_memory() -> int:
         available: int = psutil.virtual_memory().available
     except OSError:  # no /proc
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else ():
+    try:
+        groups = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # none, or no /proc
+        groups = []
+    for line in groups:
         _, controllers, place = line.split(":", 2)
         if controllers in MEMORY:
             folder, *names = MEMORY[controllers]

@@ -28,7 +28,6 @@ from gsio.errors import (
     GsioError,
     Interrupted,
     StorageError,
-    is_without_thread,
     reason_of,
 )
 from gsio.staging import STATISTICS, Block, BlockPool
@@ -84,7 +83,7 @@ class Pipeline:
         self.started = self.finished = 0.0
         self._save = save
         self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
-        self._stopping = self._abandoning = self._checkpoint_asked = False
+        self._stopping = self._abandoning = self._checkpoint_asked = self._closed = False
         self._reason = ""
         self._kept: Snapshot | None = None  # until its frames are committed
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
@@ -130,10 +129,10 @@ class Pipeline:
             self.finished = self.finished or time.perf_counter()
             try:
                 await trio.to_thread.run_sync(self._close, status)
-            except RuntimeError as error:
-                if not is_without_thread(error):
+            except (RuntimeError, MemoryError):
+                if self._closed:
                     raise
-                self._close(status)
+                self._close(status)  # in this thread, as no other can be started
 
     async def _stages(self) -> None:
         """Run each stage in a thread of its own until all have ended; raise what they raised.
@@ -321,6 +320,7 @@ class Pipeline:
             ) from error
 
     def _close(self, status: str) -> None:
+        self._closed = True
         with self._storage():
             try:
                 if status != "failed" and (last := self._safe_last()) is not None:

@@ -23,6 +23,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # By these a file system says that it does not offer something; the last, 524, is the kernel's own ENOTSUPP.
 UNSUPPORTED = errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOLCK, 524
 
+FOLDER_LOST = "after a power cut, files that were made last can be missing"
+
 log = structlog.get_logger()
 _lacking: set[str] = set()  # calls that were told of
 
@@ -51,23 +53,23 @@ def sync_folder(path: Path) -> None:
     try:
         fd = os.open(path, os.O_RDONLY)
     except PermissionError:  # a folder can be written to and not be read
-        lacks("names that are sure to be on the disk", "open to sync a folder")
+        lacks("fsync of a folder", FOLDER_LOST)
         return
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in (*UNSUPPORTED, errno.EBADF, errno.EACCES, errno.EPERM):
             raise
-        lacks("names that are sure to be on the disk", "fsync of a folder")
+        lacks("fsync of a folder", FOLDER_LOST)
     finally:
         os.close(fd)
 
 
-def lacks(protection: str, call: str) -> None:
-    """Warn, once in a process, that the file system does without a protection, as it does not offer a call."""
+def lacks(call: str, what: str) -> None:
+    """Warn, once in a process, that the file system does not offer a call, and what can happen without it."""
     if call not in _lacking:
         _lacking.add(call)
-        log.warning(f"this file system offers no {call}: the run does without {protection}")
+        log.warning(f"this file system offers no {call}: {what}")
 
 
 def move_into_place(path: Path, new: Path) -> None:

@@ -39,7 +39,7 @@ from gsio.writer.metadata import (
     series_attributes,
 )
 
-RESERVED = "space that is reserved before HDF5 needs it, and a full disk can leave a file for 'gsio repair'"
+UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
@@ -517,9 +517,9 @@ def _allocate(fd: int, end: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
     if not hasattr(LIBC, "fallocate"):
-        lacks(RESERVED, "fallocate")
+        lacks("fallocate", UNRESERVED)
     elif LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
         code = ctypes.get_errno()
         if code not in UNSUPPORTED:
             raise OSError(code, os.strerror(code))
-        lacks(RESERVED, "fallocate")
+        lacks("fallocate", UNRESERVED)

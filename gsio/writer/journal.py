@@ -133,7 +133,7 @@ def _lock(fd: int) -> bool:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        lacks("a sure guard against a second run that writes the same output", "flock")
+        lacks("flock", "a second run on another machine can write the same output unnoticed")
         return False
     return True
 
