@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SLOW, WRITE, Case, Tally, contents, fault, wait_until
+from harness import ANY, KILL_BEFORE, SLOW, WRITE, Case, Tally, contents, fault, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -96,7 +96,9 @@ def test_without_locks_a_second_run_is_still_refused(case: Case, tally: Tally) -
 
 def test_a_run_that_cannot_start_its_threads_ends_in_one_line(case: Case, tally: Tally) -> None:
     def play() -> Iterator[str]:
-        case.run(kill_after=0.5 * case.seconds)
+        calls = case.run(fault=fault(case, ANY, 0)).calls_of(ANY)
+        case.clear()
+        assert case.run(fault=fault(case, ANY, calls // 2, KILL_BEFORE)).code == -9
         for number in count():
             ended = case.run("--resume=auto", threads=number)
             if ended.code == 0:
