@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,13 @@ def how(name: str) -> dict[str, Any]:
     return {"lacking": lacking, **dict.fromkeys(more, True)}
 
 
+@pytest.mark.parametrize("output", ["HDF5, deflate", "Zarr, lz4"])
 @pytest.mark.parametrize("name", LACKING)
-def test_a_file_system_that_lacks_something_is_warned_of_once(name: str, case: Case, tally: Tally) -> None:
+def test_a_file_system_that_lacks_something_is_warned_of_once(
+    name: str, output: str, cases: Callable[[str], Case], tally: Tally
+) -> None:
+    case = cases(output)
+
     def play() -> Iterator[str]:
         ended = case.run(**how(name))
         assert ended.code == 0, ended.text
