@@ -210,7 +210,12 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
 def _open_hdf5(path: Path) -> Any:
     import h5py
 
-    return h5py.File(path, "r", locking=False)  # some file systems have no locks, and no writer of ours takes one
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)  # some file systems have no locks, and no writer of ours takes one
 
 
 def _open_zarr(path: Path) -> Any:
