@@ -1,5 +1,6 @@
 """The command line: parse, call, map errors to exit codes. Results go to stdout, everything else to stderr."""
 
+import errno
 import os
 import sys
 import traceback
@@ -13,17 +14,38 @@ import click
 
 from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
-from gsio.errors import DataError, GsioError, StorageError
+from gsio.errors import NO_THREAD, DataError, GsioError, StorageError, is_without_thread
 from gsio.files import new_file, require_folder
+from gsio.processes import Terminated, terminable
+from gsio.streams import error_of, open_outputs
 
 PATH = click.Path(path_type=Path)
+MAKE_FILES = {"run", "profile", "repair", "export"}  # what they print is not what they are for
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code of the process; see ``gsio.errors`` for the codes."""
     is_program, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
+    if is_program:
+        open_outputs()
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of NumPy: here it has nothing to do but to start threads
     # click would take what follows a bare --resume for its value.
     arguments = ["--resume=auto" if argument == "--resume" else argument for argument in arguments]
+    with terminable():
+        code = _run(arguments)
+    if is_program:
+        sys.stdout.flush()
+    lost = error_of(sys.stdout)
+    if lost is not None and lost.errno != errno.EPIPE and code == 0 and arguments[0] not in MAKE_FILES:
+        code = _fail(f"stdout: {lost.strerror}; expected a place that results can be written to", 74)
+    if is_program and code == StorageError.exit_code:
+        sys.stderr.flush()
+        os._exit(code)  # HDF5 that met a failed write can crash when Python lets go of what is left of its file
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
     try:
         cli.main(arguments, prog_name="gsio", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -33,21 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:
-        code = _fail(str(error), error.exit_code, debug="--debug" in arguments)
-        if is_program and isinstance(error, StorageError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)  # HDF5 that met a failed write can crash when Python lets go of what is left of its file
-        return code
+        return _fail(str(error), error.exit_code, debug=debug)
     except OSError as error:
-        return _fail(
-            f"{error.strerror or error}; expected a place that can be written to", 74, debug="--debug" in arguments
-        )
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted before the first frame; nothing was written", 130)
+        return _fail(f"{error.strerror or error}; expected a place that can be written to", 74, debug=debug)
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes its own of the first
+        code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
+        return _fail("interrupted before the first frame; nothing was written", code)
     except Exception as error:
+        if is_without_thread(error):
+            return _fail(NO_THREAD, GsioError.exit_code, debug=debug)
         text = f"internal error: {type(error).__name__}: {error}; run again with --debug for the traceback"
-        return _fail(text, 70, debug="--debug" in arguments)
+        return _fail(text, 70, debug=debug)
     return 0
 
 
@@ -234,20 +252,18 @@ def profile(
 @_debug
 def info(path: Path, follow: bool, debug: bool) -> None:
     """Print what an output holds."""
-    from gsio.reader import open_stack
+    from gsio.status import lines_of, open_committed, state_of
 
     if follow:
-        from gsio.status import lines_of
-
         for line in lines_of(path):
             click.echo(line)
+            if error_of(sys.stdout) is not None:  # nobody follows any more
+                break
         return
 
-    with open_stack(path) as stack:
-        first = next(iter(stack.fields.values()))
-        click.echo(
-            f"{path}: {stack.frames} frames of {' × '.join(map(str, first.shape[1:]))}, {stack.attributes['status']}"
-        )
+    with open_committed(path) as stack:
+        shape = " × ".join(map(str, next(iter(stack.fields.values())).shape[1:]))
+        click.echo(f"{path}: {stack.frames} frames of {shape}, {state_of(path, stack.attributes['status'])}")
         for name, field in stack.fields.items():
             click.echo(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
@@ -261,10 +277,10 @@ def info(path: Path, follow: bool, debug: bool) -> None:
 def verify(path: Path, debug: bool) -> None:
     """Decode every frame of an output, and say what is wrong with it and where."""
     from gsio.progress import counted
-    from gsio.reader import open_stack
+    from gsio.status import open_committed
     from gsio.verify import outside, problems
 
-    with open_stack(path) as stack:
+    with open_committed(path) as stack:
         found = 0
         with counted(stack.frames) as advance:
             for problem in problems(stack, advance):

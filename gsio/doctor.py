@@ -2,17 +2,15 @@
 
 import os
 import platform
-import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
-
 from gsio import nsys
 from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
 from gsio.config import usable_cores
-from gsio.limits import available_memory
+from gsio.limits import available_memory, free_space
 
 Finding = tuple[str, str]
 
@@ -21,9 +19,10 @@ def findings() -> Iterator[Finding]:
     """Yield what was found, each as a name and one line."""
     yield "python", f"{platform.python_version()}, {platform.platform()}"
     yield "cores", f"{usable_cores()} usable of {os.cpu_count()}"
-    total = psutil.virtual_memory().total
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "memory", f"{available_memory() / 1e9:.1f} GB available of {total / 1e9:.1f} GB"
-    yield "disk", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
+    free = free_space(Path.cwd())
+    yield "disk", f"{f'{free / 1e9:.1f} GB' if free < sys.maxsize else 'an unknown space'} free in {Path.cwd()}"
     if tool := nsys.find():
         version, deaf = nsys.describe(tool)
         yield "nsys", deaf or f"{version}, {tool}"

@@ -53,3 +53,14 @@ class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a f
 def reason_of(error: Exception) -> str:
     """Return what went wrong in the words of the system, or of h5py, which has a RuntimeError for some of it."""
     return str(getattr(error, "strerror", None) or error)
+
+
+NO_THREAD = (
+    "expected to start a thread, but the system allows no more; raise the limit of processes (ulimit -u, or pids.max "
+    "of the container) or of memory, or lower output.threads and run.threads"
+)
+
+
+def is_without_thread(error: BaseException) -> bool:
+    """Return whether an error is Python's of a thread that cannot be started, which has no class of its own."""
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"

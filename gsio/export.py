@@ -1,13 +1,10 @@
 """What an output holds, or a part of it, in the format of another tool; no more than a block of frames in memory."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,10 +25,13 @@ from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
+from gsio.limits import free_space
+from gsio.processes import terminable
 from gsio.progress import counted
-from gsio.reader import Stack, open_stack
+from gsio.reader import Stack
 from gsio.run import beside
 from gsio.staging import Block, FrameLayout, layout_of
+from gsio.status import open_committed
 from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
 from gsio.writer.base import Target
@@ -100,7 +100,7 @@ class Part:
                 frame = [self.stack.fields[name][number, *crop] for name in self.fields]
             except (OSError, ValueError, LookupError) as error:
                 raise DataError(f"{self.stack.path}: frame {number}: {error}; see 'gsio verify'") from None
-            free = shutil.disk_usage(folder).free
+            free = free_space(folder)
             if free < sum(plane.nbytes for plane in frame) + SPARE_BYTES:
                 raise StorageError(f"'{folder}' is full: {free >> 20} MiB are left; make space; nothing was exported")
             yield frame
@@ -147,7 +147,7 @@ def export(
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
     temporary = temporary_beside(target, ending)
-    with _terminable(), Journal(target, "TARGET") as journal, open_stack(source) as stack:
+    with terminable(), Journal(target, "TARGET") as journal, open_committed(source) as stack:
         _check_target(source, target, overwrite=overwrite)  # again: from here on no run makes it
         remove_temporaries(target)
         part = _part(stack, frames, crop)
@@ -218,19 +218,6 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     require_new("TARGET", target, replaces=replaces if overwrite else None, instead=instead)
     for path, is_of_run in beside(target).items():
         require_new("TARGET", path, replaces=is_of_run)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, so that what is half made goes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:

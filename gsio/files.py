@@ -17,10 +17,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import structlog
+
 from gsio.errors import TakenError, UsageError
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+# By these a file system says that it does not offer something; the last, 524, is the kernel's own ENOTSUPP.
+UNSUPPORTED = errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOLCK, 524
+FOLDER_LOST = "after a power cut, files that were made last can be missing"
 HERE, NOREPLACE, EXCHANGE = -100, 1, 2  # AT_FDCWD and the flags of renameat2
+
+log = structlog.get_logger()
+_lacking: set[str] = set()  # calls that were told of
 
 Replaces = Callable[[Path], bool]  # says of what is at a path whether it may be replaced
 
@@ -171,12 +179,27 @@ def write(fd: int, data: Any) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder."""
-    fd = os.open(path, os.O_RDONLY)
+    """Wait until the disk has the names in a folder; some network file systems cannot, or let nobody open one."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder can be written to and not be read
+        lacks("fsync of a folder", FOLDER_LOST)
+        return
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EBADF, errno.EACCES, errno.EPERM):
+            raise
+        lacks("fsync of a folder", FOLDER_LOST)
     finally:
         os.close(fd)
+
+
+def lacks(call: str, what: str) -> None:
+    """Warn, once in a process, that the file system does not offer a call, and what can happen without it."""
+    if call not in _lacking:
+        _lacking.add(call)
+        log.warning(f"this file system offers no {call}: {what}")
 
 
 def _rename_to_free(new: Path, path: Path) -> bool:

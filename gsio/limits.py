@@ -12,6 +12,7 @@ import structlog
 
 from gsio.config import Config, parse_walltime
 from gsio.errors import StorageError
+from gsio.files import UNSUPPORTED
 from gsio.staging import FrameLayout
 
 if TYPE_CHECKING:
@@ -33,8 +34,15 @@ log = structlog.get_logger()
 
 def available_memory() -> int:
     """Return the bytes this process can still take: of the machine, or fewer if a container or Slurm allows no more."""
-    available: int = psutil.virtual_memory().available
-    for line in OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else ():
+    try:
+        available: int = psutil.virtual_memory().available
+    except OSError:  # no /proc
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        groups = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # none, or no /proc
+        groups = []
+    for line in groups:
         _, controllers, place = line.split(":", 2)
         if controllers in MEMORY:
             folder, *names = MEMORY[controllers]
@@ -43,6 +51,17 @@ def available_memory() -> int:
             above = (parent for parent in group.parents if parent.is_relative_to(root))
             available = min(available, *(_left(each, *names) for each in (group, *above)))
     return available
+
+
+def free_space(folder: Path) -> int:
+    """Return the bytes free on the disk of a folder, or `sys.maxsize` where the file system does not know."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return sys.maxsize
+    return usage.free if usage.total else sys.maxsize  # no blocks at all: some network file systems tell so
 
 
 def _left(group: Path, limit: str, taken: str, kept: str) -> int:
@@ -72,7 +91,7 @@ class Limits:
 
     def estimate(self, layout: FrameLayout, frames: int) -> None:
         """Warn if so many frames do not fit on the disk should they not compress at all."""
-        most, free = frames * layout.frame_nbytes, shutil.disk_usage(self._output.parent).free
+        most, free = frames * layout.frame_nbytes, free_space(self._output.parent)
         if most > free:
             log.warning(
                 f"{most / 1e9:.1f} GB before compression, {free / 1e9:.1f} GB free: the disk may become full; "
@@ -99,7 +118,7 @@ class Limits:
             raise StorageError(f"'{self._output}' was deleted or replaced while the run was writing it; run again")
         done, left = pipeline.frames_committed, pipeline.config.run.frames - pipeline.frames_committed
         needed = pipeline.writer.nbytes / done * left if done else 0
-        free = shutil.disk_usage(self._output.parent).free
+        free = free_space(self._output.parent)
         if needed > free and not self._warned:
             self._warned = True
             log.warning(f"{left} frames to come need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")

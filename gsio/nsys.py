@@ -15,14 +15,18 @@ CUPTI_ACTIVITY_KIND_MEMCPY        start, end, copyKind (2: from the device to th
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 
+import psutil
+
 from gsio.errors import DataError, UsageError
+from gsio.processes import Terminated, with_parent
 from gsio.timeline import DEVICE, Interval, Recording, recording
 from gsio.trace import CATEGORIES
 
@@ -68,14 +72,29 @@ def describe(nsys: str) -> tuple[str, str | None]:
 
 
 def record(nsys: str, report: Path, command: list[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Run `command` under `nsys`, leave a report of its frame loop at `report`, and return its exit code."""
+    """Run `command` under `nsys`, leave a report of its frame loop at `report`, and return its exit code.
+
+    A command of gsio is stopped when this process is, or has ended, and makes a checkpoint.
+    """
     arguments = [nsys, "profile", *FLAGS, f"--output={report}", *command]
-    with subprocess.Popen(arguments, env=environment) as process:
+    with subprocess.Popen(arguments, env=with_parent(environment)) as process:
         while True:
             try:
                 return process.wait()
+            except Terminated as error:
+                if error.number == signal.SIGTERM:  # while a terminal that is closed tells all its processes
+                    _terminate_below(process.pid)
             except KeyboardInterrupt:  # the run got it too, and stops in its own way
                 continue
+
+
+def _terminate_below(pid: int) -> None:
+    """Send SIGTERM to all that a process has started, or to itself if it has become what it was to start."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in process.children(recursive=True) or [process]:
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
 
 
 def export(nsys: str, report: Path, database: Path) -> None:

@@ -2,19 +2,19 @@
 
     compute ──► BlockPool.acquire ──► solver.fill ──► encode (threads) ──► commit ──► BlockPool.release
 
-Each stage is a loop in a thread of its own, started by one trio nursery; blocks pass through queues that need no bound,
-because there are only as many blocks as the pool has. Where storage is slow, the pool runs empty and computing waits in
-`acquire`, nowhere else.
+Each stage is a loop in a thread of its own, and all are started before the first block; blocks pass through queues that
+need no bound, because there are only as many blocks as the pool has. Where storage is slow, the pool runs empty and
+computing waits in `acquire`, nowhere else.
 """
 
+import math
 import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ import trio
 from gsio.compute.base import Field, Solver
 from gsio.compute.stencil import values_outside
 from gsio.config import Config, parse_interval
-from gsio.errors import DataError, DivergenceError, GsioError, Interrupted, StorageError, reason_of
+from gsio.errors import NO_THREAD, DataError, DivergenceError, GsioError, Interrupted, StorageError, reason_of
 from gsio.resume import Restart
 from gsio.staging import STATISTICS, Block, BlockPool
 from gsio.trace import Trace
@@ -34,6 +34,7 @@ from gsio.writer.base import FrameWriter
 Watch = Callable[["Pipeline"], None]
 
 WATCH_SECONDS = 0.25
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 SIGNALLED = (
     "stopping when the frames already computed are written; a second signal drops them",
     "stopping after the block being written; a third signal aborts",
@@ -87,7 +88,7 @@ class Pipeline:
         self.outside = ""
         self._save = save
         self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
-        self._stopping = self._abandoning = self._checkpoint_asked = False
+        self._stopping = self._abandoning = self._checkpoint_asked = self._closed = False
         self._reason = ""
         self._kept: Snapshot | None = None  # until its frames are committed
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
@@ -115,28 +116,65 @@ class Pipeline:
 
     async def _supervise(self, watch: Watch | None) -> None:
         async with trio.open_nursery() as nursery:
-            if threading.current_thread() is threading.main_thread():
-                await nursery.start(self._listen)
             nursery.start_soon(self._watch, watch)
             # Shielded: threads cannot be cancelled, but one that never starts would leave the others waiting for it.
             # A cancelled run ends all the same, because `_watch` then stops the threads.
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), self._listening():
                 await self._work()
             nursery.cancel_scope.cancel()
 
     async def _work(self) -> None:
         status = "failed"
-        limiter = trio.CapacityLimiter(self.threads + 3)
         self.started = time.perf_counter()
         try:
             with self.trace.span("loop", 0):
-                async with trio.open_nursery() as workers:
-                    for work in [self._compute, self._commit, self._checkpoint, *[self._encode] * self.threads]:
-                        workers.start_soon(partial(trio.to_thread.run_sync, work, limiter=limiter))
+                await self._stages()
             status = "complete" if self.frames_committed == self.config.run.frames else "stopped"
         finally:
             self.finished = self.finished or time.perf_counter()
-            await trio.to_thread.run_sync(self._close, status)
+            try:
+                await trio.to_thread.run_sync(self._close, status)
+            except (RuntimeError, MemoryError):
+                if self._closed:
+                    raise
+                self._close(status)  # in this thread, as no other can be started
+
+    async def _stages(self) -> None:
+        """Run each stage in a thread of its own until all have ended; raise what they raised.
+
+        The thread that computes is started last: where the system allows no more threads, nothing has begun.
+        """
+        errors: list[BaseException] = []
+        ended, end = trio.open_memory_channel[BaseException | None](math.inf)
+        token = trio.lowlevel.current_trio_token()
+
+        def run(stage: Callable[[], None]) -> None:
+            error = None
+            try:
+                stage()
+            except BaseException as raised:
+                error = raised
+            token.run_sync_soon(ended.send_nowait, error)
+
+        stages = [self._checkpoint, self._commit, *[self._encode] * self.threads, self._compute]
+        started = 0
+        try:
+            for stage in stages:
+                threading.Thread(target=run, args=(stage,), name=stage.__name__, daemon=True).start()
+                started += 1
+        except (RuntimeError, MemoryError):
+            errors.append(GsioError(NO_THREAD))
+            self._end_stages()
+        errors += [error for _ in range(started) if (error := await end.receive()) is not None]
+        if errors:
+            raise BaseExceptionGroup("stages of a run", errors)
+
+    def _end_stages(self) -> None:
+        """Let the stages that have started end, where the one that computes has not."""
+        for _ in range(self.threads):  # an encoder that never started neither takes its end nor passes one on
+            self._staged.put(None)
+            self._encoded.put(None)
+        self._due.put(None)
 
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
@@ -331,6 +369,7 @@ class Pipeline:
             ) from error
 
     def _close(self, status: str) -> None:
+        self._closed = True
         with self._storage():
             try:
                 if status != "failed" and (last := self._safe_last()) is not None:
@@ -342,24 +381,41 @@ class Pipeline:
             finally:
                 self.writer.close(status)
 
-    async def _listen(self, task_status: "trio.TaskStatus[None]") -> None:
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
         """Stop on the first signal, drop what is not yet written on the second, abort on the third.
 
-        SIGUSR1 asks for a checkpoint.
+        SIGUSR1 asks for a checkpoint. A signal that was ignored when the process started stays ignored: SIGHUP under
+        nohup, SIGINT in the background of a shell. They are heard between two instructions of the main thread,
+        whatever trio waits for; only the message waits for trio.
         """
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
-            task_status.started()
-            received = 0
-            async for number in signals:
-                if number == signal.SIGUSR1:
-                    self._checkpoint_asked = True
-                    continue
-                received += 1
-                self._abandoning = received > 1
-                if received > 2:
-                    os._exit(128 + number)
-                self.stop(signal.Signals(number).name)
-                log.warning(SIGNALLED[received - 1])
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        token = trio.lowlevel.current_trio_token()
+        received = 0
+
+        def hear(number: int, frame: object) -> None:
+            nonlocal received
+            if number == signal.SIGUSR1:
+                self._checkpoint_asked = True
+                return
+            received += 1
+            self._abandoning = received > 1
+            if received > 2:
+                os._exit(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
+            self.stop(signal.Signals(number).name)
+            token.run_sync_soon(_tell, SIGNALLED[received - 1])
+
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        heard = [number for number in SIGNALS if before[number] not in (signal.SIG_IGN, None)]
+        for number in heard:
+            signal.signal(number, hear)
+        try:
+            yield
+        finally:
+            for number in heard:
+                signal.signal(number, before[number])
 
     async def _watch(self, watch: Watch | None) -> None:
         """Show how far the run is; when cancelled, for whatever reason, stop the threads, which trio cannot cancel."""
@@ -378,6 +434,11 @@ class Snapshot(NamedTuple):
 
     frames: int
     fields: Callable[[], tuple[Field, Field]]
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # a message that nobody can read ends no run
+        log.warning(text)
 
 
 def _cut_at_divergence(block: Block) -> int | None:

@@ -133,12 +133,12 @@ class Stack:
         The open h5py.File or zarr.Group.
     """
 
-    def __init__(self, path: Path, root: Any) -> None:
+    def __init__(self, path: Path, root: Any, most: int | None = None) -> None:
         self.path = path
         self.root = root
         saved = [name for name in ("u", "v") if name in root]
         committed = root["frames_committed"][()] if "frames_committed" in root else root[saved[0]].shape[0]
-        self.frames = int(committed)
+        self.frames = int(committed) if most is None else min(int(committed), most)
         folders = {name: path / name if path.is_dir() else None for name in saved}
         self.fields = {name: Frames(root[name], self.frames, folders[name]) for name in saved}
         self.attributes = {name: _plain(value) for name, value in root.attrs.items()}
@@ -198,8 +198,8 @@ class Stack:
         return xarray.open_dataset(self.path, engine="h5netcdf").isel(time=slice(self.frames))
 
 
-def open_stack(path: Path | str) -> Stack:
-    """Open an output for reading; raises DataError if it is none."""
+def open_stack(path: Path | str, most: int | None = None) -> Stack:
+    """Open an output for reading, or so many of its frames at `most`; raises DataError if it is none."""
     path = Path(path)
     try:
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
@@ -210,13 +210,18 @@ def open_stack(path: Path | str) -> Stack:
         if hasattr(root, "close"):
             root.close()
         raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
-    return Stack(path, root)
+    return Stack(path, root, most)
 
 
 def _open_hdf5(path: Path) -> Any:
     import h5py
 
-    return h5py.File(path, "r")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)  # some file systems have no locks, and no writer of ours takes one
 
 
 def _open_zarr(path: Path) -> Any:

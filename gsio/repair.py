@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove_temporaries, sync_folder, temporary_beside
+from gsio.processes import end_with_parent, with_parent
 from gsio.reader import Stack, encoded_in_folder, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -61,7 +62,7 @@ class Survey(NamedTuple):
 def survey(output: Path, start: int = 0) -> Survey:
     """Look at an output, and at its frames from `start` on, the last one at least."""
     command = [sys.executable, "-m", "gsio.repair", str(output), str(start)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=with_parent()) as reader:
         assert reader.stdout is not None and reader.stderr is not None
         said = b""
         while select.select([reader.stdout], [], [], DEADLINE)[0]:
@@ -345,6 +346,7 @@ def _new_name(output: Path) -> Path:
 
 
 if __name__ == "__main__":
+    end_with_parent()
 
     def _sign(frames: int) -> None:
         print(".", end="", flush=True)  # noqa: T201 - for the process that asked

@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import structlog
 
 from gsio.errors import DataError, TakenError, UsageError
 from gsio.files import open_beside, publish, temporary_beside
+from gsio.processes import exists, started_at
 from gsio.progress import rates
-from gsio.writer.journal import read_journal
+from gsio.reader import Stack, open_stack
+from gsio.writer.journal import journal_of, read_journal
 
 if TYPE_CHECKING:
     from gsio.pipeline import Pipeline
@@ -27,6 +28,7 @@ FOLLOW_SECONDS = 0.5
 MOST_BYTES = 1 << 20  # of a status
 CONNECTIONS, CONNECTION_SECONDS = 8, 1.0  # to Prometheus at once, and how long each may take
 REQUEST_BYTES = 8192
+LOOKS, LOOK_SECONDS = 5, 0.1  # at a file that is being written, and between two of them so much more each time
 
 log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ class Status:
                     "frames": pipeline.config.run.frames,
                     **{key: value and round(value, 3) for key, value in now._asdict().items() if key != "frames"},
                     "pid": os.getpid(),
+                    "process_started": started_at(os.getpid()),
                     "host": socket.gethostname(),
                     "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 }
@@ -96,10 +99,10 @@ def read_status(output: Path) -> dict[str, Any]:
     """Return what the status file of an output says, or nothing if there is none."""
     try:
         with open_beside(status_of(output)) as file:
-            found: dict[str, Any] = json.loads(file.read(MOST_BYTES))
+            found = json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def lines_of(output: Path) -> Iterator[str]:
@@ -112,7 +115,7 @@ def lines_of(output: Path) -> Iterator[str]:
         status, records = read_status(output), read_journal(output, last=1)
         if not status:
             raise DataError(f"no run has left '{status_of(output)}'; expected the output of 'gsio run'")
-        running = status["state"] == "running" and _is_alive(status)
+        running = status["state"] == "running" and is_alive(status)
         last = records.frames[-1] if records is not None and len(records.frames) else None
         if last is not None and last["frame"] >= shown:
             ranges = [
@@ -129,9 +132,53 @@ def lines_of(output: Path) -> Iterator[str]:
         time.sleep(FOLLOW_SECONDS)
 
 
-def _is_alive(status: dict[str, Any]) -> bool:
+def is_alive(status: dict[str, Any]) -> bool:
     """Return whether the process of a run is there; of one on another machine nobody knows, so it is taken for so."""
-    return bool(status["host"] != socket.gethostname() or psutil.pid_exists(status["pid"]))
+    if not is_here(status):
+        return True
+    pid, started = status.get("pid"), status.get("process_started")
+    return isinstance(pid, int) and exists(pid) and started in (None, started_at(pid))
+
+
+def is_here(status: dict[str, Any]) -> bool:
+    """Return whether the run of a status file was, or is, on this machine."""
+    return bool(status.get("host") == socket.gethostname())
+
+
+def state_of(output: Path, recorded: str) -> str:
+    """Return what became of a run whose output has `recorded` it: a killed one could no longer say so."""
+    status = read_status(output)
+    if recorded != "running" or status.get("state") != "running":
+        return recorded
+    return "running" if is_alive(status) else "killed"
+
+
+def is_written(output: Path) -> bool:
+    """Return whether a run is writing an output now, or may be, on another machine."""
+    status = read_status(output)
+    return status.get("state") == "running" and is_alive(status) and journal_of(output).exists()
+
+
+def open_committed(output: Path) -> Stack:
+    """Open an output with its committed frames, as the journal has them where a run is writing it.
+
+    HDF5 flushes several parts of a file one after the other; who opens it meanwhile can find some of them older than
+    others, and looks again. Raises DataError if it is no output.
+    """
+    for look in range(LOOKS):
+        records = read_journal(output, last=1) if is_written(output) else None
+        if records is None:
+            break
+        committed = int(records.frames[-1]["frame"]) + 1 if len(records.frames) else 0
+        with suppress(DataError, OSError, RuntimeError, LookupError, ValueError):
+            stack = open_stack(output, committed)
+            # Zarr tells readers of new frames once a second.
+            known = records.attributes.get("output_id") == stack.attributes.get("output_id")
+            if known and stack.attributes["status"] == "running" and (stack.frames == committed or output.is_dir()):
+                return stack
+            stack.close()
+        time.sleep(LOOK_SECONDS * look)
+    return open_stack(output)
 
 
 @contextmanager

@@ -1,29 +1,80 @@
 """Is an output intact? Every chunk is decoded, and every frame compared with what was recorded of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from crc32c import crc32c
-from numcodecs import Shuffle
+from numcodecs import Shuffle, blosc
 from numpy.typing import NDArray
 
 from gsio.compute.stencil import values_outside
 from gsio.config import usable_cores
+from gsio.errors import DataError, GsioError
 from gsio.limits import available_memory
-from gsio.reader import Stack
+from gsio.processes import check_threads
+from gsio.reader import Stack, open_stack
+from gsio.status import LOOK_SECONDS, LOOKS, is_written
 from gsio.writer.metadata import DAMAGED, frame_steps
+
+WHOLE = -1  # in place of the number of a chunk: the output as a whole
 
 
 def problems(stack: Stack, advance: Callable[[int], object] = lambda frames: None) -> Iterator[str]:
     """Yield what is wrong with the committed frames, each in one line; nothing if all is well.
 
-    `advance` is told of each few frames that were checked.
+    `advance` is told of each few frames that were checked. Where a run is writing the output, what seems wrong is
+    looked at again in a file that is opened anew, for which `stack` is closed: a reader can meet HDF5 in the middle of
+    a flush.
     """
-    if "selection" not in stack.attributes:  # else the configuration is that of the whole run
-        yield from _unexpected(stack)
-    yield from damaged_frames(stack, 0, stack.frames, advance)
+    if not is_written(stack.path):
+        for _, wrong in _looked_at(stack, None, advance):
+            yield from wrong
+        return
+    found = dict(_looked_at(stack, None, advance))
+    stack.close()
+    for look in range(1, LOOKS):
+        if not found:
+            return
+        time.sleep(LOOK_SECONDS * look)
+        try:
+            with open_stack(stack.path, stack.frames) as anew:
+                anew.attributes = stack.attributes  # the run can have ended meanwhile
+                found = dict(_looked_at(anew, found.keys()))
+        except (DataError, OSError, RuntimeError, LookupError, ValueError):  # in the middle again
+            continue
+    for wrong in found.values():
+        yield from wrong
+
+
+def _looked_at(
+    stack: Stack, chunks: Collection[int] | None, advance: Callable[[int], object] = lambda frames: None
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield what is wrong with some chunks of frames, or with all, by number; -1 is the output as a whole."""
+    if chunks is None or WHOLE in chunks:
+        try:
+            # Else the configuration is that of the whole run.
+            wrong = [] if "selection" in stack.attributes else list(_unexpected(stack))
+            wrong += _short_series(stack)
+        except (OSError, RuntimeError, LookupError) as error:
+            wrong = [str(error)]
+        if wrong:
+            yield WHOLE, wrong
+    wrong_frames = check_frames(stack, range(stack.frames), stack.series("integrity/crc32c"), advance, chunks)
+    per_chunk = next(iter(stack.fields.values())).frames_per_chunk
+    for number, found in itertools.groupby(
+        wrong_frames, key=lambda frames_and_why: frames_and_why[0].start // per_chunk
+    ):
+        yield number, [_in_a_line(*frames_and_why) for frames_and_why in found]
+
+
+def _in_a_line(frames: range, why: str) -> str:
+    first, last = frames.start, frames.stop - 1
+    return f"frames {first} to {last}: {why}" if last > first else f"frame {first}: {why}"
 
 
 def outside(stack: Stack) -> str:
@@ -60,16 +111,10 @@ def _unexpected(stack: Stack) -> Iterator[str]:
             yield f"{name}: expected {right[wrong[0]]} at frame {wrong[0]}, found {found[wrong[0]]}"
 
 
-def damaged_frames(
-    stack: Stack, start: int, stop: int, advance: Callable[[int], object] = lambda frames: None
-) -> Iterator[str]:
-    """Yield which series are short, and what is wrong with the chunks that hold the frames [start, stop)."""
+def _short_series(stack: Stack) -> Iterator[str]:
     for name in stack.recorded:
         if (found := len(stack.series(name))) != stack.frames:
             yield f"{name}: expected {stack.frames} values, found {found}"
-    for frames, wrong in check_frames(stack, range(start, stop), stack.series("integrity/crc32c"), advance):
-        first, last = frames.start, frames.stop - 1
-        yield f"frames {first} to {last}: {wrong}" if last > first else f"frame {first}: {wrong}"
 
 
 def check_frames(
@@ -77,10 +122,12 @@ def check_frames(
     frames: range,
     checksums: NDArray[np.uint32],
     advance: Callable[[int], object] = lambda frames: None,
+    chunks: Collection[int] | None = None,
 ) -> Iterator[tuple[range, str]]:
     """Yield, in order, which of the chunks that hold `frames` are wrong, and why.
 
-    `checksums`, [frame], are those that the frames of the output have to have, from frame 0 on.
+    `checksums`, [frame], are those that the frames of the output have to have, from frame 0 on. If `chunks` is given,
+    only those of these numbers are looked at.
     """
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
@@ -111,10 +158,27 @@ def check_frames(
 
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
-    with ThreadPoolExecutor(at_once) as threads:
-        for wrong in threads.map(check, range(frames.start // per_chunk, -(-frames.stop // per_chunk))):
+    wanted = [
+        number for number in range(frames.start // per_chunk, -(-frames.stop // per_chunk))
+        if chunks is None or number in chunks
+    ]  # fmt: skip
+    with _threads(at_once) as each:
+        for wrong in each(check, wanted):
             yield from wrong
             advance(per_chunk)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[Any]:
+    """Give a `map` that works in so many threads, or in this one where the system allows no more."""
+    try:
+        check_threads(number)
+    except GsioError:
+        blosc.use_threads = False  # it has threads of its own for the main one
+        yield map
+        return
+    with ThreadPoolExecutor(number) as threads:
+        yield threads.map
 
 
 def frame_checksum(planes: Sequence[NDArray[Any]], shuffled: bool) -> int:

@@ -412,7 +412,7 @@ def test_a_diverging_run_names_frame_and_step_and_keeps_the_frames_before(
     ("where", "arguments"),
     [
         ("gsio.run.simulate", ["run", *SMALL, "-q", "-o", "run.h5"]),
-        ("gsio.reader.open_stack", ["info", "run.h5"]),
+        ("gsio.status.open_committed", ["info", "run.h5"]),
         ("gsio.doctor.findings", ["doctor"]),
         ("gsio.cli.load_config", ["config", "show"]),
     ],

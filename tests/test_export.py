@@ -383,7 +383,8 @@ def test_what_fails_leaves_nothing_behind(
     before, handler = contents(folder), signal.getsignal(signal.SIGTERM)
     code = main(["export", str(source), str(target), "--overwrite"])
     captured = capsys.readouterr()
-    assert code == {"a damaged chunk": 65, "a full disk": 74, "a failing disk": 74}.get(what, 130)
+    codes = {"a damaged chunk": 65, "a full disk": 74, "a failing disk": 74, "SIGTERM": 143, "Ctrl-C": 130}
+    assert code == codes[what]
     assert captured.err.strip().count("\n") == 0
     said = {"a damaged chunk": "frame 9: ", "a full disk": "1 MiB are left", "a failing disk": "Input/output error"}
     assert said.get(what, "nothing was written") in captured.err

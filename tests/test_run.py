@@ -20,7 +20,7 @@ import structlog
 import gsio
 from gsio.compute import reference
 from gsio.config import Config, config_folder, load_config
-from gsio.errors import DivergenceError, Interrupted, StorageError, UsageError
+from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.initial import initial_state
 from gsio.pipeline import Pipeline
 from gsio.reader import open_stack
@@ -329,15 +329,56 @@ def test_a_pool_of_small_blocks_holds_as_many_bytes(make_config: Make) -> None:
     assert (pool_size(whole, layout_of(whole)), pool_size(small, layout_of(small))) == (20, 60)  # 3 × 2 MiB in 8 MiB
 
 
-def test_a_signal_stops_the_run_with_what_is_computed(make_config: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_the_run_with_what_is_computed(number: int, make_config: Make) -> None:
     config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
     pipeline, solver = new_pipeline(config, writer)
-    solver.before_fill = lambda block: signal.raise_signal(signal.SIGTERM) if solver.filled == 3 else None
-    with pytest.raises(Interrupted, match="SIGTERM") as error:
+    solver.before_fill = lambda block: os.kill(os.getpid(), number) if solver.filled == 3 else None
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=signal.Signals(number).name) as error:
         pipeline.run()
+    assert signal.getsignal(number) is before
     assert error.value.exit_code == 75
     assert len(writer.committed) == pipeline.frames_committed == solver.filled * 8
     assert writer.status == "stopped"
+    assert working_threads() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_was_ignored_stays_ignored(number: int, make_config: Make) -> None:
+    config, writer = make_config(ONE_FRAME_A_BLOCK), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer)
+    solver.before_fill = lambda block: os.kill(os.getpid(), number)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        pipeline.run()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert (writer.committed, writer.status) == (list(range(12)), "complete")
+
+
+@pytest.mark.parametrize("threads", range(1, 6))
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_run_that_cannot_start_all_its_threads_ends(
+    threads: int, error: Exception, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, writer = make_config(ONE_FRAME_A_BLOCK), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer, threads=3)
+    left, start = threads, threading.Thread.start
+
+    def few(thread: threading.Thread) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(GsioError, match="expected to start a thread") as raised:
+        pipeline.run()
+    assert raised.value.exit_code == 70
+    assert (solver.filled, writer.committed, writer.status) == (0, [], "failed")
     assert working_threads() == []
 
 
@@ -425,7 +466,7 @@ Pipeline(config, solver, pool, StuckWriter(), Trace(), 1).run()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_the_third_signal_aborts_even_a_stuck_writer(number: int, code: int) -> None:
     command = [sys.executable, "-c", STUCK]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

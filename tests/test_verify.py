@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,9 @@ import pytest
 import gsio
 from gsio.cli import main
 from gsio.config import Config
+from gsio.reader import Frames
+from gsio.status import status_of
+from gsio.writer.journal import read_journal
 
 Make = Callable[..., Config]
 Captured = pytest.CaptureFixture[str]
@@ -184,3 +189,60 @@ def test_a_part_of_an_output_passes(target: str, make_output: Callable[[str, str
     assert main(["export", str(path), str(part), "--frames", "2:9:2", "--crop", "1:8,2:9"]) == 0
     assert main(["verify", str(part)]) == 0
     assert "4 frames, all intact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("name", ["run.h5", "run.zarr"])
+def test_what_seems_wrong_while_a_run_writes_is_looked_at_again(
+    name: str, damaged: bool, make_output: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    path = make_output(name, "lz4")
+    monkeypatch.setattr("gsio.verify.is_written", lambda output: True)
+    monkeypatch.setattr("gsio.verify.LOOK_SECONDS", 0)
+    chunk, left = Frames.chunk, 3 if not damaged else 1000
+
+    def torn(frames: Frames, number: int) -> np.ndarray:
+        nonlocal left
+        if number == 2 and (left := left - 1) >= 0:
+            raise OSError("in the middle of a flush")
+        return chunk(frames, number)
+
+    monkeypatch.setattr(Frames, "chunk", torn)
+    assert main(["verify", str(path)]) == (65 if damaged else 0)
+    wrong = "frames 6 to 8: in the middle of a flush\n"
+    assert capsys.readouterr().out == (wrong if damaged else f"{path}: 16 frames, all intact\n")
+
+
+def test_a_running_output_has_the_frames_of_its_journal_and_a_killed_one_is_said_to_be(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "run.h5"
+    job = ["-r", "64", "-c", "64", "-n", "100000", "-e", "2000", "--backend", "numpy", "--debug", "-o", str(path)]
+    with subprocess.Popen([sys.executable, "-m", "gsio", "run", *job], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            committed = next(json.loads(line)["frame"] for line in process.stderr if "block committed" in line)
+            process.send_signal(signal.SIGSTOP)  # while it computes the next block, which takes longer
+            records = read_journal(path)
+            assert records is not None
+            assert len(records.frames) == committed
+            with h5py.File(path, "r+", locking=False) as file:  # as in the middle of the next commit
+                for name in ("v", "u", "time", "step", "integrity/crc32c"):
+                    if name in file:
+                        file[name].resize(committed + 1, axis=0)
+            assert main(["verify", str(path)]) == 0
+            assert main(["info", str(path)]) == 0
+            out = capsys.readouterr().out.splitlines()
+            assert out[0] == f"{path}: {committed} frames, all intact"
+            assert out[1] == f"{path}: {committed} frames of 64 × 64, running"
+        finally:
+            process.kill()
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(" of 64 × 64, killed")
+    status = json.loads(status_of(path).read_text())
+    status_of(path).write_text(json.dumps({**status, "pid": os.getpid()}))  # the number is given out again
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(", killed")
+    status_of(path).write_text(json.dumps({**status, "host": "elsewhere"}))  # nobody knows
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(", running")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from gsio.bench.machine import facts
 from gsio.errors import UsageError
 from gsio.files import new_file, require_folder, require_new
+from gsio.processes import with_parent
 
 Found = dict[str, Any]  # what one measurement gave: numbers by key, and text
 
@@ -92,7 +93,7 @@ def measure_row(name: str, options: Options, arguments: list[Any], timeout: floa
     """Measure one row in a process of its own, empty its files; raise RuntimeError with the reason if it cannot be."""
     timeout = options.timeout or timeout
     # JAX takes three quarters of the memory else, and the reference needs some too.
-    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environ = with_parent() | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     folder = tempfile.mkdtemp(dir=options.folder)
     command = [sys.executable, "-m", "gsio.bench", json.dumps([name, folder, options.device, *arguments])]
     with subprocess.Popen(

@@ -17,6 +17,7 @@ instructions make every copy of it.
 """
 
 import platform
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from gsio.compute.base import Field, HostSolver, pack, stage
 from gsio.compute.stencil import coefficients
 from gsio.config import Config, usable_cores
 from gsio.initial import Start
+from gsio.processes import check_threads
 from gsio.staging import Block, FrameLayout
 
 log = structlog.get_logger()
@@ -344,6 +346,7 @@ class CpuSolver(HostSolver):
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
         self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self._caller = 0
         self.device = f"CPU, {self._threads} threads"
         members, rows, cols = self._shape = (config.model.members, *layout.shape[-2:])
         # Fields are [cell] here: see `_load_row`.
@@ -368,6 +371,9 @@ class CpuSolver(HostSolver):
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
+        if self._caller != (caller := threading.get_ident()):  # for each, Numba starts threads of its own
+            check_threads(self._threads)
+            self._caller = caller
         numba.set_num_threads(self._threads)  # counts for the calling thread only
         arrays = self._u, self._v, self._u_new, self._v_new
         how = self._constants, self._boundary, self._shape, self._parts

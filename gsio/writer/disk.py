@@ -6,15 +6,16 @@ import os
 import resource
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from gsio.files import LIBC
+from gsio.files import LIBC, UNSUPPORTED, lacks
 
+UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 
@@ -156,7 +157,8 @@ class _Writeback:
     def start(self) -> None:
         """Begin, unless the call before has not yet returned."""
         if self._started is None or self._started.done():
-            self._started = self._thread.submit(self._start)
+            with suppress(RuntimeError):  # no thread can be started: the disk begins later
+                self._started = self._thread.submit(self._start)
 
     def end(self) -> None:
         """Wait for the thread; to be called before the file is closed."""
@@ -174,10 +176,14 @@ def _allocate(fd: int, end: int) -> None:
     if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     free = os.fstatvfs(fd)
-    if end - os.fstat(fd).st_blocks * 512 > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
+    needed = end - os.fstat(fd).st_blocks * 512
+    if free.f_blocks and needed > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
-    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
+    if not hasattr(LIBC, "fallocate"):
+        lacks("fallocate", UNRESERVED)
+    elif LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
         code = ctypes.get_errno()
-        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve has to do without
+        if code not in UNSUPPORTED:
             raise OSError(code, os.strerror(code))
+        lacks("fallocate", UNRESERVED)

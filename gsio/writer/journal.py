@@ -21,7 +21,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
-from gsio.files import open_beside, publish, temporary_beside, write
+from gsio.files import UNSUPPORTED, lacks, open_beside, publish, temporary_beside, write
 from gsio.staging import FrameLayout
 
 HEAD_NBYTES = 16 << 20  # at most
@@ -51,7 +51,8 @@ class Journal:
         while True:
             self._fd = _open(self.path, option)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _lock(self._fd) and _is_written(output):
+                    raise BlockingIOError
                 if self._is_at(self.path):
                     return
             except BlockingIOError:
@@ -75,7 +76,7 @@ class Journal:
         """Make it the journal at `path`, of an output that has replaced this one."""
         fd = os.open(path, os.O_RDWR)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd)
             publish("--output", path, self.path, replaces=self._is_at)  # locked all the time
         except BaseException:
             os.close(fd)
@@ -107,7 +108,7 @@ class Journal:
         temporary = temporary_beside(self._output)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd)
             line = _with_checksum(json.dumps(head).encode())
             write(fd, line + self._records(0, series, places))
             os.fsync(fd)
@@ -183,6 +184,27 @@ def _open(path: Path, option: str) -> int:
         os.close(fd)
         raise UsageError(f"{option}: '{path}' is no file; expected the journal of gsio, or nothing")
     return fd
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file; raise BlockingIOError if another process has it, and return False where there are no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        lacks("flock", "a second run on another machine can write the same output unnoticed")
+        return False
+    return True
+
+
+def _is_written(output: Path) -> bool:
+    """Return whether, as far as its status file says, another process of this machine writes an output."""
+    from gsio.status import is_alive, is_here, read_status  # which reads journals
+
+    status = read_status(output)
+    running = status.get("state") == "running" and is_here(status) and status.get("pid") != os.getpid()
+    return running and is_alive(status)
 
 
 def _who(output: Path) -> str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from gsio.config import Config
-from gsio.files import LIBC, publish, temporary_beside, write
+from gsio.files import LIBC, UNSUPPORTED, publish, temporary_beside, write
 from gsio.staging import Block, FrameLayout
 from gsio.writer import codec, is_zarr
 from gsio.writer.base import Target
@@ -48,7 +48,8 @@ from gsio.writer.metadata import (
 
 PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
 METADATA = "zarr.json"
-NAMES_ONLY = errno.EOPNOTSUPP, errno.EISDIR  # of file systems without nameless files
+O_TMPFILE = getattr(os, "O_TMPFILE", 0)
+NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # of file systems, or kernels, without nameless files
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
 
 
@@ -57,6 +58,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._nameless = O_TMPFILE != 0  # until it turns out that files have to have a name here
 
     def get(self, key: str) -> bytes:
         """Return a value."""
@@ -85,19 +87,25 @@ class Folder:
         """
         place = f"{self.path}/{key}"
         try:
-            fd = os.open(place.rpartition("/")[0], os.O_WRONLY | os.O_TMPFILE, 0o666)
+            fd = os.open(place.rpartition("/")[0], os.O_WRONLY | O_TMPFILE, 0o666) if self._nameless else None
         except OSError as error:
             if error.errno not in NAMES_ONLY:
                 raise
+            fd = None
+        if fd is None:
+            self._nameless = False
             self.put(key, b"".join(parts))
             return
         try:
             for part in parts:  # to join them would stop all threads
                 write(fd, part)
-            # With a folder, though the path is absolute: Python's other call does not follow links.
-            os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
-        except FileExistsError:
-            self.put(key, b"".join(parts))
+            try:
+                # With a folder, though the path is absolute: Python's other call does not follow links.
+                os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
+            except OSError as error:
+                if not isinstance(error, FileExistsError):  # no /proc, or no links
+                    self._nameless = False
+                self.put(key, b"".join(parts))  # which raises what is wrong with the storage
         finally:
             os.close(fd)
 
@@ -105,9 +113,13 @@ class Folder:
         """Wait until the disk has all values."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
-            if LIBC.syncfs(fd):  # one call for the thousands of files of a run
+            if not hasattr(LIBC, "syncfs"):
+                os.sync()
+            elif LIBC.syncfs(fd):  # one call for the thousands of files of a run
                 code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
+                if code not in UNSUPPORTED:
+                    raise OSError(code, os.strerror(code))
+                os.sync()
         finally:
             os.close(fd)
 

@@ -15,6 +15,7 @@ pytest.register_assert_rewrite("harness")
 
 from harness import HERE, OUTPUTS, Case, Launcher, Tally  # noqa: E402 - its assertions are rewritten first
 
+ONE_EACH = "test_damage", "test_surroundings"
 ROWS: dict[tuple[str, str], Counter[str]] = {}
 
 
@@ -49,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """In the short form kills and sweeps meet every output there is, everything else one each."""
     if "case" in metafunc.fixturenames:
         names = list(OUTPUTS)
-        if metafunc.config.getoption("--rounds") == 1 and metafunc.module.__name__ == "test_damage":
+        if metafunc.config.getoption("--rounds") == 1 and metafunc.module.__name__ in ONE_EACH:
             names = [names[zlib.crc32(metafunc.function.__name__.encode()) % len(names)]]
         metafunc.parametrize("case", names, indirect=True)
 

@@ -53,6 +53,14 @@ def serve(request: dict[str, Any]) -> int:
                        fault["action"], fault["lasts"])  # fmt: skip
     if request.get("seconds_back"):
         library.turn_back(ctypes.c_long(request["seconds_back"]))
+    if "threads" in request:
+        library.allow_threads(ctypes.c_long(request["threads"]))
+    for what, error in request.get("lacking", {}).items():
+        library.lack(int(what), error)
+    if request.get("no_space_told"):
+        library.tell_no_space()
+    if request.get("no_proc"):
+        library.lack_proc()
     arguments = request["arguments"]
     if arguments[0] == "look":
         return look(*arguments[1:])

@@ -1,0 +1,129 @@
+"""How a process of gsio ends: by which signals, and together with the one that started it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gsio.errors import NO_THREAD, GsioError
+
+PARENT = "_GSIO_PARENT"  # a variable: the id of the process with which one of its children ends
+PARENT_SECONDS = 1.0  # between two looks at one that is no direct parent
+SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+LIBC = ctypes.CDLL(None)
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asked the process to end, outside of a run; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what is half made goes and children end.
+
+    A signal that is ignored, as SIGHUP is under nohup, or that the program has a use for, is left as it is.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if here and is_default(number)]
+    for number in numbers:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(number)
+
+
+def is_default(number: int) -> bool:
+    """Return whether a signal does what it does in every process."""
+    return signal.getsignal(number) is signal.SIG_DFL
+
+
+def with_parent(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables of a child that calls `end_with_parent`, so that it ends with this process."""
+    return {**environment, PARENT: str(os.getpid())}
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Get the signal `number` when the process ends that made the variables of this one by `with_parent`, if one did.
+
+    A child that is stuck in a library ends too, for the kernel sends the signal. Where another process is between the
+    two, or the kernel cannot, a thread looks once a second.
+    """
+    known = os.environ.pop(PARENT, "")
+    if not known.isdecimal():
+        return
+    parent = int(known)
+    if os.getppid() == parent and hasattr(LIBC, "prctl") and not LIBC.prctl(SET_DEATH_SIGNAL, int(number), 0, 0, 0):
+        if os.getppid() != parent:  # it has ended meanwhile
+            os.kill(os.getpid(), number)
+        return
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        threading.Thread(target=_end_after, args=(parent, number), daemon=True).start()
+
+
+def _end_after(parent: int, number: int) -> None:
+    while exists(parent):
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), number)
+
+
+def check_threads(number: int) -> None:
+    """Raise GsioError unless so many threads can be started now: OpenMP ends the process, with 1, where one cannot."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(number)]
+    started = 0
+    try:
+        for thread in threads:
+            thread.start()
+            started += 1
+    except (RuntimeError, MemoryError):
+        raise GsioError(NO_THREAD) from None
+    finally:
+        done.set()
+        for thread in threads[:started]:
+            thread.join()
+
+
+def exists(pid: int) -> bool:
+    """Return whether there is a process of this number that has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:  # no number of a process
+        return False
+    except PermissionError:  # of another user
+        return True
+    return _stat(pid)[:1] != [b"Z"]  # a zombie: nobody has asked yet how it ended
+
+
+def started_at(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the machine did, or None if nobody can tell.
+
+    A number that is given out again is known by it.
+    """
+    try:
+        return int(_stat(pid)[19])  # `starttime`, the 22nd field of proc(5)
+    except (ValueError, IndexError):
+        return None
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what the system tells of a process, from its state on, or nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
