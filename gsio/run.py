@@ -28,6 +28,7 @@ from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import Target, remove_temporaries
+from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal
 from gsio.writer.metadata import root_attributes
 
@@ -59,7 +60,8 @@ def simulate(
     timeline
         A JSON file to make, for Perfetto, of what every thread and the device did when.
     watch
-        Called four times a second while frames are computed, from the thread that called `simulate`.
+        Called four times a second while frames are computed, from the thread that called `simulate`; where that is
+        inside trio, from another.
 
     Raises
     ------
@@ -199,6 +201,8 @@ def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> Non
         raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
     if os.path.lexists(output) and not overwrite and resume == "no":
         raise UsageError(f"--output: '{output}' exists; choose another name, --resume it, or --overwrite it")
+    if what == "HDF5" and resume != "no" and is_open_here(output):
+        raise UsageError(f"--resume: expected an output that is closed, but this process has '{output}' open; close it")
     if what == "Zarr" and overwrite and os.path.lexists(output) and not is_zarr(output):
         raise UsageError(f"--output: '{output}' is no Zarr group that gsio wrote; expected one to replace")
 

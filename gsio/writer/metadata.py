@@ -1,9 +1,10 @@
 """What a file says of itself, whatever its format: coordinates, CF-1.12 attributes, provenance."""
 
 import datetime
+import os
 import platform
+import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gsio
+from gsio._version import commit
 from gsio.config import Config
 from gsio.staging import STATISTICS, Block, FrameLayout
 
@@ -37,6 +39,27 @@ PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda
 def now() -> str:
     """Return the present UTC time in ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    """Return the command of this process as one line that can be pasted into a shell."""
+    words = sys.argv
+    if words[:1] == [os.fspath(Path(gsio.__file__).with_name("__main__.py"))]:
+        words = [sys.executable, "-m", "gsio", *words[1:]]
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for bash and zsh; bytes that a line cannot show, a newline or a name not in UTF-8, are escaped."""
+    if word.isprintable():
+        return shlex.quote(word)
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(shown)}'"
+
+
+def history_line() -> str:
+    """Return what a command adds to the attribute `history`: the time in UTC, and the command."""
+    return f"{now()} {command_line()}"
 
 
 def field_attributes(name: str, layout: FrameLayout) -> Attributes:
@@ -147,11 +170,11 @@ def root_attributes(config: Config, backend: str, device: str) -> Attributes:
         "Conventions": "CF-1.12",
         "title": "Gray-Scott reaction-diffusion simulation",
         "source": f"gsio {gsio.__version__}",
-        "history": f"{now()} {' '.join(sys.argv)}",
+        "history": history_line(),
         "gsio_version": gsio.__version__,
-        "gsio_commit": _commit(),
+        "gsio_commit": commit(),
         "config": config.to_toml(),
-        "argv": " ".join(sys.argv),
+        "argv": command_line(),
         "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
         "backend": backend,
         "device": device,
@@ -169,14 +192,3 @@ def _versions() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _commit() -> str:
-    """Return the git commit of the source, or "" where gsio does not run from its own checkout."""
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
-        return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
