@@ -100,11 +100,12 @@ class Pipeline:
 
     def _run_loop(self, watch: Watch | None) -> None:
         """Run trio's loop, in a thread of its own where the caller's thread is inside one already."""
+        loop = partial(trio.run, self._supervise, watch)
         if not trio.lowlevel.in_trio_run():
-            trio.run(self._supervise, watch)
+            loop()
             return
         with ThreadPoolExecutor(1) as thread:
-            ended = thread.submit(contextvars.copy_context().run, trio.run, self._supervise, watch)
+            ended = thread.submit(contextvars.copy_context().run, loop)
             try:
                 ended.result()
             except KeyboardInterrupt:  # raised here by the caller's loop; the run's own hears no signals

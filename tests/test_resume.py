@@ -193,6 +193,72 @@ def test_bad_uses_of_resume_touch_nothing(make_config: Make, tmp_path: Path) -> 
         gsio.simulate(make_config({**LONG, "run.frames": 70}), path, resume="auto")
 
 
+def test_an_output_that_this_process_has_open_is_not_touched(make_config: Make, tmp_path: Path) -> None:
+    output, longer = tmp_path / "run.h5", make_config(LONG | {"run.frames": 80})
+    gsio.simulate(make_config(LONG), output)
+    (tmp_path / "link.h5").symlink_to(output)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with h5py.File(output) as file:
+        v = file["v"]
+        for name in ("run.h5", "link.h5"):
+            with pytest.raises(UsageError, match=f"this process has '.*{name}' open; close it"):
+                gsio.simulate(longer, tmp_path / name, resume="must")
+        assert len(v) == 60
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    kept = h5py.File(output)["v"]  # its file is open as long as this is
+    with pytest.raises(UsageError, match="close it"):
+        gsio.simulate(longer, output, resume="auto")
+    del kept
+    with h5py.File(tmp_path / "another.h5", "w"), h5py.File("run.h5", "w", driver="core", backing_store=False):
+        gsio.simulate(longer, output, resume="must")
+    with open_stack(output) as stack:
+        assert stack.frames == 80
+
+
+@pytest.mark.parametrize("ending", ["h5", "zarr"])
+def test_the_command_can_be_pasted_and_each_is_a_line_of_the_history(
+    ending: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / f"run.{ending}"
+    compression = {"output.compression": "lz4"}
+    words = [
+        "gsio",
+        "run",
+        "a b.toml",
+        "--set=initial.path='x$y'",
+        "",
+        "feed =\n[1]",
+        "caf\xe9",
+        "\udcff\\\x1b'",
+        "--resume",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    gsio.simulate(make_config(compression), output)
+    monkeypatch.setattr(sys, "argv", [*words, "-n", "7"])
+    gsio.simulate(make_config(compression | {"run.frames": 7}), output, resume="must")
+    monkeypatch.setattr(sys, "argv", [*words, "export"])
+    assert main(["export", str(output), str(tmp_path / f"copy.{ending}")]) == 0
+    with open_stack(tmp_path / f"copy.{ending}") as stack:
+        lines = stack.attributes["history"].splitlines()
+        commands = [line.split(" ", 1)[1] for line in lines]
+        assert stack.attributes["argv"] == commands[0]
+    for command, more in zip(commands, ([], ["-n", "7"], ["export"]), strict=True):
+        script = f"printf '%s\\0' {command}"
+        pasted = subprocess.check_output(["bash", "-c", script]).split(b"\0")[:-1]
+        assert pasted == [os.fsencode(word) for word in [*words, *more]]
+
+
+def test_the_command_of_the_module_can_be_pasted(tmp_path: Path) -> None:
+    small = ["-r", "8", "-c", "8", "-n", "1", "--backend", "numpy", "--quiet", "--set", "initial.kind = 'noise'"]
+    subprocess.run([sys.executable, "-m", "gsio", "run", *small, "-o", "first.h5"], cwd=tmp_path, check=True)
+    with open_stack(tmp_path / "first.h5") as stack:
+        command = stack.attributes["argv"]
+    (tmp_path / "first.h5").unlink()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    with open_stack(tmp_path / "first.h5") as stack:
+        assert stack.attributes["argv"] == command
+
+
 def test_a_bare_resume_does_not_take_what_follows_for_its_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import structlog
+import trio
 
 import gsio
 from gsio.compute import reference
@@ -338,6 +339,52 @@ def test_a_signal_stops_the_run_with_what_is_computed(make_config: Make) -> None
         pipeline.run()
     assert error.value.exit_code == 75
     assert len(writer.committed) == pipeline.frames_committed == solver.filled * 8
+    assert writer.status == "stopped"
+    assert working_threads() == []
+
+
+def test_a_run_inside_trio_gives_what_it_gives_elsewhere(make_config: Make, tmp_path: Path) -> None:
+    config, seen = make_config(), set[int]()
+
+    async def main() -> Any:
+        return gsio.simulate(config, tmp_path / "inside.h5", watch=lambda pipeline: seen.add(threading.get_ident()))
+
+    assert trio.run(main).frames == 5
+    gsio.simulate(config, tmp_path / "outside.h5")
+    assert seen and threading.get_ident() not in seen
+    with open_stack(tmp_path / "inside.h5") as inside, open_stack(tmp_path / "outside.h5") as outside:
+        np.testing.assert_array_equal(inside.v[:], outside.v[:])
+
+
+def test_an_error_inside_trio_is_the_one_that_ended_the_run(make_config: Make) -> None:
+    writer = KeepingWriter()
+    pipeline, _ = new_pipeline(make_config({"run.frames": 1000}), writer)
+
+    def fail(blocks: Sequence[Block]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        pipeline.run()
+
+    writer.before_commit = fail
+    with pytest.raises(StorageError, match="No space left on device; the 0 frames"):
+        trio.run(main)
+    assert writer.status == "failed"
+    assert working_threads() == []
+
+
+def test_ctrl_c_inside_trio_stops_the_run_before_it_is_raised(make_config: Make) -> None:
+    config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer)
+    me = threading.get_ident()
+    solver.before_fill = lambda block: signal.pthread_kill(me, signal.SIGINT) if solver.filled == 3 else None
+
+    async def main() -> None:
+        pipeline.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert len(writer.committed) == pipeline.frames_committed == solver.filled * 8 > 0
     assert writer.status == "stopped"
     assert working_threads() == []
 
