@@ -1,10 +1,14 @@
-"""What the tests share: small configurations."""
+"""What the tests share: small configurations, and what has to be so before the first of them begins."""
 
+import fcntl
+import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gsio.compute import reference
 from gsio.config import Config, load_config
@@ -27,6 +31,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--fault", default="", help="only faults of the storage whose name holds this, as EIO")
     parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, and of what tests start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile what tests run by Numba, half a minute the first time, so that no test's own time counts it."""
+    if not any(item.get_closest_marker("numba") and not item.get_closest_marker("gpu") for item in session.items):
+        return
+    from gsio.compute.cpu import CpuSolver
+
+    with Path(__file__).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one process compiles, others load what is then in Numba's cache
+        for precision in ("float32", "float64"):
+            for feed in (0.03, {"along": "x", "start": 0.02, "stop": 0.03}):
+                changes = {**SMALL, "model.precision": precision, "model.feed": feed, "run.threads": 1}
+                config = load_config(overrides=changes, environ={})
+                CpuSolver(config, layout_of(config), initial_state(config))
 
 
 @pytest.fixture

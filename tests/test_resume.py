@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from patience import DEADLINE
 
 import gsio
 from gsio import checkpoint, staging
@@ -628,7 +629,7 @@ def test_sigusr1_asks_for_a_checkpoint(tmp_path: Path) -> None:
         assert len(checkpoint.load(path)) == 1
     finally:
         run.terminate()
-        run.communicate(timeout=60)
+        run.communicate(timeout=DEADLINE)
     assert run.returncode == 75
     with open_stack(path) as stack:
         assert stack.frames == checkpoint.load(path)[0].frames

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import structlog
 import trio
+from patience import DEADLINE
 
 import gsio
 from gsio.compute import reference
@@ -34,7 +35,6 @@ from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
-DEADLINE = 60.0
 ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "run.steps_per_frame": 1}
 
 
@@ -507,6 +507,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compressio
         assert f"the {committed} frames" in ended.stderr
 
 
+@pytest.mark.numba
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "presets").glob("*.toml")))
 def test_every_preset_ends_in_a_living_pattern(name: str) -> None:
     v = last_frame(load_config(preset=name, overrides={"run.backend": "numba", "run.threads": 1}, environ={}))

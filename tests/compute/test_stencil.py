@@ -94,6 +94,7 @@ def test_values_that_are_not_finite_are_refused(changes: dict[str, float], make_
         check_stability(make_model(**changes))
 
 
+@pytest.mark.numba
 @pytest.mark.parametrize("solver", [reference.solver, CpuSolver], ids=["numpy", "numba"])
 @pytest.mark.parametrize(("stencil", "limit"), LIMITS.items())
 def test_diffusion_is_bounded_below_the_limit_and_grows_above_it(
