@@ -1,6 +1,7 @@
 """What the tests share: small configurations, and what has to be so before the first of them begins."""
 
 import fcntl
+import itertools
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,11 @@ SMALL = {
     "run.backend": "numpy",
     "output.compression": "deflate",
 }
+# What each function that Numba compiles is compiled for, besides the precision.
+COMPILED = [
+    *(("output.store", store) for store in ("computed", "float32", "float16", "uint8")),
+    ("model.feed", {"along": "x", "start": 0.02, "stop": 0.03}),
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,18 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Compile what tests run by Numba, half a minute the first time, so that no test's own time counts it."""
+    """Compile what tests run by Numba, a minute the first time, so that no test's own time counts it."""
     if not any(item.get_closest_marker("numba") and not item.get_closest_marker("gpu") for item in session.items):
         return
     from gsio.compute.cpu import CpuSolver
 
     with Path(__file__).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # one process compiles, others load what is then in Numba's cache
-        for precision in ("float32", "float64"):
-            for feed in (0.03, {"along": "x", "start": 0.02, "stop": 0.03}):
-                changes = {**SMALL, "model.precision": precision, "model.feed": feed, "run.threads": 1}
-                config = load_config(overrides=changes, environ={})
-                CpuSolver(config, layout_of(config), initial_state(config))
+        for precision, (key, value) in itertools.product(("float32", "float64"), COMPILED):
+            changes = {**SMALL, "run.threads": 1, "model.precision": precision, key: value}
+            config = load_config(overrides=changes, environ={})
+            CpuSolver(config, layout_of(config), initial_state(config))
 
 
 @pytest.fixture

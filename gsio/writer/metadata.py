@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gsio
-from gsio._version import commit
+from gsio._version import __version__, commit
 from gsio.config import Config
 from gsio.staging import STATISTICS, Block, FrameLayout
 
@@ -44,7 +43,7 @@ def now() -> str:
 def command_line() -> str:
     """Return the command of this process as one line that can be pasted into a shell."""
     words = sys.argv
-    if words[:1] == [os.fspath(Path(gsio.__file__).with_name("__main__.py"))]:
+    if words[:1] == [os.fspath(Path(__file__).parents[1] / "__main__.py")]:
         words = [sys.executable, "-m", "gsio", *words[1:]]
     return " ".join(map(_quoted, words))
 
@@ -76,7 +75,7 @@ def field_attributes(name: str, layout: FrameLayout) -> Attributes:
 
 def quantization_attributes() -> Attributes:
     """Return how bits of the mantissa were rounded, CF-1.12, section 8.4: those of the variable `QUANTIZATION`."""
-    return {"algorithm": "bitround", "implementation": f"gsio version {gsio.__version__}"}
+    return {"algorithm": "bitround", "implementation": f"gsio version {__version__}"}
 
 
 def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
@@ -169,9 +168,9 @@ def root_attributes(config: Config, backend: str, device: str) -> Attributes:
     return {
         "Conventions": "CF-1.12",
         "title": "Gray-Scott reaction-diffusion simulation",
-        "source": f"gsio {gsio.__version__}",
+        "source": f"gsio {__version__}",
         "history": history_line(),
-        "gsio_version": gsio.__version__,
+        "gsio_version": __version__,
         "gsio_commit": commit(),
         "config": config.to_toml(),
         "argv": command_line(),
