@@ -42,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, and of what tests start
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("--report") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--report: expected one process, whose rounds it lists; leave out --numprocesses")
     settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
 

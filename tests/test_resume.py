@@ -614,7 +614,7 @@ def test_bad_intervals_and_limits_are_refused(make_config: Make) -> None:
 
 def test_sigusr1_asks_for_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    options = ["-r", "64", "-c", "64", "-n", "100000000", "-e", "20", "--backend", "numpy", "--log-format", "json"]
+    options = ["-r", "64", "-c", "64", "-n", "100000000", "-e", "1", "--backend", "numpy", "--log-format", "json"]
     run = subprocess.Popen(
         [sys.executable, "-m", "gsio", "run", *options, "-o", str(path)], stderr=subprocess.PIPE, text=True
     )

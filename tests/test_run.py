@@ -389,10 +389,18 @@ def test_ctrl_c_inside_trio_stops_the_run_before_it_is_raised(make_config: Make)
     assert working_threads() == []
 
 
+SMALL_BLOCKS = """
+import sys, gsio.staging
+gsio.staging.BLOCK_BYTES = 8 << 20
+from gsio.cli import main
+sys.exit(main())
+"""
+
+
 def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
-    """Start `gsio run` with a start that keeps it busy, logging each commit to stderr."""
-    command = [sys.executable, "-m", "gsio", "run", "--debug", "--set", "run.backend=numpy", "-n", "100000", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    """Start `gsio run` with a start that keeps it busy and many commits a second, each logged to stderr."""
+    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", "--debug", "--set", "run.backend=numpy", "-n", "100000"]
+    return subprocess.Popen([*gsio_run, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
 def wait_for_event(process: "subprocess.Popen[str]", event: str, times: int = 1) -> dict[str, Any]:
