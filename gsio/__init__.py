@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from gsio._version import __version__
 from gsio.config import Config, load_config
 from gsio.errors import GsioError
 
 if TYPE_CHECKING:
     from gsio.reader import open_stack
     from gsio.run import simulate
-
-__version__ = "0.1.0"
 
 __all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate"]
 

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import os
+import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
@@ -36,7 +36,7 @@ from gsio.trace import Trace
 from gsio.writer import for_output, is_zarr, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import AXES, now
+from gsio.writer.metadata import AXES, history_line
 from gsio.writer.zarr import METADATA, Folder
 
 SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
@@ -85,7 +85,8 @@ class Part:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
         kept = {name: known[name] for name in known if name not in ("status", "ended", "ome")}
-        kept |= {"history": f"{kept['history']}\n{now()} {' '.join(sys.argv)}", "config": self.config.to_toml()}
+        kept["output_id"] = secrets.token_hex(16)
+        kept |= {"history": f"{kept['history']}\n{history_line()}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
             places = {"frames": self.frames, "rows": self.rows, "columns": self.cols}
             chosen = ", ".join(f"{name} {place.start}:{place.stop}:{place.step}" for name, place in places.items())

@@ -7,6 +7,7 @@ need no bound, because there are only as many blocks as the pool has. Where stor
 computing waits in `acquire`, nowhere else.
 """
 
+import contextvars
 import math
 import os
 import queue
@@ -14,7 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +103,7 @@ class Pipeline:
     def run(self, watch: Watch | None = None) -> None:
         """Compute and commit all frames, then close the writer; raise what ended the run early."""
         try:
-            trio.run(self._supervise, watch)
+            self._run_loop(watch)
         except BaseExceptionGroup as group:
             raise _cause(group) from None
         if self.frames_committed < self.config.run.frames:
@@ -108,6 +111,20 @@ class Pipeline:
             raise Interrupted(
                 f"stopped by {self._reason} after {done} of {asked} frames, which are safe; go on with --resume"
             )
+
+    def _run_loop(self, watch: Watch | None) -> None:
+        """Run trio's loop, in a thread of its own where the caller's thread is inside one already."""
+        loop = partial(trio.run, self._supervise, watch)
+        if not trio.lowlevel.in_trio_run():
+            loop()
+            return
+        with ThreadPoolExecutor(1) as thread:
+            ended = thread.submit(contextvars.copy_context().run, loop)
+            try:
+                ended.result()
+            except KeyboardInterrupt:  # raised here by the caller's loop; the run's own hears no signals
+                self.stop("KeyboardInterrupt")
+                raise
 
     def stop(self, reason: str) -> None:
         """Compute no further block, and end when what is computed is committed."""

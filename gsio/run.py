@@ -28,6 +28,7 @@ from gsio.timeline import Timeline
 from gsio.trace import Summary, Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import Target
+from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
 from gsio.writer.metadata import root_attributes
 
@@ -63,7 +64,8 @@ def simulate(
     timeline
         A JSON file to make, for Perfetto, of what every thread and the device did when. One that is there is an error.
     watch
-        Called four times a second while frames are computed, from the thread that called `simulate`.
+        Called four times a second while frames are computed, from the thread that called `simulate`; where that is
+        inside trio, from another.
 
     Raises
     ------
@@ -218,6 +220,8 @@ def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> Non
     if not is_folder and output.is_dir():
         raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
     goes_on = resume != "no" and os.path.lexists(output)
+    if goes_on and not is_folder and is_open_here(output):
+        raise UsageError(f"--resume: expected an output that is closed, but this process has '{output}' open; close it")
     replaces: Replaces | None = is_zarr if is_folder else is_file
     if goes_on:
         replaces = os.path.lexists

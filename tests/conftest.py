@@ -1,10 +1,15 @@
-"""What the tests share: small configurations."""
+"""What the tests share: small configurations, and what has to be so before the first of them begins."""
 
+import fcntl
+import itertools
+import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gsio.compute import reference
 from gsio.config import Config, load_config
@@ -19,6 +24,11 @@ SMALL = {
     "run.backend": "numpy",
     "output.compression": "deflate",
 }
+# What each function that Numba compiles is compiled for, besides the precision.
+COMPILED = [
+    *(("output.store", store) for store in ("computed", "float32", "float16", "uint8")),
+    ("model.feed", {"along": "x", "start": 0.02, "stop": 0.03}),
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +37,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--fault", default="", help="only faults of the storage whose name holds this, as EIO")
     parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job, and of what tests start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("--report") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--report: expected one process, whose rounds it lists; leave out --numprocesses")
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile what tests run by Numba, a minute the first time, so that no test's own time counts it."""
+    if not any(item.get_closest_marker("numba") and not item.get_closest_marker("gpu") for item in session.items):
+        return
+    from gsio.compute.cpu import CpuSolver
+
+    with Path(__file__).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one process compiles, others load what is then in Numba's cache
+        for precision, (key, value) in itertools.product(("float32", "float64"), COMPILED):
+            changes = {**SMALL, "run.threads": 1, "model.precision": precision, key: value}
+            config = load_config(overrides=changes, environ={})
+            CpuSolver(config, layout_of(config), initial_state(config))
 
 
 @pytest.fixture

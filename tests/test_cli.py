@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import structlog
+from patience import DEADLINE
 from PIL import Image
 
 import gsio
@@ -180,6 +181,7 @@ def test_presets_lists_what_each_makes(capsys: Captured) -> None:
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.numba
 def test_presets_draws_the_last_frame_of_each_named(capsys: Captured) -> None:
     assert main(["presets", "alpha", "smoke", "--preview", "new/pictures", "--backend", "numba"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -505,20 +507,20 @@ def test_help_imports_nothing_heavy(arguments: list[str], folder: Path) -> None:
         f"import sys; from gsio.cli import main; code = main({arguments!r});"
         f"print('loaded', *[name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=DEADLINE)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "loaded"
 
 
 def test_the_module_runs_as_a_program(folder: Path) -> None:
     command = [sys.executable, "-m", "gsio", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=DEADLINE)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"gsio {gsio.__version__}\n", "")
 
 
 def test_the_exit_code_reaches_the_shell(folder: Path) -> None:
     command = [sys.executable, "-m", "gsio", "config", "show", "-r", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=DEADLINE)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gsio: error: grid.rows")
 

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from patience import DEADLINE
 
 import gsio
 from gsio import checkpoint, staging
@@ -295,6 +296,72 @@ def test_a_kill_while_a_shared_chunk_is_replaced_leaves_the_frames_of_before(mak
     with open_stack(path) as stack:
         assert list(problems(stack)) == []
         np.testing.assert_array_equal(stack.v[:26], before)
+
+
+def test_an_output_that_this_process_has_open_is_not_touched(make_config: Make, tmp_path: Path) -> None:
+    output, longer = tmp_path / "run.h5", make_config(LONG | {"run.frames": 80})
+    gsio.simulate(make_config(LONG), output)
+    (tmp_path / "link.h5").symlink_to(output)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with h5py.File(output) as file:
+        v = file["v"]
+        for name in ("run.h5", "link.h5"):
+            with pytest.raises(UsageError, match=f"this process has '.*{name}' open; close it"):
+                gsio.simulate(longer, tmp_path / name, resume="must")
+        assert len(v) == 60
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    kept = h5py.File(output)["v"]  # its file is open as long as this is
+    with pytest.raises(UsageError, match="close it"):
+        gsio.simulate(longer, output, resume="auto")
+    del kept
+    with h5py.File(tmp_path / "another.h5", "w"), h5py.File("run.h5", "w", driver="core", backing_store=False):
+        gsio.simulate(longer, output, resume="must")
+    with open_stack(output) as stack:
+        assert stack.frames == 80
+
+
+@pytest.mark.parametrize("ending", ["h5", "zarr"])
+def test_the_command_can_be_pasted_and_each_is_a_line_of_the_history(
+    ending: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / f"run.{ending}"
+    compression = {"output.compression": "lz4"}
+    words = [
+        "gsio",
+        "run",
+        "a b.toml",
+        "--set=initial.path='x$y'",
+        "",
+        "feed =\n[1]",
+        "caf\xe9",
+        "\udcff\\\x1b'",
+        "--resume",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    gsio.simulate(make_config(compression), output)
+    monkeypatch.setattr(sys, "argv", [*words, "-n", "7"])
+    gsio.simulate(make_config(compression | {"run.frames": 7}), output, resume="must")
+    monkeypatch.setattr(sys, "argv", [*words, "export"])
+    assert main(["export", str(output), str(tmp_path / f"copy.{ending}")]) == 0
+    with open_stack(tmp_path / f"copy.{ending}") as stack:
+        lines = stack.attributes["history"].splitlines()
+        commands = [line.split(" ", 1)[1] for line in lines]
+        assert stack.attributes["argv"] == commands[0]
+    for command, more in zip(commands, ([], ["-n", "7"], ["export"]), strict=True):
+        script = f"printf '%s\\0' {command}"
+        pasted = subprocess.check_output(["bash", "-c", script]).split(b"\0")[:-1]
+        assert pasted == [os.fsencode(word) for word in [*words, *more]]
+
+
+def test_the_command_of_the_module_can_be_pasted(tmp_path: Path) -> None:
+    small = ["-r", "8", "-c", "8", "-n", "1", "--backend", "numpy", "--quiet", "--set", "initial.kind = 'noise'"]
+    subprocess.run([sys.executable, "-m", "gsio", "run", *small, "-o", "first.h5"], cwd=tmp_path, check=True)
+    with open_stack(tmp_path / "first.h5") as stack:
+        command = stack.attributes["argv"]
+    (tmp_path / "first.h5").unlink()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    with open_stack(tmp_path / "first.h5") as stack:
+        assert stack.attributes["argv"] == command
 
 
 def test_a_bare_resume_does_not_take_what_follows_for_its_value(
@@ -722,7 +789,7 @@ def test_bad_intervals_and_limits_are_refused(make_config: Make) -> None:
 
 def test_sigusr1_asks_for_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    options = ["-r", "64", "-c", "64", "-n", "100000000", "-e", "20", "--backend", "numpy", "--log-format", "json"]
+    options = ["-r", "64", "-c", "64", "-n", "100000000", "-e", "1", "--backend", "numpy", "--log-format", "json"]
     run = subprocess.Popen(
         [sys.executable, "-m", "gsio", "run", *options, "-o", str(path)], stderr=subprocess.PIPE, text=True
     )
@@ -737,7 +804,7 @@ def test_sigusr1_asks_for_a_checkpoint(tmp_path: Path) -> None:
         assert len(checkpoint.load(path)) == 1
     finally:
         run.terminate()
-        run.communicate(timeout=60)
+        run.communicate(timeout=DEADLINE)
     assert run.returncode == 75
     with open_stack(path) as stack:
         assert stack.frames == checkpoint.load(path)[0].frames

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 import structlog
+import trio
+from patience import DEADLINE
 
 import gsio
 from gsio.compute import reference
@@ -33,7 +35,6 @@ from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
 
 Make = Callable[..., Config]
-DEADLINE = 60.0
 ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "run.steps_per_frame": 1}
 
 
@@ -382,10 +383,64 @@ def test_a_run_that_cannot_start_all_its_threads_ends(
     assert working_threads() == []
 
 
+def test_a_run_inside_trio_gives_what_it_gives_elsewhere(make_config: Make, tmp_path: Path) -> None:
+    config, seen = make_config(), set[int]()
+
+    async def main() -> Any:
+        return gsio.simulate(config, tmp_path / "inside.h5", watch=lambda pipeline: seen.add(threading.get_ident()))
+
+    assert trio.run(main).frames == 5
+    gsio.simulate(config, tmp_path / "outside.h5")
+    assert seen and threading.get_ident() not in seen
+    with open_stack(tmp_path / "inside.h5") as inside, open_stack(tmp_path / "outside.h5") as outside:
+        np.testing.assert_array_equal(inside.v[:], outside.v[:])
+
+
+def test_an_error_inside_trio_is_the_one_that_ended_the_run(make_config: Make) -> None:
+    writer = KeepingWriter()
+    pipeline, _ = new_pipeline(make_config({"run.frames": 1000}), writer)
+
+    def fail(blocks: Sequence[Block]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        pipeline.run()
+
+    writer.before_commit = fail
+    with pytest.raises(StorageError, match="No space left on device; 0 frames are committed"):
+        trio.run(main)
+    assert writer.status == "failed"
+    assert working_threads() == []
+
+
+def test_ctrl_c_inside_trio_stops_the_run_before_it_is_raised(make_config: Make) -> None:
+    config, writer = make_config({"run.frames": 1_000_000_000, "grid.rows": 512, "grid.cols": 512}), KeepingWriter()
+    pipeline, solver = new_pipeline(config, writer)
+    me = threading.get_ident()
+    solver.before_fill = lambda block: signal.pthread_kill(me, signal.SIGINT) if solver.filled == 3 else None
+
+    async def main() -> None:
+        pipeline.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert len(writer.committed) == pipeline.frames_committed == solver.filled * 8 > 0
+    assert writer.status == "stopped"
+    assert working_threads() == []
+
+
+SMALL_BLOCKS = """
+import sys, gsio.staging
+gsio.staging.BLOCK_BYTES = 8 << 20
+from gsio.cli import main
+sys.exit(main())
+"""
+
+
 def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
-    """Start `gsio run` with a start that keeps it busy, logging each commit to stderr."""
-    command = [sys.executable, "-m", "gsio", "run", "--debug", "--set", "run.backend=numpy", "-n", "100000", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    """Start `gsio run` with a start that keeps it busy and many commits a second, each logged to stderr."""
+    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", "--debug", "--set", "run.backend=numpy", "-n", "100000"]
+    return subprocess.Popen([*gsio_run, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
 def wait_for_event(process: "subprocess.Popen[str]", event: str, times: int = 1) -> dict[str, Any]:
@@ -497,6 +552,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_what_is_committed(compressio
     assert f"; {committed} frames are committed" in ended.stderr
 
 
+@pytest.mark.numba
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "presets").glob("*.toml")))
 def test_every_preset_ends_in_a_living_pattern(name: str) -> None:
     v = last_frame(load_config(preset=name, overrides={"run.backend": "numba", "run.threads": 1}, environ={}))

@@ -342,3 +342,17 @@ class _Series:
 def _finish(file: h5py.File, status: str) -> None:
     file.attrs.modify("status", np.array(status.encode(), "S16"))
     file.attrs.modify("ended", np.array(now().encode(), "S32"))
+
+
+def is_open_here(path: Path) -> bool:
+    """Return whether this process has a file open by h5py, or an object of it, so that it cannot be opened to go on."""
+    if not path.exists():
+        return False
+    kinds = h5py.h5f.OBJ_ALL & ~h5py.h5f.OBJ_DATATYPE  # types in memory, which belong to no file, count as open
+    for opened in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, kinds):
+        with suppress(OSError, RuntimeError, ValueError):  # closed meanwhile by another thread
+            file = h5py.h5i.get_file_id(opened)
+            on_disk = file.get_access_plist().get_driver() == h5py.h5fd.SEC2  # only this driver has a file descriptor
+            if on_disk and os.path.samestat(os.fstat(file.get_vfd_handle()), path.stat()):
+                return True
+    return False

@@ -1,10 +1,11 @@
 """What a file says of itself, whatever its format: coordinates, CF-1.12 attributes, provenance."""
 
 import datetime
+import os
 import platform
 import secrets
+import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gsio
+from gsio._version import __version__, commit
 from gsio.config import Config
 from gsio.staging import STATISTICS, Block, FrameLayout
 
@@ -41,6 +42,27 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def command_line() -> str:
+    """Return the command of this process as one line that can be pasted into a shell."""
+    words = sys.argv
+    if words[:1] == [os.fspath(Path(__file__).parents[1] / "__main__.py")]:
+        words = [sys.executable, "-m", "gsio", *words[1:]]
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for bash and zsh; bytes that a line cannot show, a newline or a name not in UTF-8, are escaped."""
+    if word.isprintable():
+        return shlex.quote(word)
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(shown)}'"
+
+
+def history_line() -> str:
+    """Return what a command adds to the attribute `history`: the time in UTC, and the command."""
+    return f"{now()} {command_line()}"
+
+
 def field_attributes(name: str, layout: FrameLayout) -> Attributes:
     """Return the CF attributes of a saved field."""
     attributes: Attributes = {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
@@ -55,7 +77,7 @@ def field_attributes(name: str, layout: FrameLayout) -> Attributes:
 
 def quantization_attributes() -> Attributes:
     """Return how bits of the mantissa were rounded, CF-1.12, section 8.4: those of the variable `QUANTIZATION`."""
-    return {"algorithm": "bitround", "implementation": f"gsio version {gsio.__version__}"}
+    return {"algorithm": "bitround", "implementation": f"gsio version {__version__}"}
 
 
 def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
@@ -148,13 +170,13 @@ def root_attributes(config: Config, backend: str, device: str) -> Attributes:
     return {
         "Conventions": "CF-1.12",
         "title": "Gray-Scott reaction-diffusion simulation",
-        "source": f"gsio {gsio.__version__}",
-        "history": f"{now()} {' '.join(sys.argv)}",
+        "source": f"gsio {__version__}",
+        "history": history_line(),
         "output_id": secrets.token_hex(16),
-        "gsio_version": gsio.__version__,
-        "gsio_commit": _commit(),
+        "gsio_version": __version__,
+        "gsio_commit": commit(),
         "config": config.to_toml(),
-        "argv": " ".join(sys.argv),
+        "argv": command_line(),
         "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
         "backend": backend,
         "device": device,
@@ -172,14 +194,3 @@ def _versions() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _commit() -> str:
-    """Return the git commit of the source, or "" where gsio does not run from its own checkout."""
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
-        return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""

@@ -24,6 +24,8 @@ from gsio.config import Config
 from gsio.initial import initial_state
 from gsio.staging import Block, FrameLayout, layout_of
 
+pytestmark = pytest.mark.numba
+
 MakeConfig = Callable[..., Config]
 
 FAST = ["numba", pytest.param("cupy", marks=pytest.mark.gpu)]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from crc32c import crc32c
+from patience import DEADLINE
 
 from gsio import staging
 from gsio.bench.storage import stored
@@ -137,7 +138,7 @@ class Simulation:
 
     def go_on(self, until: Callable[[], bool], most: int = sys.maxsize) -> None:
         """Let streams go on, one after another as chance will have it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while most > 0:
             with self.lock:
                 if until():

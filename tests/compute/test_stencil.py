@@ -142,6 +142,7 @@ def test_values_that_are_not_finite_are_refused(changes: dict[str, float], make_
         check_stability(make_model(**changes), NONE, NONE)
 
 
+@pytest.mark.numba
 @pytest.mark.parametrize("solver", [reference.solver, CpuSolver], ids=["numpy", "numba"])
 @pytest.mark.parametrize("field", ["u", "v"])
 @pytest.mark.parametrize(("feed", "kill"), [(0.0, 0.0), (0.25, 0.5)])

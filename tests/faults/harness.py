@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from patience import DEADLINE
 
 from gsio import checkpoint
 from gsio.reader import open_stack
 from gsio.verify import problems
 
 HERE = Path(__file__).parent
-DEADLINE = 60.0  # seconds, of one process
 FRAMES = 61
 OPTIONS = [
     *("-r", "24", "-c", "32", "-n", str(FRAMES), "-e", "8", "--backend", "numpy", "--fields", "u,v"),

@@ -26,6 +26,7 @@ from harness import (
     fault,
     wait_until,
 )
+from patience import DEADLINE
 
 from gsio import checkpoint
 from gsio.writer.journal import journal_of
@@ -197,7 +198,7 @@ def test_two_runs_never_write_one_output(case: Case, tally: Tally) -> None:
     def another(pid: int) -> None:
         wait_until(case.output.exists)
         command = [sys.executable, "-m", "gsio", "run", *map(str, case.options), "--resume=auto"]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
         assert second.returncode == 2, second.stderr
         assert "another run writes" in second.stderr
         os.kill(pid, signal.SIGKILL)
