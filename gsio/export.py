@@ -31,10 +31,10 @@ from gsio.progress import counted
 from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.trace import Trace
-from gsio.writer import for_output, is_zarr, open_writer
+from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import Target, move_into_place, temporary_beside
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import AXES, now
+from gsio.writer.metadata import AXES, OF_ARRAYS, now
 from gsio.writer.zarr import METADATA, Folder
 
 SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
@@ -82,7 +82,7 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
-        kept = {name: known[name] for name in known if name not in ("status", "ended", "ome")}
+        kept = {name: known[name] for name in known if name not in ("status", "ended", *OF_ARRAYS)}
         kept |= {"history": f"{kept['history']}\n{now()} {' '.join(sys.argv)}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
             places = {"frames": self.frames, "rows": self.rows, "columns": self.cols}
@@ -149,6 +149,10 @@ def export(
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
             # Levels differ between codecs.
             output = replace(part.config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
+            if (
+                part.config.stored == "float16" and format_of(target) == "HDF5"
+            ):  # refused there; these are the same bits
+                output = replace(output, store="float32", keep_bits=10)
             part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
         try:
             with counted(len(part.frames), quiet=quiet) as advance:

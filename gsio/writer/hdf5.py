@@ -34,6 +34,7 @@ from gsio.writer.metadata import (
     field_attributes,
     frame_series,
     frame_steps,
+    nexus_attributes,
     now,
     quantization_attributes,
     series_attributes,
@@ -45,6 +46,7 @@ SERIES_NBYTES = 128  # of a frame, at most, in all arrays along time
 HEAD_NBYTES, NEAR_NBYTES = 64, 8192  # by which a chunk is found, and so much before the end the file had
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
+PLAIN = ("title", "coordinates", "cell_methods")  # which NCO and ncview take in ASCII of fixed length only
 VTK = "VTKHDF"
 OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
 
@@ -311,7 +313,7 @@ class RawWriter:
 
 def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: Mapping[str, Any], frames: int) -> None:
     """Create every array and attribute; arrays along time are contiguous if they have `frames` from the start."""
-    file.attrs.update(attributes)
+    _describe(file, attributes)
     # Of fixed size, so that the end of a run overwrites them in place and never needs new space.
     file.attrs.create("status", b"running", dtype="S16")
     file.attrs.create("ended", b"", dtype="S32")
@@ -320,6 +322,7 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
     if raw:
         file.create_dataset("frames_committed", data=np.zeros((), np.int64), dcpl=properties)
     axes = AXES[-len(layout.shape) :]
+    file.attrs.update(nexus_attributes(layout))
     for name, size in zip(axes, layout.shape, strict=True):
         file.create_dataset(name, data=np.arange(size, dtype=np.float64))
         file[name].make_scale(name)
@@ -327,11 +330,14 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
     for name, values in frame_series(config, layout, []).items():
         growth: dict[str, Any] = {} if raw else {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
         series = file.create_dataset(name, (frames,), values.dtype, dcpl=properties, **growth)
-        series.attrs.update(series_attributes(name, layout))
+        _describe(series, series_attributes(name, layout))
         if name == "time":
             series.make_scale("time")
         else:
             series.dims[0].attach_scale(file["time"])
+        group = name.rpartition("/")[0]
+        if group and "time" not in file[group]:  # so that the group has its coordinate where read alone
+            file[group]["time"] = h5py.SoftLink("/time")
     if raw:
         file["step"][:] = frame_steps(config, 0, frames)
         file["time"][:] = frame_steps(config, 0, frames) * config.model.dt
@@ -343,13 +349,20 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
         }  # fmt: skip
         with _no_plugins():
             field = file.create_dataset(name, (frames, *layout.shape), layout.dtype, dcpl=properties, **growth)
-        field.attrs.update(field_attributes(name, layout))
+        _describe(field, field_attributes(name, layout), layout.computed)
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
     if layout.keep_bits:
         file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
     _lay_out_for_vtk(file, layout, frames, series={} if raw else {"chunks": (SERIES_CHUNK,), "maxshape": (None,)})
+
+
+def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | None = None) -> None:
+    """Set attributes, floats as `dtype`: readers decode packed integers as the dtype of their scale."""
+    for name, value in attributes.items():
+        number = dtype is not None and isinstance(value, float)
+        of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
 
 
 def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, frames: int, series: dict[str, Any]) -> None:
@@ -369,6 +382,7 @@ def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, frames: int, series: 
     steps.attrs["NSteps"] = np.int64(frames)
     steps["Values"] = h5py.SoftLink("/time")
     offsets = file.create_dataset(OFFSETS + layout.fields[0], data=np.arange(frames, dtype=np.int64), **series)
+    offsets.dims[0].attach_scale(file["time"])  # without which cf-python reads nothing of the file
     for name in layout.fields:
         root[f"PointData/{name}"] = h5py.SoftLink(f"/{name}")
         if name != layout.fields[0]:
