@@ -273,10 +273,10 @@ def open_stack(path: Path | str) -> Stack:
     except (OSError, ValueError) as error:
         reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
         raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
-    if "gsio_version" not in root.attrs:
+    if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
         if hasattr(root, "close"):
             root.close()
-        raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
+        raise DataError(f"{path} is not an output of gsio; expected one of 'gsio run'")
     return Stack(path, root)
 
 

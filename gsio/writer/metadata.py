@@ -153,14 +153,18 @@ def ome_attributes(
 
 
 def ome_channel(name: str, low: float, high: float, color: str = "FFFFFF") -> Attributes:
-    """Return a channel of OME-Zarr 0.5 whose contrast reaches from `low` to `high`.
-
-    Viewers refuse a window without width: the window of a field that is the same everywhere ends a little above `low`.
-    """
-    if not low < high:
-        high = low + max(1.0, abs(low)) * 2**-10  # which float32 tells apart from `low`
+    """Return a channel of OME-Zarr 0.5 whose contrast reaches from `low` to `high`."""
+    low, high = contrast(low, high)
     window = {"min": low, "max": high, "start": low, "end": high}
     return {"label": name, "color": color, "active": True, "window": window}
+
+
+def contrast(low: float, high: float) -> tuple[float, float]:
+    """Return the limits of the contrast of values from `low` to `high`.
+
+    Viewers refuse limits that are the same: those of a field that is the same everywhere end a little above it.
+    """
+    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # which float32 tells apart from `low`
 
 
 def root_attributes(config: Config, backend: str, device: str) -> Attributes:
