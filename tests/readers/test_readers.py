@@ -27,12 +27,13 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "lz4.h5": {"output.compression": "lz4"},
     "none.h5": {"output.compression": "none"},
     "uint8.h5": {"output.store": "uint8"},
+    "uint16.h5": {"output.store": "uint16"},
     "batch.h5": {"model.feed": [0.03, 0.04, 0.05]},
     "run.zarr": {},
     "shards.zarr": {"output.shard_frames": 2},
     "float16.zarr": {"output.store": "float16"},
 }
-PLAIN = ["run.h5", "none.h5", "uint8.h5", "batch.h5"]  # which need no plugin
+PLAIN = ["run.h5", "none.h5", "uint8.h5", "uint16.h5", "batch.h5"]  # which need no plugin
 TIMES = [3.0 * frame for frame in range(1, FRAMES + 1)]
 
 
@@ -119,7 +120,7 @@ def test_nco_means_over_the_frames_without_a_complaint(name: str, outputs: Path,
     with netCDF4.Dataset(tmp_path / "mean.nc") as mean, netCDF4.Dataset(tmp_path / "v.nc") as alone:
         expected = frames_of(outputs / name)
         np.testing.assert_allclose(
-            np.squeeze(mean["v"][:]), expected.mean(axis=0), atol=0.003 if "uint8" in name else 1e-6
+            np.squeeze(mean["v"][:]), expected.mean(axis=0), atol=0.003 if "uint" in name else 1e-6
         )
         np.testing.assert_allclose(alone["v"][:], expected, rtol=1e-6)
         assert "matrix" not in alone.variables
