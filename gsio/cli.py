@@ -322,8 +322,8 @@ def repair(path: Path, debug: bool) -> None:
 def export(source: Path, target: Path, quiet: bool, debug: bool, **options: Any) -> None:
     """Write what an output holds, or a part of it, in another format.
 
-    The ending of TARGET names it: .h5, .hdf5 or .zarr (an output again), .tif or .tiff (ImageJ), .vtkhdf (ParaView),
-    .openpmd.h5.
+    The ending of TARGET names it: .h5, .hdf5 or .zarr (an output again), .tif or .tiff (ImageJ), .ome.zarr, .ome.tif or
+    .ome.tiff (napari, bioio), .vtkhdf (ParaView), .openpmd.h5.
     """
     from gsio.export import export as write
 

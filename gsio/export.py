@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import secrets
 import shutil
@@ -33,14 +34,16 @@ from gsio.run import beside
 from gsio.staging import Block, FrameLayout, layout_of
 from gsio.status import open_committed
 from gsio.trace import Trace
-from gsio.writer import for_output, is_zarr, open_writer
+from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import AXES, history_line
-from gsio.writer.zarr import METADATA, Folder
+from gsio.writer.metadata import AXES, OF_ARRAYS, contrast, history_line, ome_channel
+from gsio.writer.zarr import METADATA, Folder, halved
 
 SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
 CLASSIC_TIFF_BYTES = 2**32
+LEVEL_CELLS = 1024  # rows or columns, from which on viewers want a smaller level of an image
+CHANNEL_COLORS = ("0072B2", "FFFFFF")  # of u where it is saved too, and of v; viewers add them
 PAGE_ENTRY_BYTES = 512  # of a TIFF page, at most, beside its pixels
 
 Frame = list[NDArray[Any]]  # one array of `Part.shape` for each field
@@ -84,7 +87,7 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
-        kept = {name: known[name] for name in known if name not in ("status", "ended", "ome")}
+        kept = {name: known[name] for name in known if name not in ("status", "ended", *OF_ARRAYS)}
         kept["output_id"] = secrets.token_hex(16)
         kept |= {"history": f"{kept['history']}\n{history_line()}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
@@ -92,6 +95,11 @@ class Part:
             chosen = ", ".join(f"{name} {place.start}:{place.stop}:{place.step}" for name, place in places.items())
             kept["selection"] = f"{kept['selection']}; then {chosen}" if "selection" in kept else chosen
         return kept
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """Return the limits of the contrast of a field in the frames."""
+        low, high = (self.stack.series(f"stats/{name}_{word}")[_slice(self.frames)] for word in ("min", "max"))
+        return contrast(float(low.min()), float(high.max()))
 
     def read(self, folder: Path, advance: Callable[[int], object]) -> Iterator[Frame]:
         """Yield the frames, while there is room for them in `folder`."""
@@ -124,7 +132,8 @@ def export(
     ----------
     target
         Its ending names the format: .h5, .hdf5 or .zarr (an output again), .tif or .tiff (an ImageJ hyperstack,
-        float32, fields as channels), .vtkhdf, .openpmd.h5. In .tif and .vtkhdf the members of a batch lie along z.
+        float32, fields as channels), .ome.tif or .ome.tiff (an OME-TIFF), .ome.zarr (an image, fields as channels),
+        .vtkhdf, .openpmd.h5. In TIFF, .ome.zarr and .vtkhdf the members of a batch lie along z.
     frames, crop
         START:STOP or START:STOP:STEP, and TOP:BOTTOM,LEFT:RIGHT; as in Python, but out of range is an error.
     compression
@@ -156,6 +165,10 @@ def export(
             shards = part.config.output.shard_frames if target.suffix == ".zarr" else 0
             # Levels differ between codecs.
             output = replace(part.config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
+            if (
+                part.config.stored == "float16" and format_of(target) == "HDF5"
+            ):  # refused there; these are the same bits
+                output = replace(output, store="float32", keep_bits=10)
             part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
         try:
             with counted(len(part.frames), quiet=quiet) as advance:
@@ -279,7 +292,7 @@ def _amend(path: Path, part: Part) -> None:
 
 
 def _write_tiff(path: Path, part: Part, frames: Iterator[Frame]) -> None:
-    """As TZCYX: fields are channels, and the members of a batch slices."""
+    """As TZCYX: fields are channels, and the members of a batch slices; a pixel is a grid spacing."""
     try:
         tifffile = import_module("tifffile")
     except ImportError:
@@ -293,15 +306,69 @@ def _write_tiff(path: Path, part: Part, frames: Iterator[Frame]) -> None:
     metadata: dict[str, Any] = {"axes": "TZCYX"}
     # An ImageJ hyperstack cannot be larger than a classic TIFF: what is becomes an OME-TIFF in a BigTIFF, which ImageJ
     # opens through Bio-Formats.
-    large = shape[0] * members * shape[2] * (rows * cols * 4 + PAGE_ENTRY_BYTES) > CLASSIC_TIFF_BYTES
-    if large:
-        metadata |= {"Channel": {"Name": list(part.fields)}, "TimeIncrement": part.interval}
+    nbytes = math.prod(shape[:3]) * (rows * cols * 4 + PAGE_ENTRY_BYTES)
+    large = nbytes > CLASSIC_TIFF_BYTES
+    ome = large or path.name.endswith((".ome.tif", ".ome.tiff"))
+    if ome:
+        sizes = {f"PhysicalSize{axis}{word}": value for axis in "XYZ" for word, value in (("", 1.0), ("Unit", "pixel"))}
+        metadata |= {"Channel": {"Name": list(part.fields)}, "TimeIncrement": part.interval, **sizes}
     else:
+        times = part.coordinates["time"]
+        labels = [f"{name}, time {time:g}" for time in times for _ in range(members) for name in part.fields]
+        limits = [limit for name in part.fields for limit in part.limits(name)]
         provenance = [f"{name}: {value}" for name, value in part.attributes.items()]
-        metadata |= {"finterval": part.interval, "mode": "composite" if shape[2] > 1 else "grayscale"}
+        metadata |= {"finterval": part.interval, "tunit": "model time", "unit": "pixel", "spacing": 1.0}
+        metadata |= {"mode": "composite" if shape[2] > 1 else "grayscale", "Labels": labels, "Ranges": limits}
+        metadata |= {"min": limits[-2], "max": limits[-1]}
         metadata["Info"] = "\n".join([f"channels: {', '.join(part.fields)}", *provenance])
-    with tifffile.TiffWriter(path, bigtiff=large, imagej=not large, ome=large) as file:
-        file.write(pages, shape=shape, dtype=np.float32, photometric="minisblack", metadata=metadata)
+    with tifffile.TiffWriter(path, bigtiff=large, imagej=not ome, ome=ome) as file:
+        form: dict[str, Any] = {"photometric": "minisblack", "resolution": (1, 1), "resolutionunit": "NONE"}
+        file.write(pages, shape=shape, dtype=np.float32, metadata=metadata, **form)
+
+
+def _write_ome_zarr(path: Path, part: Part, frames: Iterator[Frame]) -> None:
+    """As an image of OME-Zarr 0.5 (ngff.openmicroscopy.org), [t, c, z, y, x]: fields are channels, members slices.
+
+    A large grid gets smaller levels, each with half the rows and columns.
+    """
+    members, rows, cols = (1, *part.shape)[-3:]
+    dtype, fields, at = part.config.model.precision, part.fields, part.coordinates
+    lines = FrameLayout.of((rows, cols), dtype, "v", shuffle=True).lines_per_chunk
+    root: Any = zarr.open_group(path, mode="w-", zarr_format=3)
+    levels, datasets = [], []
+    for level in range(1 + (min(rows, cols) // LEVEL_CELLS).bit_length()):
+        size, cells = (rows >> level, cols >> level), 1 << level
+        levels.append(
+            root.create_array(
+                str(level),
+                shape=(len(part.frames), len(fields), members, *size),
+                chunks=(1, 1, 1, min(lines, size[0]), size[1]),
+                dtype=dtype,
+                compressors=zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle"),
+                dimension_names=tuple("tczyx"),
+            )
+        )
+        middle = (cells - 1) / 2  # of the first cell
+        scale = [part.interval, 1.0, 1.0, cells, cells]
+        first = [at["time"][0], 0.0, 0.0, at["y"][0] + middle, at["x"][0] + middle]
+        places = [
+            {"type": "scale", "scale": [float(number) for number in scale]},
+            {"type": "translation", "translation": [float(number) for number in first]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": places})
+    kinds = zip("tczyx", ("time", "channel", "space", "space", "space"), strict=True)
+    axes = [{"name": name, "type": kind} for name, kind in kinds]
+    colors = zip(fields, CHANNEL_COLORS[-len(fields) :], strict=True)
+    channels = [ome_channel(name, *part.limits(name), color) for name, color in colors]
+    image = {"name": part.stack.path.stem, "axes": axes, "datasets": datasets}
+    ome = {"version": "0.5", "multiscales": [image], "omero": {"channels": channels}}
+    root.attrs.update(part.attributes | {"ome": ome})
+    for number, frame in enumerate(frames):
+        planes = np.stack([plane.reshape(members, rows, cols) for plane in frame]).astype(dtype)
+        for array in levels:
+            array[number] = planes
+            planes = halved(planes)
+    Folder(path).sync()
 
 
 def _write_vtkhdf(path: Path, part: Part, frames: Iterator[Frame]) -> None:
@@ -348,7 +415,7 @@ def _write_openpmd(path: Path, part: Part, frames: Iterator[Frame]) -> None:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
     }
     mesh = {
-        "geometry": np.bytes_("cartesian" if len(axes) == 2 else "other"),
+        "geometry": np.bytes_("cartesian"),
         "dataOrder": np.bytes_("C"),
         "axisLabels": np.array(axes, "S"),
         "gridSpacing": np.ones(len(axes)),
@@ -396,7 +463,10 @@ FORMATS: dict[str, Callable[[Path, Part, Iterator[Frame]], None]] = {
     ".openpmd.h5": _write_openpmd,
     ".h5": _write_output,
     ".hdf5": _write_output,
+    ".ome.zarr": _write_ome_zarr,
     ".zarr": _write_output,
+    ".ome.tif": _write_tiff,
+    ".ome.tiff": _write_tiff,
     ".tif": _write_tiff,
     ".tiff": _write_tiff,
     ".vtkhdf": _write_vtkhdf,

@@ -17,7 +17,7 @@ LONG = 50e-6  # seconds; a shorter gap of the device is the price of a launch
 SATURATED = 0.8  # of the time busy: less, and a resource bounds nothing
 ADVICE = {
     "compute": "all else can hide under it; 'gsio bench tune' or fewer steps per frame shorten it",
-    "copy": "move fewer bytes, by --store float16, one of --fields or more steps per frame",
+    "copy": "move fewer bytes, by --store uint16, one of --fields or more steps per frame",
     "encode": "encode faster, by --compression lz4, or by more output.threads if cores are left",
     "write": "write fewer bytes, by --compression zstd, --keep-bits or --store, or to a faster disk",
     "": "they wait for one another; more blocks (--memory) let them run apart",

@@ -1,5 +1,6 @@
 """One view of what gsio wrote, HDF5 or Zarr, for every command that reads."""
 
+import math
 import os
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,15 @@ from gsio.errors import DataError
 class Frames:
     """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
 
+    An index of slices, integers and one list of frames keeps only what is asked of each frame; any other index of NumPy
+    gives the same as of an array, and holds the frames that it touches in memory.
+
     Attributes
     ----------
     dtype
-        Of the values; where integers are stored for them, float64.
+        Of the values; where integers are stored for them, the dtype that was computed.
+    ndim, size
+        As a NumPy array has them: dask.array.from_array and napari take this one.
     codec
         How chunks are compressed: deflate, blosc or none.
     frames_per_chunk, frames_together
@@ -32,8 +38,10 @@ class Frames:
         self._folder = folder  # of the chunks, in Zarr
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
-        self._scale = array.attrs.get("scale_factor")
-        self.dtype: np.dtype[Any] = array.dtype if self._scale is None else np.dtype(np.float64)
+        scale = array.attrs.get("scale_factor")
+        exact = scale is None or np.float32(scale) != scale  # JSON does not say of which dtype it is
+        self._scale: np.floating[Any] | None = None if scale is None else (np.float64 if exact else np.float32)(scale)
+        self.dtype: np.dtype[Any] = array.dtype if self._scale is None else self._scale.dtype
         self.frames_per_chunk = array.chunks[0] if array.chunks else 1
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         if folder is not None:
@@ -44,16 +52,41 @@ class Frames:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __repr__(self) -> str:
+        return f"<gsio.Frames {self.shape} {self.dtype}, {self.codec}>"
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        key = key if isinstance(key, tuple) else (key,)
-        if (dots := next((i for i, part in enumerate(key) if part is Ellipsis), None)) is not None:
-            key = key[:dots] + (slice(None),) * (len(self.shape) + 1 - len(key)) + key[dots + 1 :]
-        first, *rest = key or (slice(None),)
-        numbers = np.arange(len(self))[first]  # raises IndexError like any array
-        if numbers.ndim == 0:
-            return np.array(self._frame(int(numbers))[tuple(rest)])
-        out = [self._frame(int(number))[tuple(rest)] for number in numbers]
-        return np.stack(out) if out else np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        before, part, after = _split(key, self.shape)
+        numbers = np.arange(len(self))[part]  # raises IndexError like any array
+        simple = all(_is_simple(index) or isinstance(index, int | np.integer) for index in after)
+        if not isinstance(part, slice) and (before or numbers.ndim != 1 or not simple):
+            wanted, places = np.unique(numbers, return_inverse=True)
+            if len(wanted) == 1:
+                frames = self._frame(int(wanted[0]))[np.newaxis]
+            else:
+                frames = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+                for place, number in enumerate(wanted):
+                    frames[place] = self._frame(int(number))
+            found: NDArray[Any] = frames[(*before, places.reshape(numbers.shape)[()], *after)].copy()
+            return found
+        # What is asked of each frame is taken before the next is read. NumPy says where the axis of frames ends up.
+        whole = (*before, slice(None), *after)
+        shape, longer = (np.broadcast_to(self.dtype.type(), (n, *self.shape[1:]))[whole].shape for n in (1, 2))
+        axis = next(axis for axis, sizes in enumerate(zip(shape, longer, strict=True)) if sizes[0] != sizes[1])
+        out = np.empty((*shape[:axis], len(numbers), *shape[axis + 1 :]), self.dtype)
+        for place, number in enumerate(numbers):
+            np.moveaxis(out, axis, 0)[place] = np.moveaxis(self._frame(int(number))[np.newaxis][whole], axis, 0)[0]
+        return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype)
@@ -92,10 +125,50 @@ class Frames:
         wanted, place = divmod(number, self.frames_per_chunk)
         kept, frames = self._kept
         if kept != wanted:
-            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * float(self._scale)
+            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * self._scale
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
+
+
+def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
+    """Return what an index has before the axis of frames, for that axis, and after it; as long as `shape` has axes.
+
+    A mask over several axes becomes a list of places for each, which is the same to NumPy.
+    """
+    given = key if isinstance(key, tuple) else (key,)
+    parts = [part if _is_simple(part) else _places(part) for part in given]
+    axes = [0 if part is None or part is Ellipsis else part.ndim if _is_mask(part) else 1 for part in parts]
+    dots = [place for place, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1 or sum(axes) > len(shape):
+        found = "several ellipses" if len(dots) > 1 else f"{sum(axes)} indices"
+        raise IndexError(f"expected at most one ellipsis and {len(shape)} indices, got {found}")
+    place = dots[0] if dots else len(parts)
+    slices = [slice(None)] * (len(shape) - sum(axes))
+    parts[place:place] = slices  # an ellipsis stays behind them: it parts the lists on its two sides
+    axes[place:place] = [1] * len(slices)
+    first = next(place for place, number in enumerate(axes) if number)
+    if _is_mask(parts[first]):
+        if parts[first].shape != shape[: axes[first]]:
+            raise IndexError(f"expected a mask of {shape[: axes[first]]}, got one of {parts[first].shape}")
+        parts[first : first + 1] = np.nonzero(parts[first])
+    return tuple(parts[:first]), parts[first], tuple(parts[first + 1 :])
+
+
+def _is_simple(part: Any) -> bool:
+    return part is None or part is Ellipsis or isinstance(part, slice)
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
+
+
+def _places(part: Any) -> Any:
+    """Return an index that is no slice as an integer or an array, of integers or a mask."""
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return part
+    found = np.asarray(part)
+    return found if found.size or found.dtype.kind in "iub" else found.astype(np.intp)
 
 
 def encoded_in_folder(folder: Path, number: int, slab: int, axes: int, together: int) -> bytes:
@@ -174,7 +247,8 @@ class Stack:
     @property
     def recorded(self) -> list[str]:
         """The names that `series` takes."""
-        return ["time", "step", *(f"stats/{name}" for name in self.root["stats"]), "integrity/crc32c"]
+        statistics = [f"stats/{name}" for name in self.root["stats"] if name != "time"]  # which is a link
+        return ["time", "step", *statistics, "integrity/crc32c"]
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
         """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.
@@ -206,10 +280,10 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
     except (OSError, ValueError) as error:
         reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
         raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
-    if "gsio_version" not in root.attrs:
+    if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
         if hasattr(root, "close"):
             root.close()
-        raise DataError(f"{path} was not written by gsio; expected an output of 'gsio run'")
+        raise DataError(f"{path} is not an output of gsio; expected one of 'gsio run'")
     return Stack(path, root, most)
 
 

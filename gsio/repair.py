@@ -31,7 +31,7 @@ from gsio.verify import check_frames, frame_checksum
 from gsio.writer import codec, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
-from gsio.writer.metadata import DAMAGED, frame_series
+from gsio.writer.metadata import DAMAGED, OF_ARRAYS, frame_series
 
 DEADLINE = 120.0  # seconds without a sign of a process that reads frames
 
@@ -207,7 +207,9 @@ class Wreck:
             self._attributes, per_chunk = records.attributes, records.frames_per_chunk
         else:
             assert stack is not None
-            kept = {name: value for name, value in stack.attributes.items() if name not in ("status", "ended", "ome")}
+            kept = {
+                name: value for name, value in stack.attributes.items() if name not in ("status", "ended", *OF_ARRAYS)
+            }
             self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
         self._attributes.pop(DAMAGED, None)
         self._config = Config.from_toml(self._attributes["config"])

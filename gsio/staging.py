@@ -117,6 +117,12 @@ class FrameLayout:
         return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else 0
 
     @property
+    def scale(self) -> np.floating[Any]:
+        """The value of the integer 1 where integers are stored, of the dtype that is computed: readers take it over."""
+        dtype: type[np.floating[Any]] = self.computed.type
+        return dtype(1 / (self.levels or 1))
+
+    @property
     def lossy(self) -> bool:
         """Whether stored values differ from computed ones."""
         return self.dtype != self.computed or self.keep_bits > 0

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from ome_zarr_models.v05 import Image
 
 import gsio
 from gsio.cli import main
@@ -74,6 +75,32 @@ def read_tiff(path: Path) -> tuple[Arrays, np.ndarray]:
     return {name: np.squeeze(stack[:, :, channel]) for channel, name in enumerate("uv")}, times
 
 
+def read_ome_tiff(path: Path) -> tuple[Arrays, np.ndarray]:
+    with tifffile.TiffFile(path) as file:
+        pixels = tifffile.xml2dict(file.ome_metadata or "")["OME"]["Image"]["Pixels"]
+        assert [channel["Name"] for channel in pixels["Channel"]] == ["u", "v"]
+        assert {pixels[f"PhysicalSize{axis}"] for axis in "XYZ"} == {1}
+        assert {pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"} == {"pixel"}
+        stack = file.asarray().reshape(*(pixels[f"Size{axis}"] for axis in "TZCYX"))
+        first = 12 if len(stack) < 16 else 3  # which OME has no place for
+        times = first + np.arange(len(stack)) * pixels["TimeIncrement"]
+    return {name: np.squeeze(stack[:, :, channel]) for channel, name in enumerate("uv")}, times
+
+
+def read_ome_zarr(path: Path) -> tuple[Arrays, np.ndarray]:
+    group = zarr.open_group(path, mode="r")
+    (scales,) = Image.from_zarr(group).ome_attributes.multiscales
+    assert [(axis.name, axis.type) for axis in scales.axes] == list(
+        zip("tczyx", ["time", "channel", *["space"] * 3], strict=True)
+    )
+    (level,) = scales.datasets
+    scale, first = (place.model_dump()[place.type] for place in level.coordinateTransformations)
+    array: Any = group[level.path]
+    stack = array[:]
+    times = first[0] + np.arange(len(stack)) * scale[0]
+    return {name: np.squeeze(stack[:, channel]) for channel, name in enumerate("uv")}, times
+
+
 def read_vtkhdf(path: Path) -> tuple[Arrays, np.ndarray]:
     hdf = pytest.importorskip("vtkmodules.vtkIOHDF")
     support = pytest.importorskip("vtkmodules.util.numpy_support")
@@ -109,6 +136,9 @@ READERS: dict[str, Callable[[Path], tuple[Arrays, np.ndarray]]] = {
     ".zarr": read_zarr,
     ".tif": read_tiff,
     ".tiff": read_tiff,
+    ".ome.tif": read_ome_tiff,
+    ".ome.tiff": read_ome_tiff,
+    ".ome.zarr": read_ome_zarr,
     ".vtkhdf": read_vtkhdf,
     ".openpmd.h5": read_openpmd,
 }
@@ -199,12 +229,13 @@ def test_a_part_of_a_part_says_where_it_was(ending: str, source: Path, tmp_path:
 def test_what_was_rounded_is_not_rounded_again(
     lossy: dict[str, Any], ending: str, make_config: Make, tmp_path: Path
 ) -> None:
-    gsio.simulate(make_config(CHANGES | lossy), tmp_path / "run.h5")
+    source = tmp_path / ("run.zarr" if "float16" in lossy.values() else "run.h5")
+    gsio.simulate(make_config(CHANGES | lossy | {"output.compression": "auto"}), source)
     for name, crop in (("whole", ":,:"), ("part", "2:,:")):
-        assert main(["export", str(tmp_path / "run.h5"), str(tmp_path / f"{name}{ending}"), "--crop", crop]) == 0
+        assert main(["export", str(source), str(tmp_path / f"{name}{ending}"), "--crop", crop]) == 0
     assert main(["verify", str(tmp_path / f"whole{ending}")]) == 0
     with (
-        gsio.open_stack(tmp_path / "run.h5") as run,
+        gsio.open_stack(source) as run,
         gsio.open_stack(tmp_path / f"whole{ending}") as whole,
         gsio.open_stack(tmp_path / f"part{ending}") as part,
     ):
@@ -228,6 +259,48 @@ def test_large_frames_are_cut_into_slabs(
     places = {".h5": "v", ".vtkhdf": "VTKHDF/PointData/v", ".openpmd.h5": "data/3/meshes/v"}
     with h5py.File(tmp_path / f"out{ending}") as file:
         assert file[places[ending]].chunks[-2:] == (5, 17)
+
+
+def test_a_tiff_says_what_its_axes_and_values_are(source: Path, tmp_path: Path) -> None:
+    assert main(["export", str(source), str(tmp_path / "out.tif"), "--frames", "::4"]) == 0
+    arrays, _ = expected(source, "whole")
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        about = file.imagej_metadata or {}
+        assert (about["unit"], about["spacing"], about["finterval"], about["tunit"]) == ("pixel", 1, 12, "model time")
+        assert about["Labels"][:4] == ["u, time 3", "v, time 3", "u, time 15", "v, time 15"]
+        limits = [limit for name in "uv" for limit in (arrays[name][::4].min(), arrays[name][::4].max())]
+        assert list(about["Ranges"]) == limits
+        page: Any = file.pages[0]
+        assert [page.tags[name].value for name in ("XResolution", "YResolution")] == [(1, 1)] * 2
+
+
+def test_a_large_image_has_smaller_levels(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsio.export.LEVEL_CELLS", 4)
+    assert main(["export", str(source), str(tmp_path / "out.ome.zarr"), "--crop", "1:,2:"]) == 0
+    group: Any = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
+    attributes = Image.from_zarr(group).ome_attributes
+    (scales,) = attributes.multiscales
+    assert [group[level.path].shape for level in scales.datasets] == [(16, 2, 1, 11 >> n, 15 >> n) for n in range(3)]
+    places = [
+        [place.model_dump()[place.type] for place in level.coordinateTransformations] for level in scales.datasets
+    ]
+    assert [place[0] for place in places] == [[3, 1, 1, size, size] for size in (1, 2, 4)]
+    assert [place[1][3:] for place in places] == [[1, 2], [1.5, 2.5], [2.5, 3.5]]  # the middle of the first cell
+    whole = group["0"][..., :10, :14]
+    means = whole.reshape(16, 2, 1, 5, 2, 7, 2).mean(axis=(4, 6), dtype=np.float64)
+    np.testing.assert_allclose(group["1"], means, rtol=1e-6)
+    for channel, window in zip((0, 1), (found["window"] for found in attributes.omero["channels"]), strict=True):
+        assert window["start"] <= group["0"][:, channel].min()
+        assert window["end"] >= group["0"][:, channel].max()
+
+
+@pytest.mark.parametrize("ending", [".ome.zarr", ".vtkhdf", ".openpmd.h5"])
+def test_what_is_for_other_tools_is_no_output(ending: str, source: Path, tmp_path: Path, capsys: Captured) -> None:
+    target = tmp_path / f"out{ending}"
+    assert main(["export", str(source), str(target)]) == 0
+    assert main(["info", str(target)]) == 65
+    assert "expected one of 'gsio run'" in capsys.readouterr().err
+    assert main(["export", str(source), str(target), "--overwrite"]) == 0
 
 
 def test_a_large_tiff_is_an_ome_tiff(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,7 @@ def pack(values: Field, layout: FrameLayout) -> tuple[NDArray[Any], float]:
     with np.errstate(invalid="ignore", over="ignore"):
         if layout.levels:
             stored = np.rint(np.clip(values, 0, 1, dtype=np.float64) * layout.levels).astype(layout.dtype)
-            found = stored * (1 / layout.levels)
+            found = (stored * layout.scale).astype(np.float64)  # rounded as a reader does
         else:
             stored = values.astype(layout.dtype)
             if layout.keep_bits:

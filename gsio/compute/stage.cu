@@ -35,7 +35,7 @@ __device__ inline word pack(real x, double& found)
 {
 #if LEVELS
     const double level = rint(fmin(fmax((double)x, 0.0), 1.0) * LEVELS);
-    found = level * (1.0 / LEVELS);
+    found = (real)level * (real)(1.0 / LEVELS);  // rounded as a reader does
     return (word)level;
 #elif ITEMSIZE == 2
     word half;

@@ -40,6 +40,11 @@ def for_output(config: Config, output: Path) -> Config:
     most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
     if config.output.keep_bits > most:
         raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
+    if config.stored == "float16" and what == "HDF5":
+        raise UsageError(
+            "output.store: float16 in HDF5 crashes netCDF readers; expected output.keep_bits=10, which keeps as many "
+            "bits in float32, or an output that ends in .zarr"
+        )
     return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
 
 

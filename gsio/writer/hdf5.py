@@ -31,6 +31,7 @@ from gsio.writer.metadata import (
     SERIES_CHUNK,
     field_attributes,
     frame_series,
+    nexus_attributes,
     now,
     quantization_attributes,
     series_attributes,
@@ -38,6 +39,7 @@ from gsio.writer.metadata import (
 
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
 BLOSC = 32001  # registered number of the filter
+PLAIN = ("title", "coordinates", "cell_methods")  # which NCO and ncview take in ASCII of fixed length only
 VTK = "VTKHDF"
 OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
 SAVED = ".chunks_before_resume_"  # groups
@@ -210,23 +212,27 @@ class ChunkWriter:
 
 def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
     """Create every array and attribute, without a frame."""
-    file.attrs.update(attributes)
+    _describe(file, attributes)
     # Of fixed size, so that the end of a run overwrites them in place and never needs new space.
     file.attrs.create("status", b"running", dtype="S16")
     file.attrs.create("ended", b"", dtype="S32")
     growing: dict[str, Any] = {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
     axes = AXES[-len(layout.shape) :]
+    file.attrs.update(nexus_attributes(layout))
     for name, size in zip(axes, layout.shape, strict=True):
         file.create_dataset(name, data=np.arange(size, dtype=np.float64))
         file[name].make_scale(name)
         file[name].attrs.update(COORDINATES[name])
     for name, values in frame_series(config, layout, []).items():
         series = file.create_dataset(name, (0,), values.dtype, **growing)
-        series.attrs.update(series_attributes(name, layout))
+        _describe(series, series_attributes(name, layout))
         if name == "time":
             series.make_scale("time")
         else:
             series.dims[0].attach_scale(file["time"])
+        group = name.rpartition("/")[0]
+        if group and "time" not in file[group]:  # so that the group has its coordinate where read alone
+            file[group]["time"] = h5py.SoftLink("/time")
     for name in layout.fields:
         with _no_plugins():
             field = file.create_dataset(
@@ -237,13 +243,20 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
                 maxshape=(None, *layout.shape),
                 **_filters(config, layout),
             )
-        field.attrs.update(field_attributes(name, layout))
+        _describe(field, field_attributes(name, layout), layout.computed)
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
     if layout.keep_bits:
         file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
     file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
     _lay_out_for_vtk(file, layout, growing)
+
+
+def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | None = None) -> None:
+    """Set attributes, floats as `dtype`: readers decode packed integers as the dtype of their scale."""
+    for name, value in attributes.items():
+        number = dtype is not None and isinstance(value, float)
+        of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
 
 
 def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, Any]) -> None:
@@ -263,6 +276,7 @@ def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, An
     steps.attrs["NSteps"] = np.int64(0)
     steps["Values"] = h5py.SoftLink("/time")
     offsets = file.create_dataset(OFFSETS + layout.fields[0], (0,), np.int64, **growing)
+    offsets.dims[0].attach_scale(file["time"])  # without which cf-python reads nothing of the file
     for name in layout.fields:
         root[f"PointData/{name}"] = h5py.SoftLink(f"/{name}")
         if name != layout.fields[0]:

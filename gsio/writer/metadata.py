@@ -33,6 +33,7 @@ AXES = ("member", "y", "x")  # of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
 QUANTIZATION = "quantization_info"
 DAMAGED = "damaged_frames"  # attribute of an output that 'gsio repair' made: frames whose values are missing
+OF_ARRAYS = ("ome", "NX_class", "signal", "axes", "auxiliary_signals")  # attributes of a root that name its arrays
 SERIES_CHUNK = 1024  # frames in a chunk of an array along time
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -67,7 +68,7 @@ def field_attributes(name: str, layout: FrameLayout) -> Attributes:
     """Return the CF attributes of a saved field."""
     attributes: Attributes = {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
     if layout.levels:  # packed data, CF 8.1
-        attributes |= {"scale_factor": 1 / layout.levels, "add_offset": 0.0}
+        attributes |= {"scale_factor": float(layout.scale), "add_offset": 0.0}
     if layout.keep_bits:
         attributes |= {"quantization": QUANTIZATION, "quantization_nsb": layout.keep_bits}
     if layout.lossy:
@@ -119,14 +120,25 @@ def series_attributes(path: str, layout: FrameLayout) -> Attributes:
     }
 
 
+def nexus_attributes(layout: FrameLayout) -> Attributes:
+    """Return the attributes by which readers of NeXus (H5Web, silx) plot the fields over titled axes at once.
+
+    The file itself is the NXdata. A group of links, as the NeXus manual has it, shows the same, but netCDF-C takes each
+    link for one more array: nccopy and ncks would copy the fields once more.
+    """
+    axes = ["time", *AXES[-len(layout.shape) :]]
+    others = {"auxiliary_signals": list(layout.fields[:-1])} if len(layout.fields) > 1 else {}
+    return {"NX_class": "NXdata", "signal": layout.fields[-1], "axes": axes, **others}
+
+
 def levels_of(config: Config) -> range:
     """Return the numbers of the smaller levels of the fields; level 0 is the field itself."""
     return range(1, config.output.pyramid + 1)
 
 
 def level_path(name: str, level: int) -> str:
-    """Return the path of the array of a level of a field."""
-    return f"pyramid/{name}/{level}" if level else name
+    """Return the path of the array of a level of a field: the arrays of a group are of one size, as xarray wants."""
+    return f"pyramid/{level}/{name}" if level else name
 
 
 def ome_attributes(
@@ -160,9 +172,23 @@ def ome_attributes(
     ome: Attributes = {"version": "0.5", "multiscales": images}
     if limits:
         low, high = (limit * (layout.levels or 1) for limit in limits[layout.fields[-1]])  # of what is stored
-        window = {"min": low, "max": high, "start": low, "end": high}
-        ome["omero"] = {"channels": [{"label": layout.fields[-1], "color": "FFFFFF", "active": True, "window": window}]}
+        ome["omero"] = {"channels": [ome_channel(layout.fields[-1], low, high)]}
     return {"ome": ome}
+
+
+def ome_channel(name: str, low: float, high: float, color: str = "FFFFFF") -> Attributes:
+    """Return a channel of OME-Zarr 0.5 whose contrast reaches from `low` to `high`."""
+    low, high = contrast(low, high)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    return {"label": name, "color": color, "active": True, "window": window}
+
+
+def contrast(low: float, high: float) -> tuple[float, float]:
+    """Return the limits of the contrast of values from `low` to `high`.
+
+    Viewers refuse limits that are the same: those of a field that is the same everywhere end a little above it.
+    """
+    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # which float32 tells apart from `low`
 
 
 def root_attributes(config: Config, backend: str, device: str) -> Attributes:

@@ -156,6 +156,45 @@ def test_xarray_finds_named_dimensions_coordinates_and_units(
         assert data.attrs["Conventions"] == "CF-1.12"
 
 
+def test_attributes_have_the_types_that_other_readers_take(make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config({"output.fields": "u,v", "output.store": "uint8"}), tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        plain = [(file, "title"), (file["u"], "coordinates"), (file["v"], "coordinates")]
+        for of, name in [
+            *plain,
+            *((array, "cell_methods") for array in file["stats"].values() if "cell_methods" in array.attrs),
+        ]:
+            kind = of.attrs.get_id(name).get_type()
+            assert (kind.is_variable_str(), kind.get_cset()) == (False, h5py.h5t.CSET_ASCII)
+        for name in "uv":
+            assert {file[name].attrs[word].dtype for word in ("scale_factor", "add_offset")} == {np.dtype("float32")}
+            (scale,) = file[f"VTKHDF/Steps/PointDataOffsets/{name}"].dims[0].values()
+            assert scale == file["time"]
+
+
+@pytest.mark.parametrize("group", ["stats", "integrity"])
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+def test_what_is_recorded_of_frames_has_their_time_when_read_alone(
+    engine: str, group: str, make_config: Make, tmp_path: Path
+) -> None:
+    gsio.simulate(make_config(), tmp_path / "run.h5")
+    with xarray.open_dataset(tmp_path / "run.h5", engine=engine, group=group) as data:
+        np.testing.assert_array_equal(data["time"], np.arange(1, 6) * 3)
+        assert all(array.dims == ("time",) for array in data.values())
+
+
+@pytest.mark.parametrize("feed", [0.03, [0.03, 0.04]], ids=["alone", "batch"])
+def test_the_file_is_the_default_plot_of_nexus(feed: Any, make_config: Make, tmp_path: Path) -> None:
+    config = make_config({"output.fields": "u,v", "model.feed": feed})
+    gsio.simulate(config, tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert (file.attrs["NX_class"], file.attrs["signal"]) == ("NXdata", "v")
+        assert list(file.attrs["auxiliary_signals"]) == ["u"]
+        axes = [file[name] for name in file.attrs["axes"]]
+        assert tuple(len(axis) for axis in axes) == file["v"].shape
+        assert all(axis.attrs["long_name"] for axis in axes)
+
+
 @pytest.mark.parametrize("compression", ["deflate", "none"])
 def test_h5dump_reads_every_byte(
     expected_frames: Expected, compression: str, make_config: Make, tmp_path: Path

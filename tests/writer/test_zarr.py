@@ -270,12 +270,42 @@ def test_a_pyramid_holds_the_means_of_the_cells(
             rows, cols = (size - size % 2 for size in values.shape[-2:])
             whole = values[..., :rows, :cols].astype(np.float64)
             means = whole.reshape(*whole.shape[:-2], rows // 2, 2, cols // 2, 2).mean(axis=(-3, -1))
-            values = group[f"pyramid/{name}/{level}"][:]
+            values = group[f"pyramid/{level}/{name}"][:]
             tolerance = {"f": np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0, "u": 0.5}[
                 values.dtype.kind
             ]
             np.testing.assert_allclose(values, means, rtol=0, atol=tolerance)
     assert len(Image.from_zarr(group).ome_attributes.multiscales[0].datasets) == 4
+
+
+FLAT: list[dict[str, Any]] = [
+    {"initial.kind": "spots", "initial.count": 0},  # v is 0
+    {"initial.kind": "noise", "initial.amplitude": 0.0, "run.frames": 1},
+    {"initial.kind": "spots", "initial.count": 0, "output.store": "uint8"},
+    {"initial.kind": "spots", "initial.count": 0, "output.fields": "u"},  # 1
+]
+
+
+@pytest.mark.parametrize("changes", FLAT, ids=str)
+def test_the_contrast_of_a_flat_field_has_a_width(changes: dict[str, Any], make_config: Make, tmp_path: Path) -> None:
+    gsio.simulate(make_config({"output.compression": "auto"} | changes), tmp_path / "run.zarr")
+    image = Image.from_zarr(zarr.open_group(tmp_path / "run.zarr", mode="r"))
+    window = image.ome_attributes.omero["channels"][0]["window"]
+    assert np.float32(window["start"]) < np.float32(window["end"])
+    assert window["min"] <= window["start"]
+    assert window["end"] <= window["max"]
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_level_opens_in_xarray(levels: int, make_config: Make, tmp_path: Path) -> None:
+    changes = {**NOISE, "output.fields": "u,v", "output.pyramid": levels}
+    gsio.simulate(make_config(changes), tmp_path / "run.zarr")
+    with xarray.open_dataset(tmp_path / "run.zarr", engine="zarr") as whole:
+        for level in range(1, levels + 1):
+            with xarray.open_dataset(tmp_path / "run.zarr", engine="zarr", group=f"pyramid/{level}") as data:
+                assert set(data) == {"u", "v"}
+                assert data["v"].dims == ("time", "y", "x")
+                assert data["v"].shape == (len(whole["time"]), 12 >> level, 17 >> level)
 
 
 def test_a_pyramid_that_cannot_be_is_refused(make_config: Make, tmp_path: Path) -> None:
