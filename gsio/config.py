@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gsio.errors import UsageError
+from gsio.inputs import TOML_NBYTES, parse_toml, printable, read_regular
 
 LARGEST = 2**31 - 1
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
@@ -139,7 +140,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def from_toml(cls, text: str) -> "Config":
         """Return the configuration that `to_toml` made `text` of."""
-        return msgspec.convert(tomllib.loads(text), cls)
+        return msgspec.convert(parse_toml(text), cls)
 
 
 Layer = dict[str, Any]

@@ -69,7 +69,7 @@ class Part:
         """Return time and step of each frame, and y and x: those of the source, which can itself be an export."""
         found = {name: self.stack.series(name)[_slice(self.frames)] for name in ("time", "step")}
         for name, kept in (("y", self.rows), ("x", self.cols)):
-            found[name] = self.stack.root[name][:][_slice(kept)]  # `series` ends with the frames
+            found[name] = self.stack.axis(name)[_slice(kept)]
         return found
 
     @cached_property
