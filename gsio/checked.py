@@ -1,7 +1,7 @@
 """Whether an output is one. It is asked once, when the output is opened: all that reads relies on the answer.
 
-A damaged or foreign file can say that it holds anything: arrays of other shapes, petabytes, or what lies in other files.
-Nothing is read here but metadata. All functions raise ValueError, or what h5py and zarr raise.
+A damaged or foreign file can say that it holds anything: arrays of other shapes, petabytes, or what lies in other
+files. Nothing is read here but metadata. All functions raise ValueError, or what h5py and zarr raise.
 """
 
 import math
@@ -54,7 +54,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         _expect(found[1:] == shape, f"{name}: expected frames of {shape}, found {found[1:]}")
         lengths.append(found[0])
         if (chunks := array.chunks) is not None:
-            whole = 0 < chunks[0] and 0 < chunks[1] <= shape[0] and chunks[2:] == shape[1:]
+            whole = chunks[0] > 0 and 0 < chunks[1] <= shape[0] and chunks[2:] == shape[1:]
             most = max(CHUNK_NBYTES, math.prod(shape) * dtype.itemsize)
             fits = math.prod(chunks) * dtype.itemsize <= most
             _expect(whole and fits, f"{name}: expected chunks of whole rows, {most} bytes at most, found {chunks}")
@@ -159,7 +159,9 @@ class _Zarr:
             (outer,) = codecs
             cut = array.shards[0] % array.chunks[0] == 0 and array.shards[1:] == array.chunks[1:]
             known = isinstance(outer, ShardingCodec) and _kinds(outer.index_codecs) == [BytesCodec, Crc32cCodec]
-            _expect(known and cut and outer.index_location.value == "end", f"{name}: expected shards of gsio, not others")
+            _expect(
+                known and cut and outer.index_location.value == "end", f"{name}: expected shards of gsio, not others"
+            )
             codecs = list(outer.codecs)
         expected = {"none": [BytesCodec], "lz4": [BytesCodec, BloscCodec], "zstd": [BytesCodec, BloscCodec]}
         found = _kinds(codecs) == expected.get(compression)

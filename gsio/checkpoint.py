@@ -6,7 +6,6 @@ and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells 
 
 import os
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import DataError
 from gsio.initial import Start
+from gsio.inputs import read_npz
 from gsio.writer.base import sync_folder, temporary_beside
 
 # What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
@@ -68,13 +68,13 @@ def load(output: Path) -> list[Checkpoint]:
     found, damaged = [], []
     for path in paths_of(output):
         try:
-            with path.open("rb") as file, np.load(file) as parts:  # which else leaves a damaged file open
-                values = {name: parts[name] for name in Checkpoint._fields}
+            # Not compressed, so that no array is larger than the file.
+            values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
             numbers = {name: int(values[name]) for name in ("frames", "rates", "frames_per_chunk")}
             found.append(Checkpoint(**{**values, **numbers, "config": str(values["config"])}))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             damaged.append(f"'{path}' is damaged ({error})")
     if damaged and not found:
         raise DataError(f"--resume: {' and '.join(damaged)}; delete them to start again with the first frame")

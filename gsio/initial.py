@@ -80,9 +80,7 @@ def _map(grid: Grid, key: str, path: Path) -> Field:
 
     def check(name: str, shape: tuple[int, ...], dtype: Any = None) -> None:
         if shape != (grid.rows, grid.cols):
-            raise UsageError(
-                f"{key}: expected a map of {grid.rows} × {grid.cols} in '{path}', got {_words(shape)}"
-            )
+            raise UsageError(f"{key}: expected a map of {grid.rows} × {grid.cols} in '{path}', got {_words(shape)}")
 
     try:
         if path.suffix == ".npy":
@@ -167,8 +165,8 @@ def _image(grid: Grid, initial: Initial) -> Field:
 def _brightness(path: Path, grid: Grid, check: Callable[[str, tuple[int, ...]], object] | None = None) -> Field:
     """Return the brightness of a picture as viewers show it, [rows, cols], white being 1.
 
-    What is transparent is black; where that leaves nothing to see of a picture, white. A picture is resized to the grid,
-    or `check` is told its shape before it is decoded.
+    What is transparent is black; where that leaves nothing to see of a picture, white. A picture is resized to the
+    grid, or `check` is told its shape before it is decoded.
     """
     from PIL import Image, ImageOps
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Check = Callable[[str, tuple[int, ...], np.dtype[Any]], object]
 
 METADATA_NBYTES = 8 << 20  # at most, of the JSON of an output
-TOML_NBYTES = 4 << 20  # at most
+TOML_NBYTES = 1 << 20  # at most
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 # tomllib takes quadratic time for a key of many parts: 500 000 of them would take minutes.
 LONG_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
@@ -172,7 +172,7 @@ def _array(file: Any, name: str, check: "Check", kinds: str) -> "NDArray[Any]":
         array = np.empty(shape, dtype, order="F" if by_columns else "C")
     except (MemoryError, OverflowError, ValueError) as error:
         raise ValueError(f"expected an array that fits into memory, got one of shape {shape}: {error}") from None
-    rest = memoryview(array.reshape(-1, order="A").view(np.uint8)) if array.size else memoryview(b"")
+    rest: Any = array.reshape(-1, order="A").view(np.uint8).data if array.size else b""
     while rest:
         data = file.read(min(len(rest), 1 << 20))
         if not data:

@@ -17,6 +17,8 @@ from gsio.config import Config
 from gsio.errors import DataError, reason_of
 from gsio.inputs import open_regular, read_regular
 
+LARGEST = 8 << 30  # bytes, of any chunk that is encoded
+
 
 class Frames:
     """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
@@ -80,7 +82,7 @@ class Frames:
 
     @property
     def _chunk_nbytes(self) -> int:
-        return math.prod(self._array.chunks) * int(self._array.dtype.itemsize)
+        return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
     def _encoded(self, number: int, slab: int) -> Any:
         """Return a chunk of a slab as it is stored, bytes-like; HDF5 lets one thread do so at a time."""
@@ -112,10 +114,13 @@ def most_encoded(nbytes: int) -> int:
     return nbytes + nbytes // 8 + (64 << 10)
 
 
-def encoded_in_folder(folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int) -> bytes:
+def encoded_in_folder(
+    folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int = LARGEST
+) -> bytes:
     """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0.
 
-    Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, ValueError if it is damaged.
+    Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, and ValueError if it
+    is damaged.
     """
     path = folder / ".".join(map(str, ["c", number // (together or 1), slab, *[0] * axes]))
     if together:
@@ -229,7 +234,8 @@ class Stack:
 
 def open_stack(path: Path | str) -> Stack:
     """Open an output for reading; raises DataError if it is none, or not as gsio writes it."""
-    path, root = Path(path), None
+    path = Path(path)
+    root: Any = None
     try:
         check_place(path)
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)

@@ -14,6 +14,7 @@ import psutil
 import structlog
 
 from gsio.errors import DataError, UsageError
+from gsio.inputs import parse_json, read_regular
 from gsio.progress import rates
 from gsio.writer.base import temporary_beside
 from gsio.writer.journal import read_journal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.0  # between two versions, at least
 FOLLOW_SECONDS = 0.5
+STATUS_NBYTES = 64 << 10  # at most
+KINDS = {"state": str, "frame": int, "frames": int, "pid": int, "host": str}  # of what others rely on
 
 
 class Status:
@@ -67,12 +70,13 @@ def status_of(output: Path) -> Path:
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """Return what the status file of an output says, or nothing if there is none."""
+    """Return what the status file of an output says, or nothing if there is none, or no whole one."""
     try:
-        found: dict[str, Any] = json.loads(status_of(output).read_bytes())
+        found = parse_json(read_regular(status_of(output), STATUS_NBYTES))
     except (OSError, ValueError):
         return {}
-    return found
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in KINDS.items())
+    return found if whole and 0 < found["pid"] < 2**31 else {}
 
 
 def lines_of(output: Path) -> Iterator[str]:
@@ -84,7 +88,7 @@ def lines_of(output: Path) -> Iterator[str]:
     while True:
         status, records = read_status(output), read_journal(output, last=1)
         if not status:
-            raise DataError(f"no run has left '{status_of(output)}'; expected the output of 'gsio run'")
+            raise DataError(f"no run has left a whole '{status_of(output)}'; expected the output of 'gsio run'")
         running = status["state"] == "running" and _is_alive(status)
         last = records.frames[-1] if records is not None and len(records.frames) else None
         if last is not None and last["frame"] >= shown:

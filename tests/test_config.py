@@ -78,7 +78,7 @@ def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: py
         ("GSIO_OUTPUT_FIELDS", '"u"', "output.fields", "u"),
         ("GSIO_MODEL_DIFFUSION_U", "0.2", "model.diffusion_u", 0.2),
         ("GSIO_RUN_STEPS_PER_FRAME", "1_000", "run.steps_per_frame", 1000),
-        ("GSIO_INITIAL_PATH", "a b.npz", "initial.path", "a b.npz"),
+        ("GSIO_OUTPUT_MEMORY", "2 GiB", "output.memory", "2 GiB"),
     ],
 )
 def test_environment_values_are_toml_or_plain_text(name: str, text: str, key: str, value: object) -> None:
@@ -145,7 +145,7 @@ def test_default_toml_names_and_explains_every_key() -> None:
     "overrides",
     [
         {},
-        {"initial.path": 'a "b"\\c\n\té\x7f'},
+        {"initial.kind": "file", "initial.path": '/a "b"\\c\n\té\x7f'},
         {"model.feed": 5e-324, "model.kill": 0.1 + 0.2, "model.diffusion_u": 1e-22},
         {"grid.rows": 2**31 - 1, "initial.frame": -1, "output.fields": "u,v"},
     ],

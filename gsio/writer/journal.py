@@ -18,6 +18,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.errors import UsageError
+from gsio.inputs import METADATA_NBYTES, open_regular, parse_json
 from gsio.staging import FrameLayout
 from gsio.writer.base import temporary_beside, write
 
@@ -151,9 +152,9 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
 
 def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]]:
     """Return the head of a journal, its bytes, and the whole records after it, or the `last` ones."""
-    with path.open("rb") as file:
-        line = file.readline()
-        head = json.loads(line)
+    with open_regular(path) as file:
+        line = file.readline(METADATA_NBYTES)
+        head = parse_json(line)
         record = _record_of(head)
         count = (os.fstat(file.fileno()).st_size - len(line)) // record.itemsize
         first = max(0, count - last) if last else 0
