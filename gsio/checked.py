@@ -35,11 +35,16 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
     _expect(found in STATES, f"status: expected {', '.join(STATES)}, found {str(found)[:40]!r}")
     config = Config.from_toml(attributes["config"])
     members = config.model.members
-    shape = (*((members,) if members > 1 else ()), config.grid.rows, config.grid.cols)
     dtype = np.dtype(config.stored).newbyteorder("<")
     kind = _Zarr(path, root) if path.is_dir() else _HDF5(path, root)
-    for name, dim in zip(AXES[-len(shape) :], shape, strict=True):
-        kind.values(name, "<f8", dim)
+    shape: tuple[int, ...] = (*((members,) if members > 1 else ()), config.grid.rows, config.grid.cols)
+    if "selection" in attributes:  # the configuration is that of the whole run
+        part = tuple(math.prod(kind.array(name).shape) for name in ("y", "x"))
+        cut = all(0 < size <= whole for size, whole in zip(part, shape[-2:], strict=True))
+        _expect(cut, f"expected a part of the grid of {shape[-2:]}, found {part}")
+        shape = (*shape[:-2], *part)
+    for name, size in zip(AXES[-len(shape) :], shape, strict=True):
+        kind.values(name, "<f8", size)
     fields = [name for name in ("u", "v") if name in root]
     _expect(fields, "expected the fields u or v, found neither")
     statistics = {f"stats/{name}_{word}": "<f8" for name in fields for word in ("min", "max", "mean")}

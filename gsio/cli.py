@@ -69,7 +69,7 @@ def _fail(message: str, code: int, *, debug: bool = False) -> int:
 
 
 def _say(text: object, *, err: bool = False, nl: bool = True) -> None:
-    """Print to what stdout or stderr is now; names and attributes, which anybody can write, do nothing to a terminal."""
+    """Print to what stdout or stderr is now; names and attributes, whoever wrote them, do nothing to a terminal."""
     click.echo(printable(str(text)), file=sys.stderr if err else sys.stdout, nl=nl)
 
 

@@ -75,7 +75,10 @@ def read_status(output: Path) -> dict[str, Any]:
         found = parse_json(read_regular(status_of(output), STATUS_NBYTES))
     except (OSError, ValueError):
         return {}
-    whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in KINDS.items())
+    if not isinstance(found, dict):
+        return {}
+    found = {"frame": 0, "frames": 0} | found
+    whole = all(isinstance(found.get(name), kind) for name, kind in KINDS.items())
     return found if whole and 0 < found["pid"] < 2**31 else {}
 
 
