@@ -66,7 +66,8 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         kind.check_codec(name, array, config.output.compression)
         scale = array.attrs.get("scale_factor")
         scaled = scale is not None and np.ndim(scale) == 0 and math.isfinite(scale) and scale > 0
-        _expect(scaled == (dtype.kind == "u"), f"{name}: expected a scale of integers, and none else, found {scale!r}")
+        right = scaled if dtype.kind == "u" else scale is None
+        _expect(right, f"{name}: expected a scale where values are stored as integers, and none else, found {scale!r}")
     _expect(max(lengths) - min(lengths) <= UNRECORDED, f"expected arrays of the same length, found {lengths}")
     if "frames_committed" in root:
         committed = kind.array("frames_committed")

@@ -24,6 +24,9 @@ from gsio.writer.base import temporary_beside, write
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
+MOST_PARTS = 1 << 20  # slabs of a frame, or frames of a chunk
+RANGE = ("min", "max")
+
 
 class Records(NamedTuple):
     """What a journal holds: the attributes of the output, and [frame] what is recorded of each, by name."""
@@ -168,5 +171,15 @@ def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.vo
 
 
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
-    places = ("places", PLACE, (len(head["fields"]), head["slabs"]))
-    return np.dtype([("frame", "<u8"), *head["series"].items(), places, ("checksum", "<u4")])
+    """Return the type of a record; raises ValueError, LookupError or TypeError if `head` is not that of a journal."""
+    series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
+    known = isinstance(head["attributes"], dict) and isinstance(series, dict) and isinstance(fields, (list, tuple))
+    if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):
+        raise ValueError("expected attributes, series and fields")
+    if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):
+        raise ValueError(f"expected 1 to {MOST_PARTS} slabs and frames in a chunk")
+    needed = {"time", "step", "integrity/crc32c", *(f"stats/{name}_{word}" for name in fields for word in RANGE)}
+    types = [np.dtype(kind) for kind in series.values()]
+    if not needed <= series.keys() or any(kind.kind not in "fiu" or kind.itemsize > 8 for kind in types):
+        raise ValueError(f"expected numbers named {', '.join(sorted(needed))}")
+    return np.dtype([("frame", "<u8"), *series.items(), ("places", PLACE, (len(fields), slabs)), ("checksum", "<u4")])
