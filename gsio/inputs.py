@@ -28,7 +28,7 @@ TOML_NBYTES = 1 << 20  # at most
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 # tomllib takes quadratic time for a key of many parts: 500 000 of them would take minutes.
 LONG_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
-AT_ONCE = 16 << 20  # bytes
+AT_ONCE = 4 << 20  # bytes
 NUMBERS = "fiub"  # kinds of dtype: real numbers and truth values
 # Control characters, line separators, marks that turn the direction of a text, and halves of characters.
 HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
