@@ -82,7 +82,7 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
-        kept = {name: known[name] for name in known if name not in ("status", "ended", "ome")}
+        kept = {name: value for name, value in known.items() if name not in ("status", "ended") and _portable(value)}
         kept |= {"history": f"{kept['history']}\n{now()} {' '.join(sys.argv)}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
             places = {"frames": self.frames, "rows": self.rows, "columns": self.cols}
@@ -157,6 +157,8 @@ def export(
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
             move_into_place(target, temporary)
+        except MemoryError:
+            raise DataError(f"{source}: expected frames and shards that fit into memory, found larger ones") from None
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
         finally:
@@ -164,6 +166,12 @@ def export(
                 shutil.rmtree(temporary)
             temporary.unlink(missing_ok=True)
         return len(part.frames)
+
+
+def _portable(value: Any) -> bool:
+    """Return whether every format can hold `value` as an attribute: others than gsio's own are not kept."""
+    whole = isinstance(value, int) and abs(value) < 2**63
+    return isinstance(value, (str, float)) or whole
 
 
 def _part(stack: Stack, frames: str, crop: str) -> Part:
@@ -174,6 +182,11 @@ def _part(stack: Stack, frames: str, crop: str) -> Part:
         raise UsageError(f"{stack.path}: expected the fields {', '.join(names)}, found {found}; see 'gsio verify'")
     if len(corners) != 2:
         raise UsageError(f"--crop: expected TOP:BOTTOM,LEFT:RIGHT, got '{crop}'")
+    for name in ("time", "step", "integrity/crc32c"):
+        if (recorded := len(stack.series(name))) != stack.frames:
+            raise DataError(
+                f"{stack.path}: {name}: expected {stack.frames} values, found {recorded}; see 'gsio verify'"
+            )
     chosen = _range("--frames", "START:STOP:STEP", frames, stack.frames)
     rows, cols = stack.fields[names[0]].shape[-2:]
     top, left = _range("--crop", "TOP:BOTTOM", corners[0], rows), _range("--crop", "LEFT:RIGHT", corners[1], cols)
@@ -200,7 +213,7 @@ def _slice(kept: range) -> slice:
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    here, there = source.resolve(), target.resolve()
+    here, there = (Path(os.path.realpath(path)) for path in (source, target))  # `resolve` fails in a loop of links
     if here in (there, *there.parents) or there in here.parents:
         raise UsageError(f"TARGET: expected a place apart from '{source}', got '{target}'; choose another name")
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():

@@ -17,7 +17,7 @@ from gsio.writer import is_zarr
 
 # Those that Pillow decodes itself, and not by calling other programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "TGA")
-MOST_PIXELS = 64 << 20  # of a picture, where a grid has fewer cells
+MOST_PIXELS = 48 << 20  # of a picture, where a grid has fewer cells
 ORIENTATION = 0x0112  # the number of this tag of EXIF
 
 Field = NDArray[np.float64]
@@ -182,8 +182,9 @@ def _brightness(path: Path, grid: Grid, check: Callable[[str, tuple[int, ...]], 
         ImageOps.exif_transpose(picture, in_place=True)
         # The value of white: floating-point pictures hold 0 to 1, integer ones 16 bits, others become 8-bit grey.
         white = 1 if picture.mode == "F" else 65535 if picture.mode.startswith("I") else 255
-        grey = (_opaque(picture) if white == 255 else picture).convert("F")
-        del picture
+        if white == 255:
+            picture = _opaque(picture)  # the one before goes
+        grey = picture.convert("F")
         if check is None and grey.size != (grid.cols, grid.rows):
             grey = grey.resize((grid.cols, grid.rows), Image.Resampling.BILINEAR)
         return np.asarray(grey, np.float64) / white

@@ -57,8 +57,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
 }
 STOPPED = ("stopped.h5", "stopped.zarr")  # with a journal, a checkpoint and a status
 RUN = ["run", "-r", "12", "-c", "17", "-n", "2", "-e", "1", "--backend", "numpy", "-q", "-o", "new.h5"]
-RESUME = ["-r", "12", "-c", "17", "-n", "40", "-e", "200", "--backend", "numpy", "--fields", "u,v", "-q"]
-RESUME = ["run", *RESUME, "--set", "initial.kind=noise", "--log-format", "text", "--resume", "-o"]
+SLOW = {"run.frames": 10_000, "run.steps_per_frame": 20}  # of those that are stopped
 BOMB = 1 << 30  # bytes that a few MB become
 
 
@@ -67,7 +66,7 @@ def make_outputs(folder: Path) -> None:
     for name, changes in OUTPUTS.items():
         gsio.simulate(gsio.load_config(overrides={**SMALL, **changes}, environ={}), folder / name)
     for name in STOPPED:
-        config = gsio.load_config(overrides={**SMALL, "run.frames": 40, "run.steps_per_frame": 200}, environ={})
+        config = gsio.load_config(overrides={**SMALL, **SLOW}, environ={})
         with contextlib.suppress(Interrupted):
             gsio.simulate(config, folder / name, watch=lambda pipeline: pipeline.stop("the test"))
 
@@ -92,6 +91,13 @@ class Case:
     def any_output(self) -> Path:
         return self.copy(*OUTPUTS, *STOPPED)
 
+    def resume(self, path: Path) -> list[str]:
+        """Return the command by which a stopped output gets a few more frames."""
+        with np.load(f"{self.outputs / path}.checkpoint.npz") as intact:
+            frames = int(intact["frames"]) + 4
+        same = [f"--set={key}={value}" for key, value in (SMALL | SLOW | {"run.frames": frames}).items()]
+        return ["run", *same, "-q", "--log-format", "text", "--resume", "-o", str(path)]
+
     def command(self, path: Path) -> list[str]:
         """Return a command that reads an output."""
         target = self.dice.choice(["t.h5", "t.zarr", "t.tif", "t.vtkhdf", "t.openpmd.h5"])
@@ -103,7 +109,7 @@ class Case:
             ["export", str(path), target],
             ["export", str(path), target, "--frames=3:9", "--crop=2:9,3:14"],
             [*RUN, *reads],
-            *([["repair", str(path)], [*RESUME, str(path)]] if "stopped" in path.name else []),
+            *([["repair", str(path)], self.resume(path)] if "stopped" in path.name else []),
         ])  # fmt: skip
 
     def damage(self, path: Path) -> None:
@@ -185,7 +191,7 @@ def special_beside(case: Case) -> list[str]:
     path = case.copy(*STOPPED)
     beside = case.dice.choice([".journal", ".status.json", ".checkpoint.npz", ".checkpoint_prev.npz"])
     (case.replace if case.dice.random() < 0.5 else _damage_if_there(case))(Path(f"{path}{beside}"))
-    return case.dice.choice([["info", "--follow", str(path)], ["repair", str(path)], [*RESUME, str(path)]])
+    return case.dice.choice([["info", "--follow", str(path)], ["repair", str(path)], case.resume(path)])
 
 
 def _damage_if_there(case: Case) -> Callable[[Path], None]:
@@ -213,7 +219,7 @@ def hostile_journal(case: Case) -> list[str]:
     text = json.dumps(head).encode()
     checksum = b" %08x" % _crc32c(text) if line[end:].strip() else b""
     beside.write_bytes(text + checksum + b"\n" + records)
-    return case.dice.choice([["info", "--follow", str(path)], ["repair", str(path)], [*RESUME, str(path)]])
+    return case.dice.choice([["info", "--follow", str(path)], ["repair", str(path)], case.resume(path)])
 
 
 def _crc32c(data: bytes) -> int:
@@ -277,11 +283,8 @@ def bomb_chunk(case: Case) -> list[str]:
     if path.is_dir():
         place = case.dice.choice(sorted((path / "v").glob("c.*")))
         data = bomb(case, path)
-        index = [
-            case.dice.choice([0, 2**63, 2**64 - 2, len(data)]),
-            case.dice.choice([2**40, 2**64 - 2, len(data)]),
-        ] * 4
-        tail = struct.pack("<8Q", *index)
+        offset, size = (case.dice.choice([number, 2**63, 2**64 - 2, len(data)]) for number in (0, 2**40))
+        tail = struct.pack("<8Q", *[offset, size] * 4)
         place.write_bytes(data + tail + struct.pack("<I", _crc32c(tail)))
     else:
         with h5py.File(path, "r+") as file:
@@ -289,19 +292,7 @@ def bomb_chunk(case: Case) -> list[str]:
     return case.command(path)
 
 
-HDF5_NAMES = [
-    "v",
-    "u",
-    "time",
-    "step",
-    "y",
-    "x",
-    "stats/v_min",
-    "stats/u_mean",
-    "integrity/crc32c",
-    "stats",
-    "integrity",
-]
+HDF5_NAMES = ["v", "u", "time", "step", "y", "x", "stats", "stats/v_min", "stats/u_mean", "integrity/crc32c"]
 HDF5_ATTRIBUTES = ["config", "status", "ended", "history", "gsio_version", "argv", "device"]
 
 
@@ -335,7 +326,7 @@ def hostile_hdf5(case: Case) -> list[str]:
             case 8:
                 file.create_dataset(name, (), dtype)
             case 9:
-                file.create_dataset(name, shape[::-1] + (2,), dtype)
+                file.create_dataset(name, (*shape[::-1], 2), dtype)
             case 10:
                 file.create_group(f"{name}/deeper")
             case 11:
@@ -418,11 +409,11 @@ def npy(shape: Any, dtype: str = "<f8", data: bytes = b"", text: str = "") -> by
 def hostile_npz(case: Case) -> list[str]:
     whole = npy((12, 17), data=np.ones((12, 17)).tobytes())
     other = case.dice.choice([
-        npy((2**28,), data=bytes(1 << 27)), npy((2**62, 2**62)), npy((-12, -17)), npy((12, 17), "|O", b"cposix\nsystem\n"),
-        npy((12, 17), "<U100000000"), npy((12, 17), [("a", "f8")].__repr__()), npy((), text="[" * 9000), npy((), text="{}"),
-        npy((12, 17), "<f8", bytes(100)), npy((12, 17), "<f8", bytes(10**6)), npy("abc"), npy((12.5, 17)), b"", b"\x93NUMPY",
-        npy((True, 17)), npy((12, 17), "<f8"), npy((10**5, 10**5), "<f16"), npy((12, 17), "<M8[s]", bytes(1632)),
-        b"\x93NUMPY\x03\x00" + struct.pack("<I", 2**31) + b"{", b"\x93NUMPY\x07\x00\x00\x00",
+        npy((2**28,), data=bytes(1 << 27)), npy((2**62, 2**62)), npy((-12, -17)), npy((10**5, 10**5), "<f16"),
+        npy((12, 17), "|O", b"cposix\nsystem\n"), npy((12, 17), "<U100000000"), npy((12, 17), "<M8[s]", bytes(1632)),
+        npy((12, 17), "[('a', 'f8')]"), npy((), text="[" * 9000), npy((), text="{}"), npy("abc"), npy((12.5, 17)),
+        npy((12, 17), data=bytes(100)), npy((12, 17), data=bytes(10**6)), npy((12, 17)), npy((True, 17)), b"",
+        b"\x93NUMPY", b"\x93NUMPY\x03\x00" + struct.pack("<I", 2**31) + b"{", b"\x93NUMPY\x07\x00\x00\x00",
     ])  # fmt: skip
     method = case.dice.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
     save_npz(Path("a.npz"), {"u.npy": whole, "v.npy": other}, method)
@@ -445,7 +436,7 @@ def hostile_checkpoint(case: Case) -> list[str]:
     ])  # fmt: skip
     for beside in Path().glob(f"{path}.checkpoint*"):
         (np.savez_compressed if case.dice.random() < 0.2 else np.savez)(beside, **parts)
-    return [*RESUME, str(path)]
+    return case.resume(path)
 
 
 def hostile_picture(case: Case) -> list[str]:
@@ -455,9 +446,8 @@ def hostile_picture(case: Case) -> list[str]:
         case 0:  # a picture that says it is huge
             Image.new("L", (64, 64)).save(path)
             data = bytearray(path.read_bytes())
-            data[16:24] = struct.pack(
-                ">II", *dice.choice([(2**31 - 1, 2**31 - 1), (60_000, 60_000), (0, 0), (2**24, 5)])
-            )
+            sizes = [(2**31 - 1, 2**31 - 1), (60_000, 60_000), (0, 0), (2**24, 5)]
+            data[16:24] = struct.pack(">II", *dice.choice(sizes))
             data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
             path.write_bytes(data)
         case 1:  # one that is
@@ -479,10 +469,10 @@ def hostile_toml(case: Case) -> list[str]:
     path, dice = Path("a.toml"), case.dice
     texts = [
         "[model]\nfeed = " + "[" * 5000, "[model]\nfeed = " + "{a=" * 3000, "a." * 400_000 + "b = 1", "#" * (3 << 20),
-        "x = [" + "{}," * 300_000 + "]", "[grid]\nrows = " + "9" * 5000, "[grid]\nrows = 0x" + "f" * 5000, "[grid", "\0",
+        "x = [" + "{}," * 300_000 + "]", "[grid]\nrows = " + "9" * 5000, "[grid]\nrows = 0x" + "f" * 5000, "[grid",
         "[initial]\npath = 'a\\u0000b'\nkind = 'file'", "[model]\nfeed = {path = '/dev/zero'}", "[grid]\nrows = nan",
-        "[model]\nfeed = {path = '~nobody/x.png'}", "[initial]\nkind = 'file'\npath = '/dev/stdin'", "[grid]\nrows = inf",
-        "[model]\nfeed = 1979-05-27", "grid = 5", "[grid]\n\"\x1b[31m\" = 1", "[model.feed]\nalong = {}", "[run]\nframes=[]",
+        "[model]\nfeed = {path = '~nobody/x.png'}", "[initial]\nkind = 'file'\npath = '/dev/stdin'", "grid = 5", "\0",
+        "[model]\nfeed = 1979-05-27", "[grid]\nrows = inf", "[grid]\n\"\x1b[31m\" = 1", "[model.feed]\nalong = {}",
     ]  # fmt: skip
     path.write_bytes(dice.choice([text.encode() for text in texts] + [b"\xff\xfe[\0g\0", dice.randbytes(500)]))
     if dice.random() < 0.25:
@@ -552,15 +542,7 @@ def play(outputs: Path, number: int) -> dict[str, Any]:
     seconds, nbytes = time.perf_counter() - began, _memory("VmHWM") - before
     os.chdir(outputs)
     shutil.rmtree(folder)
-    said = "".join(text)
-    return {
-        "kind": kind.__name__,
-        "arguments": arguments,
-        "code": code,
-        "seconds": seconds,
-        "nbytes": nbytes,
-        "text": said,
-    }
+    return Ended(number, kind.__name__, arguments, code, seconds, nbytes, "".join(text))._asdict()
 
 
 def _memory(name: str) -> int:
@@ -579,7 +561,7 @@ def _caught() -> Iterator[list[str]]:
     """Keep what is said on stderr, also by libraries in C, and whether stdout has what a terminal would obey."""
     text: list[str] = []
     kept = os.dup(2)
-    with open(os.memfd_create("err"), "w+b") as file:
+    with os.fdopen(os.memfd_create("err"), "w+b") as file:
         os.dup2(file.fileno(), 2)
         out = io.StringIO()
         try:
@@ -616,16 +598,15 @@ def watch(outputs: Path, numbers: list[int]) -> Iterator[Ended]:
                 if not line:  # it hangs, or it is dead
                     code = -14 if not ready else process.wait()
                     process.kill()
-                    number = todo.pop(0)
-                    yield Ended(
-                        number, KINDS[number % len(KINDS)].__name__, [], code, time.monotonic() - (began or 0), 0, ""
-                    )
+                    number, seconds = todo.pop(0), time.monotonic() - (began or 0)
+                    yield Ended(number, KINDS[number % len(KINDS)].__name__, [], code, seconds, 0, "")
                     break
                 found = json.loads(line)
                 if "begins" in found:
                     began = time.monotonic()
                     continue
-                yield Ended(todo.pop(0), **found)
+                todo.pop(0)
+                yield Ended(**found)
 
 
 @pytest.fixture(scope="module")
@@ -642,7 +623,8 @@ def test_hostile_inputs_are_refused_in_a_line(outputs: Path, request: pytest.Fix
     ended = list(watch(outputs, list(range(count))))
     codes = Counter(case.code for case in ended)
     slowest, largest = max(case.seconds for case in ended), max(case.nbytes for case in ended)
-    print(f"{len(ended)} inputs, exit codes {dict(codes)}, slowest {slowest:.1f} s, most memory {largest >> 20} MiB")
+    figures = f"exit codes {dict(codes)}, slowest {slowest:.1f} s, most memory {largest >> 20} MiB"
+    request.config.pluginmanager.get_plugin("terminalreporter").write_line(f"\n{len(ended)} inputs: {figures}")
     wrong = [f"{case.number} {case.kind}: {case.wrong}: {case}" for case in ended if case.wrong]
     assert not wrong, "\n".join(wrong)
     assert codes[65] > count / 4
