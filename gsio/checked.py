@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gsio.config import Config
-from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, read_regular
-from gsio.writer.metadata import AXES, SERIES_CHUNK
+from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, read_regular
+from gsio.writer.metadata import AXES, DAMAGED, SERIES_CHUNK
 
 TEXTS = ("config", "history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
 STATES = ("running", "complete", "stopped", "failed")
@@ -33,6 +33,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         _expect(isinstance(attributes.get(name), str), f"expected the attribute '{name}', a text")
     found = attributes.get("status")
     _expect(found in STATES, f"status: expected {', '.join(STATES)}, found {str(found)[:40]!r}")
+    _expect(isinstance(attributes.get("output_id", ""), str), "output_id: expected a text, found another value")
     config = Config.from_toml(attributes["config"])
     members = config.model.members
     dtype = np.dtype(config.stored).newbyteorder("<")
@@ -46,7 +47,10 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
     for name, size in zip(AXES[-len(shape) :], shape, strict=True):
         kind.values(name, "<f8", size)
     fields = [name for name in ("u", "v") if name in root]
-    _expect(fields, "expected the fields u or v, found neither")
+    saved = set(config.output.fields.split(","))
+    _expect(
+        set(fields) == saved, f"expected the fields {', '.join(sorted(saved))}, found {', '.join(fields) or 'none'}"
+    )
     statistics = {f"stats/{name}_{word}": "<f8" for name in fields for word in ("min", "max", "mean")}
     found = list(root["stats"].keys()) if "stats" in root else []
     _expect(len(found) <= STATISTICS, f"stats: expected at most {STATISTICS} arrays, found {len(found)}")
@@ -69,6 +73,10 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         right = scaled if dtype.kind == "u" else scale is None
         _expect(right, f"{name}: expected a scale where values are stored as integers, and none else, found {scale!r}")
     _expect(max(lengths) - min(lengths) <= UNRECORDED, f"expected arrays of the same length, found {lengths}")
+    damaged = attributes.get(DAMAGED, [])
+    numbers = damaged if isinstance(damaged, list) else [damaged]
+    known = all(isinstance(frame, int) and 0 <= frame < max(lengths) for frame in numbers)
+    _expect(known, f"{DAMAGED}: expected the numbers of frames, found others")
     if "frames_committed" in root:
         committed = kind.array("frames_committed")
         _expect(committed.shape == () and committed.dtype.kind in "iu", "frames_committed: expected a whole number")
@@ -208,9 +216,7 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return value
+    return characters(value) if isinstance(value, str) else value
 
 
 def check_place(path: Path) -> None:

@@ -1,21 +1,21 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
-A checkpoint is an .npz beside the output: u, v, and what they belong to. It is written under a temporary name, synced
-and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells a damaged one.
+A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
+written under a temporary name, synced and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells
+a damaged one.
 """
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError
-from gsio.initial import Start
 from gsio.inputs import read_npz
 from gsio.writer.base import sync_folder, temporary_beside
 
@@ -29,15 +29,16 @@ FREE = {
 class Checkpoint(NamedTuple):
     """The state after `frames` frames: u and v of the layout's shape, in the precision they are computed in.
 
-    `config` is the configuration as TOML; `rates` the crc32c of the feed and kill rates, which may come from files.
+    `output_id` is that of the output; `config` is the configuration as TOML; `rates` the crc32c of the feed and kill
+    rates, which may come from files.
     """
 
+    output_id: str
     frames: int
     u: NDArray[Any]
     v: NDArray[Any]
     config: str
     rates: int
-    frames_per_chunk: int
 
 
 def paths_of(output: Path) -> tuple[Path, Path]:
@@ -63,32 +64,43 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
     sync_folder(path.parent)
 
 
-def load(output: Path) -> list[Checkpoint]:
-    """Return the intact checkpoints of an output, the newest first; raises DataError if there are only damaged ones."""
+def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
+    """Return the intact checkpoints of an output, or those that name `output_id`, the newest first.
+
+    Raises DataError if there are only damaged ones.
+    """
     found, damaged = [], []
     for path in paths_of(output):
         try:
-            # Not compressed, so that no array is larger than the file.
-            values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
-            numbers = {name: int(values[name]) for name in ("frames", "rates", "frames_per_chunk")}
-            found.append(Checkpoint(**{**values, **numbers, "config": str(values["config"])}))
+            found.append(_read(path))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # NumPy and zipfile tell of a damaged file in many ways
             damaged.append(f"'{path}' is damaged ({error})")
     if damaged and not found:
-        raise DataError(f"--resume: {' and '.join(damaged)}; delete them to start again with the first frame")
-    return found
+        raise DataError(
+            f"--resume: {' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay"
+        )
+    return [checkpoint for checkpoint in found if output_id in (None, checkpoint.output_id)]
 
 
-def rates_checksum(start: Start) -> int:
+def _read(path: Path) -> Checkpoint:
+    # Not compressed, so that no array is larger than the file.
+    values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
+    if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
+        raise ValueError("u and v differ in shape or type")
+    numbers = {name: int(values[name]) for name in ("frames", "rates")}
+    return Checkpoint(**{**values, **numbers, **{name: str(values[name]) for name in ("output_id", "config")}})
+
+
+def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
     """Return the crc32c of the feed and kill rates of a run."""
-    return int(crc32c(np.ascontiguousarray(start.kill).tobytes(), crc32c(np.ascontiguousarray(start.feed).tobytes())))
+    return int(crc32c(np.ascontiguousarray(kill).tobytes(), crc32c(np.ascontiguousarray(feed).tobytes())))
 
 
 def check_same_run(config: Config, before: str, what: str) -> None:
     """Raise DataError, naming the keys, unless `config` goes on with the run of the configuration `before`, TOML."""
-    now, then = (_flat(tomllib.loads(toml)) for toml in (config.to_toml(), before))
+    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
     differing = [key for key in now if key not in FREE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)

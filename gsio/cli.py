@@ -154,6 +154,7 @@ def cli() -> None:
     default="no",
     help="auto, or --resume alone: go on with the output, or begin it. must: it has to be there.",
 )
+@click.option("--discard-after", type=int, metavar="N", help="With --resume=must: keep only N of the committed frames.")
 @click.option("--metrics-port", type=int, metavar="PORT", help="Show rates to Prometheus at this port of localhost.")
 @click.option("--timeline", metavar="PATH.json", type=PATH, help="Also save what ran when, for Perfetto.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)
@@ -166,6 +167,7 @@ def run(
     output: Path,
     overwrite: bool,
     resume: Any,
+    discard_after: int | None,
     metrics_port: int | None,
     timeline: Path | None,
     log_format: Any,
@@ -194,7 +196,7 @@ def run(
             show(pipeline)
 
         log.configure(log_format, quiet=quiet, debug=debug)  # inside, so that events are printed above the bar
-        options = {"overwrite": overwrite, "resume": resume, "timeline": timeline}
+        options = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after, "timeline": timeline}
         summary = simulate(config, output, **options, watch=watch)
     if not quiet and summary is not None:
         _say(summary)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from gsio.errors import UsageError, reason_of
+from gsio.errors import DataError, UsageError, reason_of
 from gsio.inputs import TOML_NBYTES, parse_toml, read_regular
 
 LARGEST = 2**31 - 1
@@ -139,8 +139,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_toml(cls, text: str) -> "Config":
-        """Return the configuration that `to_toml` made `text` of."""
-        return msgspec.convert(parse_toml(text), cls)
+        """Return the configuration that `to_toml` made `text` of; raises DataError if it is another text."""
+        try:
+            return msgspec.convert(parse_toml(text), cls)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise DataError(f"expected the configuration of a run, found another text ({error})") from None
 
 
 Layer = dict[str, Any]

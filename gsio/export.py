@@ -27,6 +27,7 @@ import gsio
 from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.inputs import portable
 from gsio.progress import counted
 from gsio.reader import Stack, open_stack
 from gsio.staging import Block, FrameLayout, layout_of
@@ -82,7 +83,7 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
-        kept = {name: value for name, value in known.items() if name not in ("status", "ended") and _portable(value)}
+        kept = portable({name: known[name] for name in known if name not in ("status", "ended")})
         kept |= {"history": f"{kept['history']}\n{now()} {' '.join(sys.argv)}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
             places = {"frames": self.frames, "rows": self.rows, "columns": self.cols}
@@ -166,12 +167,6 @@ def export(
                 shutil.rmtree(temporary)
             temporary.unlink(missing_ok=True)
         return len(part.frames)
-
-
-def _portable(value: Any) -> bool:
-    """Return whether every format can hold `value` as an attribute: others than gsio's own are not kept."""
-    whole = isinstance(value, int) and abs(value) < 2**63
-    return isinstance(value, (str, float)) or whole
 
 
 def _part(stack: Stack, frames: str, crop: str) -> Part:

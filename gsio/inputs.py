@@ -13,7 +13,7 @@ import stat
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,24 @@ def _array(file: Any, name: str, check: "Check", kinds: str) -> "NDArray[Any]":
     if file.read(1):  # at its end a zip compares its checksum
         raise ValueError(f"expected {array.nbytes} bytes of values, got more")
     return array
+
+
+def portable(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that every format can hold: texts, numbers and lists of whole numbers, as gsio writes."""
+
+    def whole(value: object) -> bool:
+        return isinstance(value, int) and abs(value) < 2**63
+
+    def held(value: object) -> bool:
+        return isinstance(value, float) or whole(value) or (isinstance(value, list) and all(map(whole, value)))
+
+    found = {name: characters(value) if isinstance(value, str) else value for name, value in attributes.items()}
+    return {name: value for name, value in found.items() if isinstance(value, str) or held(value)}
+
+
+def characters(text: str) -> str:
+    """Return `text` with a mark in place of null characters and of halves of characters, which few formats hold."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def printable(text: str) -> str:

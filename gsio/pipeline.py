@@ -17,14 +17,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import structlog
 import trio
 
 from gsio.compute.base import Field, Solver
 from gsio.config import Config, parse_interval
-from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, reason_of
+from gsio.errors import DataError, DivergenceError, GsioError, Interrupted, StorageError, reason_of
+from gsio.resume import Restart
 from gsio.staging import STATISTICS, Block, BlockPool
 from gsio.trace import Trace
+from gsio.writer import codec
 from gsio.writer.base import FrameWriter
 
 Watch = Callable[["Pipeline"], None]
@@ -45,6 +48,8 @@ class Pipeline:
     ----------
     first, frames_committed
         Frames that were in the file before, and that are in it now.
+    frames_durable
+        Frames that the disk is known to have.
     compute_seconds, link_seconds
         Time the device spent computing and copying those frames.
     started, finished
@@ -59,20 +64,23 @@ class Pipeline:
         writer: FrameWriter,
         trace: Trace,
         threads: int,
-        first: int = 0,
+        before: Restart | None = None,
         save: Callable[[int, Field, Field], None] | None = None,
     ) -> None:
-        """Compute from frame `first` on; `save` makes a checkpoint of the state after so many frames."""
+        """Go on with the frames that were there `before`; `save` makes a checkpoint of the state after so many."""
         self.config = config
         self.solver = solver
         self.pool = pool
         self.writer = writer
         self.trace = trace
         self.threads = threads
-        self.first = self.frames_committed = first
-        self.nbytes_before = writer.nbytes if first else 0
+        self.first = self.frames_committed = before.frames if before is not None else 0
+        self.frames_durable = 0
+        self.nbytes_before = writer.nbytes if self.first else 0
         self.compute_seconds = self.link_seconds = 0.0
         self.started = self.finished = 0.0
+        self._before = before
+        self._position = before.computed_from if before is not None else 0  # frames computed and dealt with
         self._save = save
         self._every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
         self._stopping = self._abandoning = self._checkpoint_asked = False
@@ -81,7 +89,7 @@ class Pipeline:
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
         self._saving = False  # either of these holds one
         self._last: Snapshot | None = None  # is saved when the file is closed
-        self._staged: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
+        self._staged: queue.SimpleQueue[tuple[Block, range] | None] = queue.SimpleQueue()  # parts of a block
         self._encoded: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
 
     def run(self, watch: Watch | None = None) -> None:
@@ -129,29 +137,39 @@ class Pipeline:
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
         try:
-            frames, per_block = self.config.run.frames, self.pool.layout.frames_per_block
-            first, saved = self.first, (self.first, time.monotonic())
+            frames, parts = self.config.run.frames, range(self.pool.layout.parts)
+            first, saved = self._position, (self._position, time.monotonic())
             while first < frames:
                 with self.trace.span("wait_block", first):
                     block = self.pool.acquire()
                 if block is None or self._stopping:
                     break
-                if first + per_block > frames:  # a run that is extended goes on with whole blocks
-                    self._last = self._snapshot(first)
-                elif self._is_due(first, *saved):
+                if self._is_due(first, *saved):
                     saved, self._saving = (first, time.monotonic()), True
                     self._kept = self._snapshot(first)
-                block.first, block.count = first, min(per_block, frames - first)
+                block.first, block.count = first, self._block_end(first) - first
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
-                for part in range(self.pool.layout.parts):
-                    self._staged.put((block, part))
-                first += per_block
-            if first <= frames:
-                self._last = self._snapshot(first)
+                alone = first < self.first or first % self.pool.layout.frames_together
+                for some in [parts] if alone else [range(part, part + 1) for part in parts]:
+                    self._staged.put((block, some))
+                first += block.count
+            self._last = self._snapshot(first)
         finally:
             for _ in range(self.threads):
                 self._staged.put(None)
+
+    def _block_end(self, first: int) -> int:
+        """Return where the block that begins with frame `first` ends.
+
+        A block holds either frames that are in the file or new ones, and after these first ends with a chunk or shard.
+        """
+        layout = self.pool.layout
+        end = min(first + layout.frames_per_block, self.config.run.frames)
+        if first < self.first:
+            return min(end, self.first)
+        behind = first % layout.frames_together
+        return min(end, first - behind + layout.frames_together) if behind else end
 
     def _is_due(self, first: int, frames: int, since: float) -> bool:
         """Return whether a checkpoint is due at frame `first`, after one at `frames`, at the time `since`."""
@@ -171,7 +189,7 @@ class Pipeline:
         try:
             while (snapshot := self._due.get()) is not None:
                 with self.trace.span("checkpoint", snapshot.frames), self._storage():
-                    self.writer.sync()
+                    self._sync()
                     if self._safe_last() is None:  # else that one is saved next
                         self._save_snapshot(snapshot)
                 self._saving = False
@@ -179,10 +197,15 @@ class Pipeline:
             self._stop()
             raise
 
+    def _sync(self) -> None:
+        committed = self.frames_committed
+        self.writer.sync()
+        self.frames_durable = committed
+
     def _safe_last(self) -> "Snapshot | None":
         """Return the last checkpoint if all frames before it are committed."""
         last = self._last
-        return last if last is not None and last.frames <= self.frames_committed else None
+        return last if last is not None and last.frames <= self._position else None
 
     def _save_snapshot(self, snapshot: "Snapshot") -> None:
         assert self._save is not None
@@ -193,18 +216,38 @@ class Pipeline:
         """Wait for staged blocks and encode their parts, in any order."""
         try:
             while (staged := self._staged.get()) is not None and not self._abandoning:
-                block, part = staged
+                block, parts = staged
                 with self.trace.span("stage", block.first):
                     self.solver.wait(block)
-                with self._storage():
-                    self.writer.encode(block, part)
-                if block.encoded():
+                if block.first < self.first:
+                    self._compare(block)
                     self._encoded.put(block)
+                    continue
+                if block.first == self.first and self._before is not None and self._before.last:
+                    codec.prepend(block, self._before.last, self.config.output)
+                for part in parts:
+                    with self._storage():
+                        self.writer.encode(block, part)
+                    if block.encoded():
+                        self._encoded.put(block)
         except BaseException:
             self._stop()
             raise
         finally:
             self._encoded.put(None)
+
+    def _compare(self, block: Block) -> None:
+        """Raise DataError unless the frames of `block` are those that the file holds."""
+        assert self._before is not None
+        if not block.chunks:  # else the solver has taken them
+            codec.checksum(block, 0, block.count)
+        committed = self._before.series["integrity/crc32c"][block.first :][: block.count]
+        if len(wrong := np.flatnonzero(block.checksums[: block.count] != committed)):
+            frame = block.first + int(wrong[0])
+            raise DataError(
+                f"--resume: frame {frame}, computed again on '{self.solver.device}', differs from the committed one of "
+                f"'{self._before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
+            )
 
     def _commit(self) -> None:
         """Put encoded blocks back into frame order and commit them; one commit takes all that are ready."""
@@ -216,7 +259,7 @@ class Pipeline:
                 if block is None:
                     encoding -= 1
                     continue
-                waiting[block.first] = block
+                waiting[block.first + block.kept] = block
                 if self._encoded.empty():
                     self._commit_ready(waiting)
             if not self._abandoning:
@@ -229,33 +272,31 @@ class Pipeline:
             self._due.put(None)
 
     def _commit_ready(self, waiting: dict[int, Block]) -> None:
-        ready: list[Block] = []
-        following = self.frames_committed
+        done: list[Block] = []
         diverged = None
-        while diverged is None and (block := waiting.pop(following, None)) is not None:
+        while diverged is None and (block := waiting.pop(self._position, None)) is not None:
             self.compute_seconds += block.compute_seconds
             self.link_seconds += block.link_seconds
             self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
             self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
-            if block.count:
-                ready.append(block)
-            following += block.count
-        if ready:
+            self._position = block.first + block.count
+            done.append(block)
+        if ready := [block for block in done if block.first + block.count > max(self.first, block.first + block.kept)]:
             with self._storage():
                 self.writer.commit(ready)
-            self.frames_committed = following
-            log.debug("block committed", frame=following)
-            for block in ready:
-                self.pool.release(block)
-            if (kept := self._kept) is not None and kept.frames <= following:
-                self._kept = None
-                self._due.put(kept)
+            self.frames_committed = self._position
+            log.debug("block committed", frame=self._position)
+        for block in done:
+            self.pool.release(block)
+        if (kept := self._kept) is not None and kept.frames <= self._position:
+            self._kept = None
+            self._due.put(kept)
         if diverged is not None:
             step = (diverged + 1) * self.config.run.steps_per_frame
             raise DivergenceError(
                 f"the fields hold non-finite values at frame {diverged}, step {step}; "
-                f"the {following} frames before it are safe; lower model.dt or check the initial state"
+                f"the {diverged} frames before it are safe; lower model.dt or check the initial state"
             )
 
     def _stop(self) -> None:
@@ -270,15 +311,15 @@ class Pipeline:
             yield
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(
-                f"storage failed: {reason_of(error)}; the {self.frames_committed} frames "
-                "committed before are safe; make space, then go on with --resume"
+                f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
+                f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
             ) from error
 
     def _close(self, status: str) -> None:
         with self._storage():
             try:
                 if status != "failed" and (last := self._safe_last()) is not None:
-                    self.writer.sync()
+                    self._sync()
                     self._save_snapshot(last)  # first, so that a complete output always has its last checkpoint
             except BaseException:
                 status = "failed"

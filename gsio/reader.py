@@ -29,8 +29,8 @@ class Frames:
         Of the values; where integers are stored for them, float64.
     codec
         How chunks are compressed: deflate, blosc or none.
-    frames_per_chunk
-        Frames that are decoded to read one; the chunk read last is kept.
+    frames_per_chunk, frames_together
+        Frames that are decoded to read one; the chunk read last is kept. Frames of a shard, else of a chunk.
     """
 
     def __init__(self, array: Any, frames: int, folder: Path | None) -> None:
@@ -41,6 +41,7 @@ class Frames:
         self._scale = array.attrs.get("scale_factor")
         self.dtype: np.dtype[Any] = array.dtype if self._scale is None else np.dtype(np.float64)
         self.frames_per_chunk = array.chunks[0] if array.chunks else 1
+        self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         if folder is not None:
             self.codec = "blosc" if array.compressors else "none"
         else:
@@ -209,6 +210,11 @@ class Stack:
             return np.asarray(self.root[name][part])
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them
             raise DataError(f"{self.path}: {name} cannot be read ({error}); see 'gsio verify'") from None
+
+    @property
+    def recorded(self) -> list[str]:
+        """The names that `series` takes."""
+        return ["time", "step", *(f"stats/{name}" for name in self.root["stats"]), "integrity/crc32c"]
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
         """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.

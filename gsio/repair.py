@@ -1,169 +1,367 @@
-"""Wrecks, which a kill, a full disk or a power cut left: whether they are sound, and what can be saved of them.
+"""Wrecks, which a kill, a full disk or a power cut left: whether they are sound, and the frames that can be saved.
 
-A reader of a torn HDF5 file can hang or crash: a wreck is looked at by a process of its own, with a deadline. One that
-cannot be read is rebuilt from the journal, which says where each chunk is, without HDF5.
+A reader of a torn HDF5 file can hang or crash: a process of its own, with a deadline, looks at a wreck. A wreck is
+rebuilt from its journal, which says where each chunk is, without HDF5, and from the frames that HDF5 or Zarr can read.
 """
 
 import dataclasses
+import json
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
-from gsio.reader import encoded_in_folder, open_stack
+from gsio.inputs import open_regular
+from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
-from gsio.verify import damaged_frames, frame_checksum
-from gsio.writer import open_writer
-from gsio.writer.base import Target, move_into_place, remove_temporaries, temporary_beside
-from gsio.writer.codec import decode
-from gsio.writer.journal import Journal, journal_of, read_journal
+from gsio.verify import check_frames, frame_checksum
+from gsio.writer import codec, open_writer
+from gsio.writer.base import LIBC, Target, remove_temporaries, sync_folder, temporary_beside
+from gsio.writer.journal import Journal, Records, journal_of, read_journal
+from gsio.writer.metadata import DAMAGED, frame_series
 
-DEADLINE = 120.0  # seconds, of reading a few frames
+DEADLINE = 120.0  # seconds without a sign of a process that reads frames
+
+Values = list[NDArray[Any]]  # of each field, [frame, …]
 
 
-def what_is_wrong(output: Path, frames: int, *, to_the_end: bool = False) -> str:
-    """Return why an output cannot be used after its first `frames` frames, the last of which are checked, or "".
+class Survey(NamedTuple):
+    """What a process of its own found in an output.
 
-    `to_the_end`: or why it cannot be read beyond them, as after a kill while HDF5 wrote its metadata, piece by piece.
+    Attributes
+    ----------
+    wrong
+        Why the output cannot be used as it is, in a line; "" if it can.
+    frames
+        Committed frames. A kill can leave empty ones behind them, which do not count.
+    damaged
+        Committed frames that cannot be decoded, or do not match their checksum.
+    output_id
+        The identity of the output; "" where it cannot be read.
     """
-    command = [sys.executable, "-m", "gsio.repair", str(output), str(frames), *(["to the end"] if to_the_end else [])]
-    try:
-        reader = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
-    except subprocess.TimeoutExpired:
-        return f"reading it takes longer than {DEADLINE:g} s"
+
+    wrong: str
+    frames: int
+    damaged: list[int]
+    output_id: str
+
+
+def survey(output: Path, start: int = 0) -> Survey:
+    """Look at an output, and at its frames from `start` on, the last one at least."""
+    command = [sys.executable, "-m", "gsio.repair", str(output), str(start)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
+        assert reader.stdout is not None and reader.stderr is not None
+        said = b""
+        while select.select([reader.stdout], [], [], DEADLINE)[0]:
+            if not (more := os.read(reader.stdout.fileno(), 1 << 16)):
+                break
+            said = (said + more).lstrip(b".")
+        else:
+            reader.kill()
+            return Survey(f"reading takes longer than {DEADLINE:g} s", 0, [], "")
+        errors = reader.stderr.read().decode(errors="replace").strip().splitlines()
     if reader.returncode < 0:
-        return f"its reader died of {signal.Signals(-reader.returncode).name}"
+        return Survey(f"its reader died of {signal.Signals(-reader.returncode).name}", 0, [], "")
     if reader.returncode:
-        return (reader.stderr.strip().splitlines() or [f"its reader ended with {reader.returncode}"])[-1]
-    return reader.stdout.strip()
+        return Survey((errors or [f"its reader ended with {reader.returncode}"])[-1], 0, [], "")
+    return Survey(**json.loads(said))
 
 
-def _look(output: Path, frames: int, to_the_end: bool) -> str:
-    """Do what `what_is_wrong` says, in this process."""
+def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
+    """Do what `survey` says, in this process."""
     try:
         with open_stack(output) as stack:
-            if stack.frames < frames:
-                return f"expected at least {frames} frames, found {stack.frames}"
-            # Of what follows the first and the last: all of it may be much.
-            ends = [frames, *([frames + 1, stack.frames] if to_the_end and stack.frames > frames else [])]
-            for wrong in (found for end in ends if end for found in damaged_frames(stack, end - 1, end)):
-                return wrong
-            if to_the_end and (records := read_journal(output)) is not None:
-                for name in records.frames.dtype.names or ():
-                    if name in stack.root and (stack.series(name)[:frames] != records.frames[name][:frames]).any():
-                        return f"{name}: expected the values that its journal knows, found others"
-            return ""
+            output_id = stack.attributes.get("output_id", "")
+            records = None
+            with suppress(DataError):  # a damaged or foreign journal says nothing of the output
+                records = own_journal(output, output_id)
+            known = len(records.frames) if records is not None else 0
+            # The arrays of Zarr grow once a second: chunks of committed frames can lie behind them.
+            frames = max(stack.frames, known) if output.is_dir() else stack.frames
+            if frames < known:
+                return Survey(f"expected at least {known} frames, found {frames}", frames, [], output_id)
+            checksums = joined_series(records, stack, "integrity/crc32c", frames)
+            marked = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
+            reasons: dict[int, str] = {}
+            for held, why in check_frames(stack, range(max(0, min(start, frames - 1)), frames), checksums, advance):
+                reasons |= {frame: why for frame in held if frame not in marked}
+            while frames > known and frames - 1 in reasons:
+                frames -= 1
+            damaged = [frame for frame in reasons if frame < frames]
+            wrong = _wrong_series(stack, records)
+            if damaged and not wrong:
+                wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
+            return Survey(wrong, frames, damaged, output_id)
     except DataError as error:
-        return str(error)
+        return Survey(str(error), 0, [], "")
+
+
+def _wrong_series(stack: Stack, records: Records | None) -> str:
+    """Return which series does not have a value for each frame, or the values that the journal knows; "" if none."""
+    for name in stack.recorded:
+        found = stack.series(name)
+        if len(found) != stack.frames:
+            return f"{name}: expected {stack.frames} values, found {len(found)}"
+        if records is not None and (found[: len(records.frames)] != records.frames[name][: len(found)]).any():
+            return f"{name}: expected the values that its journal knows, found others"
+    return ""
+
+
+def own_journal(output: Path, output_id: str) -> Records | None:
+    """Return the journal of the output of that identity, or None if there is none.
+
+    Raises DataError if the journal is damaged, or holds frames of another output.
+    """
+    records = read_journal(output)
+    if records is None or not output_id or records.attributes.get("output_id") == output_id:
+        return records
+    if len(records.frames):
+        raise DataError(
+            f"'{journal_of(output)}' belongs to another output than '{output}'; nothing was changed: move it away"
+        )
+    return None  # of a run that ended before it had replaced this output
 
 
 def repair(output: Path) -> str:
-    """Rebuild an output from its journal if it needs to be, and say in a line what was saved.
+    """Rebuild an output if it needs to be, and say in a line which frames were saved, and where the wreck is.
 
-    Raises UsageError if a run is writing it, DataError if it has no journal, and StorageError where storage fails.
+    Raises UsageError if a run is writing it, DataError if there is nothing to rebuild it from, and StorageError where
+    storage fails.
     """
     if not os.path.lexists(output):
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
-    with Journal(output):
-        records = read_journal(output)
-        known = len(records.frames) if records is not None else 0
-        if not (wrong := what_is_wrong(output, known, to_the_end=records is not None)):
-            return f"{output}: nothing to repair"
-        saved = rebuild(output)
-    return f"{output}: {wrong}; rebuilt with {saved} of the {known} frames that its journal knows"
+    with Journal(output) as journal:
+        found = survey(output)
+        wrong = found.wrong
+        try:
+            read_journal(output)
+        except DataError as error:
+            if not found.output_id:
+                raise
+            shutil.copyfile(journal.path, _new_name(journal.path))
+            journal.clear()
+            wrong = wrong or str(error)
+        own_journal(output, found.output_id)
+        return f"{output}: {wrong}; {rebuild(output, journal)}" if wrong else f"{output}: nothing to repair"
 
 
-def rebuild(output: Path) -> int:
-    """Replace an output by a new one with all frames that its journal knows and that are whole; return how many.
+def rebuild(output: Path, journal: Journal) -> str:
+    """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    Raises DataError if there is no journal, and StorageError where storage fails; what is there stays until the new is.
+    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name.
+    Raises DataError if no frame can be saved, and StorageError where storage fails.
     """
-    records = read_journal(output)
-    if records is None:
-        raise DataError(f"{output} has no journal, '{journal_of(output).name}', from which it could be rebuilt")
-    config = Config.from_toml(records.attributes["config"])
-    layout = layout_of(config, records.frames_per_chunk)
-    together = 1 if config.output.compression == "none" and output.is_file() else layout.frames_per_chunk
-    # One commit holds what cannot be told apart: the frames of a chunk, or of a shard.
-    one = dataclasses.replace(layout, frames_per_block=layout.frames_per_shard or together)
-    target = temporary_beside(output, output.suffix)
-    try:
+    found = survey(output)
+    with ExitStack() as opened:
+        # What a process of its own could read, this one can.
+        stack = opened.enter_context(open_stack(output)) if found.output_id else None
+        records = own_journal(output, found.output_id)
+        wreck = Wreck(output, stack, records, found)
+        target = temporary_beside(output, output.suffix)
+        try:
+            damaged = wreck.write(target)
+            set_aside = _new_name(output)
+            _exchange_names(output, target, set_aside)
+            journal_of(target).replace(
+                journal_of(output)
+            )  # later: without it the new output is whole, the old one lost
+            sync_folder(output.parent)
+        except BaseException as error:
+            remove_temporaries(output)
+            if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
+                raise StorageError(
+                    f"storage failed: {reason_of(error)}; '{output}' and its journal are as they were; "
+                    "make space, then repair or --resume it"
+                ) from error
+            raise
+    lost = f", frames {_ranges(damaged)} of these are damaged" if damaged else ""
+    return f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}; the output as it was is '{set_aside}'"
+
+
+class Wreck:
+    """The frames of an output, from its journal and from what HDF5 or Zarr can read of it.
+
+    Attributes
+    ----------
+    frames, saved
+        Frames that are known, and those up to the last whole one, which `write` writes.
+    """
+
+    def __init__(self, output: Path, stack: Stack | None, records: Records | None, found: Survey) -> None:
+        if stack is None and records is None:
+            raise DataError(f"{output} cannot be read ({found.wrong}), and there is no '{journal_of(output).name}'")
+        self._output, self._stack, self._records = output, stack, records
+        self._unreadable = set(found.damaged)
+        if records is not None:
+            self._attributes, per_chunk = records.attributes, records.frames_per_chunk
+        else:
+            assert stack is not None
+            kept = {name: value for name, value in stack.attributes.items() if name not in ("status", "ended", "ome")}
+            self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
+        self._attributes.pop(DAMAGED, None)
+        self._config = Config.from_toml(self._attributes["config"])
+        self._layout = layout_of(self._config, per_chunk)
+        known = len(records.frames) if records is not None else 0
+        self.frames = max(known, found.frames)
+        self.saved = 0
+        names = list(frame_series(self._config, self._layout, []))
+        self._series = {name: joined_series(records, stack, name, self.frames) for name in names}
+
+    def write(self, target: Path) -> list[int]:
+        """Write the frames up to the last whole one to a new output, and return which of these are damaged."""
+        # One commit holds what cannot be told apart: the frames of a chunk, or of a shard.
+        layout = dataclasses.replace(self._layout, frames_per_block=self._layout.frames_together)
+        blocks = [(first, *self._block(layout, first)[1:]) for first in range(0, self.frames, layout.frames_per_block)]
+        damaged = [frame for _, of_block in blocks for frame in of_block]
+        self.saved = self.frames
+        while self.saved and self.saved - 1 in damaged[-1:]:
+            self.saved = damaged.pop()
+        if self.frames and not self.saved:
+            raise DataError(
+                f"{self._output}: none of the {self.frames} frames that are known can be decoded; nothing was changed: "
+                "is the journal that of another output?"
+            )
+        attributes = self._attributes | ({DAMAGED: damaged} if damaged else {})
         with Journal(target) as journal:
-            writer = open_writer(Target(target, config, layout, records.attributes, journal, Trace()))
-            frames = 0
+            writer = open_writer(Target(target, self._config, layout, attributes, journal, Trace()))
             try:
-                while frames < len(records.frames):
-                    block = _block(output, config, one, together, records.frames[frames:])
-                    if block is None:
-                        break
-                    for part in range(one.parts):
+                for first in range(0, self.saved, layout.frames_per_block):
+                    block, _ = self._block(layout, first)
+                    block.count = min(block.count, self.saved - first)
+                    for part in range(layout.parts):
                         writer.encode(block, part)
+                    block.checksums[: block.count] = self._series["integrity/crc32c"][first : first + block.count]
                     writer.commit([block])
-                    frames += block.count
             finally:
                 writer.close("stopped")
             journal.sync()
-        move_into_place(output, target)
-        journal_of(target).replace(journal_of(output))  # later: without it the new output is whole, the old one lost
-    except BaseException as error:
-        remove_temporaries(output)
-        if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            raise StorageError(
-                f"storage failed: {reason_of(error)}; the {len(records.frames)} frames that the journal of '{output}' "
-                "knows are safe; make space, then repair or --resume it"
-            ) from error
-        raise
-    return frames
+        return damaged
 
-
-def _block(output: Path, config: Config, layout: FrameLayout, together: int, records: Any) -> Block | None:
-    """Return the next frames that share a block, from where `records` [frame] say they are, or None if one is torn."""
-    block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
-    count = block.count = min(layout.frames_per_block, len(records))
-    block.first = int(records["frame"][0])
-    how = {"deflate": "deflate", "none": "none"}.get(config.output.compression, "blosc")
-    for first in range(0, count, together):
-        planes = []
+    def _block(self, layout: FrameLayout, first: int) -> tuple[Block, list[int]]:
+        """Return the frames from `first` on that share a block, and which of them are damaged."""
+        block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+        block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
+        damaged = []
+        for number in range(first // layout.frames_per_chunk, -(-(first + block.count) // layout.frames_per_chunk)):
+            frames = range(number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
+            frames = range(frames.start, min(frames.stop, self.frames))
+            values, whole = self._best(number, frames)
+            for place, frame in enumerate(frames):
+                for field in range(len(layout.fields)):
+                    missing = np.full(layout.shape, np.nan if layout.dtype.kind == "f" else 0, layout.dtype)
+                    block.put(frame - first, field, values[field][place] if values else missing)
+                if not whole[place]:
+                    damaged.append(frame)
         for field, name in enumerate(layout.fields):
-            slabs = []
-            for slab in range(layout.slabs):
-                offset, nbytes = records["places"][first, field, slab]
-                try:
-                    if nbytes:
-                        encoded = _pread(output, int(offset), int(nbytes))
-                    else:
-                        number = (block.first + first) // together
-                        shard = layout.frames_per_shard // together
-                        encoded = encoded_in_folder(output / name, number, slab, len(layout.shape) - 1, shard)
-                    slabs.append(decode(encoded, how, layout.dtype).reshape(together, -1, *layout.shape[1:]))
-                except (OSError, ValueError):
-                    return None
-            planes.append(np.concatenate(slabs, axis=1)[:, : layout.shape[0]])
-        for frame in range(first, min(first + together, count)):
-            here = [plane[frame - first] for plane in planes]
-            if frame_checksum(here, layout.shuffle) != records["integrity/crc32c"][frame]:
-                return None
-            for field, plane in enumerate(map(np.ascontiguousarray, here)):
-                raw = plane.reshape(-1, 1).view(np.uint8)
-                block.data[frame, field] = (raw.T if layout.shuffle else raw).reshape(-1)
-    for field, name in enumerate(layout.fields):
-        for statistic, word in enumerate(STATISTICS):
-            if f"stats/{name}_{word}" in records.dtype.names:
-                block.statistics[:count, field, statistic] = records[f"stats/{name}_{word}"][:count]
-    return block
+            for statistic, word in enumerate(STATISTICS):
+                if (series := self._series.get(f"stats/{name}_{word}")) is not None:
+                    block.statistics[: block.count, field, statistic] = series[first : first + block.count]
+        return block, damaged
+
+    def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
+        """Return the values of a chunk from where most of its frames match their checksums, and which do."""
+        best: tuple[Values | None, list[bool]] = None, [False] * len(frames)
+        for values in self._sources(number, frames):
+            whole = [
+                frame_checksum([plane[place] for plane in values], self._layout.shuffle)
+                == self._series["integrity/crc32c"][frame]
+                for place, frame in enumerate(frames)
+            ]
+            if best[0] is None or sum(whole) > sum(best[1]):
+                best = values, whole
+            if all(whole):
+                break
+        return best
+
+    def _sources(self, number: int, frames: range) -> Iterator[Values]:
+        """Yield the values of a chunk as the journal places them, then as the output reads."""
+        layout, records = self._layout, self._records
+        if records is not None and frames.start < len(records.frames):
+            places = records.frames["places"][frames.start]
+            encoded = [[self._encoded(number, field, slab, *places[field, slab].tolist())
+                        for slab in range(layout.slabs)] for field in range(len(layout.fields))]  # fmt: skip
+            how = codec.kind_of(self._config.output)
+            with suppress(ValueError):
+                yield [
+                    np.concatenate([
+                        codec.decode(chunk, how, layout.dtype, layout.chunk_nbytes).reshape(layout.chunk_shape)
+                        for chunk in slabs
+                    ], axis=1)[:, : layout.shape[0]]
+                    for slabs in encoded
+                ]  # fmt: skip
+        if self._stack is not None and frames.stop <= self._stack.frames:
+            with suppress(OSError, ValueError):
+                yield [self._stack.fields[name].chunk(number) for name in layout.fields]
+
+    def _encoded(self, number: int, field: int, slab: int, offset: int, nbytes: int) -> bytes:
+        """Return a chunk as it is stored, or b"" if it cannot be read."""
+        layout = self._layout
+        most = most_encoded(layout.chunk_nbytes)
+        try:
+            if self._output.is_dir():
+                together = layout.frames_per_shard // layout.frames_per_chunk
+                folder = self._output / layout.fields[field]
+                return encoded_in_folder(folder, number, slab, len(layout.shape) - 1, together, most)
+            with open_regular(self._output) as file:
+                return os.pread(file.fileno(), min(nbytes, most), offset)
+        except (OSError, ValueError, OverflowError):
+            return b""
 
 
-def _pread(path: Path, offset: int, nbytes: int) -> bytes:
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), nbytes, offset)
+def joined_series(records: Records | None, stack: Stack | None, name: str, frames: int) -> NDArray[Any]:
+    """Return what is recorded of the first `frames` frames: in the journal, and in the output behind these."""
+    parts = [] if records is None else [records.frames[name][:frames]]
+    if stack is not None:
+        parts.append(stack.series(name)[sum(map(len, parts)) : frames])
+    return np.concatenate(parts)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return ascending numbers in a short form, as in 3, 7-9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _new_name(output: Path) -> Path:
+    """Return a name beside `output` that nothing has, for the output as it was."""
+    for number in range(1, sys.maxsize):
+        path = output.with_name(f"{output.stem}.damaged-{number}{output.suffix}")
+        if not os.path.lexists(path):
+            return path
+    raise AssertionError
+
+
+def _exchange_names(output: Path, new: Path, aside: Path) -> None:
+    """Give `new` the name of `output`, and what has that name the name `aside`, so that a kill loses neither."""
+    new.rename(aside)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if hasattr(LIBC, "renameat2") and not LIBC.renameat2(here, os.fsencode(aside), here, os.fsencode(output), exchange):
+        return
+    aside.rename(new)
+    output.rename(aside)
+    new.rename(output)
 
 
 if __name__ == "__main__":
-    print(_look(Path(sys.argv[1]), int(sys.argv[2]), to_the_end=len(sys.argv) > 3))  # noqa: T201 - for the process that asked
+
+    def _sign(frames: int) -> None:
+        print(".", end="", flush=True)  # noqa: T201 - for the process that asked
+
+    print(json.dumps(_look(Path(sys.argv[1]), int(sys.argv[2]), _sign)._asdict()))  # noqa: T201

@@ -1,41 +1,107 @@
-"""Where a stopped run goes on: its newest checkpoint of which the output holds the frames, whole."""
+"""Where a stopped run goes on, and which of its frames stay."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from gsio.checkpoint import Checkpoint, check_same_run, load
 from gsio.config import Config
-from gsio.errors import DataError
-from gsio.repair import rebuild, what_is_wrong
-from gsio.writer.journal import read_journal
+from gsio.errors import DataError, UsageError
+from gsio.reader import Stack, open_stack
+from gsio.repair import joined_series, own_journal, rebuild, survey
+from gsio.writer.journal import Journal
+from gsio.writer.metadata import DAMAGED
 
 log = structlog.get_logger()
 
 
-def where_to_go_on(output: Path, config: Config) -> Checkpoint | None:
-    """Return the checkpoint from which `config` goes on with `output`, or None where it has to start anew.
+class Restart(NamedTuple):
+    """An output that a run goes on with.
 
-    A file that cannot be read is rebuilt from its journal. Raises DataError if the output or its checkpoint is of
-    another configuration, or damaged, or if there is nothing to go on with.
+    Attributes
+    ----------
+    checkpoint
+        The newest state that is not behind the frames that stay; None: the initial state.
+    series
+        What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
+    last
+        Of each field the stored values of the last of these frames, [frame, …]: those that share a chunk or shard with
+        the frame that comes next.
+    frames_per_chunk, output_id, device, status
+        Of the output; `device` is the one that computed its frames.
     """
-    checkpoints, records = load(output), read_journal(output)
-    if records is not None and not len(records.frames) and what_is_wrong(output, 0) == "" != what_is_wrong(output, 1):
-        checkpoints = []  # of an output that this one, without a frame yet, replaced
-    if not checkpoints:
-        if records is None:
-            raise DataError(f"--resume: '{output}' has no checkpoint; choose another --output, or --overwrite")
-        check_same_run(config, records.attributes["config"], f"'{output}'")
-        log.warning(f"{output} has no checkpoint: starting again with the first frame")
-        return None
-    check_same_run(config, checkpoints[0].config, f"the checkpoint of '{output}'")
-    found = []
-    for checkpoint in checkpoints:
-        wrong = what_is_wrong(output, checkpoint.frames)
-        if wrong and records is not None and len(records.frames) >= checkpoint.frames:
-            log.warning(f"{output} cannot be used as it is ({wrong}): rebuilding it from its journal")
-            wrong = "" if rebuild(output) >= checkpoint.frames else wrong
-        if not wrong:
-            return checkpoint
-        found.append(f"checkpoint after {checkpoint.frames} frames: {wrong}")
-    raise DataError(f"--resume: '{output}' does not match its checkpoints: {'; '.join(found)}; see 'gsio verify'")
+
+    checkpoint: Checkpoint | None
+    series: Mapping[str, NDArray[Any]]
+    last: list[NDArray[Any]]
+    frames_per_chunk: int
+    output_id: str
+    device: str
+    status: str
+
+    @property
+    def frames(self) -> int:
+        """Frames that stay."""
+        return len(self.series["step"])
+
+    @property
+    def computed_from(self) -> int:
+        """The frame from which the run computes, and compares as long as frames stay."""
+        return self.checkpoint.frames if self.checkpoint is not None else 0
+
+
+def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
+    """Return where `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+
+    A file that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint is of
+    another configuration, or damaged, and UsageError if there are fewer frames than `discard_after`.
+    """
+    # A power cut can tear any frame that no checkpoint has made durable.
+    start = max((state.frames for state in load(output)), default=0)
+    found = survey(output, start)
+    records = own_journal(output, found.output_id)
+    if found.wrong and (records is not None or found.output_id):
+        log.warning(f"{output} cannot be used as it is: {found.wrong}; {rebuild(output, journal)}")
+        found = survey(output, start)
+        records = own_journal(output, found.output_id)
+    if found.wrong:
+        raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
+    with open_stack(output) as stack:
+        check_same_run(config, stack.attributes["config"], f"'{output}'")
+        frames = found.frames
+        if discard_after is not None:
+            if discard_after > frames:
+                raise UsageError(
+                    f"--discard-after: expected at most {frames}, the committed frames, got {discard_after}"
+                )
+            frames = discard_after
+        checkpoints = load(output, stack.attributes.get("output_id", ""))
+        checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
+        if checkpoint is None:
+            log.warning(
+                f"{output} has no checkpoint of these frames: computing again from the first; all {frames} stay"
+            )
+        computed_from = checkpoint.frames if checkpoint is not None else 0
+        damaged = np.atleast_1d(stack.attributes.get(DAMAGED, ()))
+        frames = min([frames, *(int(frame) for frame in damaged if frame >= computed_from)])
+        return Restart(
+            checkpoint,
+            {name: joined_series(records, stack, name, frames) for name in stack.recorded},
+            _last_frames(stack, frames),
+            next(iter(stack.fields.values())).frames_per_chunk,
+            stack.attributes.get("output_id", ""),
+            *(stack.attributes[name] for name in ("device", "status")),
+        )
+
+
+def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
+    """Return the stored values of the frames behind the last whole chunk or shard, of each field; [] if none are."""
+    fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
+    first = frames - frames % fields[0].frames_together
+    per_chunk = fields[0].frames_per_chunk
+    chunks = range(first // per_chunk, -(-frames // per_chunk))
+    return [np.concatenate([field.chunk(number) for number in chunks])[: frames - first] for field in fields if chunks]

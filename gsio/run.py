@@ -16,12 +16,11 @@ from gsio.compute.base import Field
 from gsio.compute.stencil import check_stability
 from gsio.config import Config, parse_bytes, usable_cores
 from gsio.errors import DataError, Interrupted, StorageError, UsageError, reason_of
-from gsio.initial import Start, initial_state
+from gsio.initial import Start, initial_state, rates_of
 from gsio.limits import Limits, available_memory
 from gsio.log import configure
 from gsio.pipeline import Pipeline, Watch
-from gsio.reader import open_stack
-from gsio.resume import where_to_go_on
+from gsio.resume import Restart, find_restart
 from gsio.staging import BlockPool, FrameLayout, layout_of
 from gsio.status import Status, status_of
 from gsio.timeline import Timeline
@@ -42,6 +41,7 @@ def simulate(
     *,
     overwrite: bool = False,
     resume: Resume = "no",
+    discard_after: int | None = None,
     timeline: Path | str | None = None,
     watch: Watch | None = None,
 ) -> Summary | None:
@@ -56,6 +56,9 @@ def simulate(
     resume
         Go on with the run at `output` as if it had never stopped, until all frames of `config` are there; where there
         is none, begin one ("auto") or raise UsageError ("must"). Returns None if all frames were there already.
+        Committed frames stay: those behind the newest checkpoint are computed again, and compared.
+    discard_after
+        With `resume="must"`: keep only so many of the committed frames.
     timeline
         A JSON file to make, for Perfetto, of what every thread and the device did when.
     watch
@@ -66,7 +69,8 @@ def simulate(
     UsageError
         The configuration or the output cannot be used; nothing was touched.
     DataError
-        The output or its checkpoint is damaged, or of another configuration.
+        The output or its checkpoint is damaged, or of another configuration; or a frame that is computed again differs
+        from the committed one.
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
@@ -76,27 +80,34 @@ def simulate(
     output, timeline = Path(output), None if timeline is None else Path(timeline)
     check_stability(config.model)
     check_output(output, overwrite=overwrite, resume=resume)
+    if discard_after is not None and resume != "must":
+        raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
     if timeline is not None:
         check_timeline(timeline)
     config, limits = for_output(config, output), Limits(config, output)
     with Journal(output) as journal:
         for path in (output, *checkpoint.paths_of(output), status_of(output)):
             remove_temporaries(path)
-        part = where_to_go_on(output, config) if resume != "no" and os.path.lexists(output) else None
-        if part is not None and (there := frames_there(output)) >= config.run.frames:
-            journal.remove()  # of a run that was killed before it had replaced this output
-            log.info("all frames are there already", output=str(output), frames=there)
-            return None
-        if part is not None and part.frames > config.run.frames:
-            least = f"expected at least the {part.frames} of the checkpoint"
-            raise UsageError(f"run.frames: {least}, got {config.run.frames}")
-        pipeline = _pipeline(config, output, journal, part, Trace(Timeline() if timeline is not None else None))
+        before = None
+        if resume != "no" and os.path.lexists(output):
+            before = find_restart(output, config, journal, discard_after)
+            if discard_after is None and before.status == "complete" and before.frames >= config.run.frames:
+                journal.remove()  # of a run that was killed before it had replaced this output
+                log.info("all frames are there already", output=str(output), frames=before.frames)
+                return None
+            if before.frames > config.run.frames:
+                raise UsageError(
+                    f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
+                    "--discard-after cuts an output"
+                )
+        pipeline = _pipeline(config, output, journal, before, Trace(Timeline() if timeline is not None else None))
         limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
         log.info(
-            "run started" if part is None else "run resumed",
+            "run started" if before is None else "run resumed",
             output=str(output),
             frames=config.run.frames,
             first=pipeline.first,
+            **({} if before is None else {"computed_from": before.computed_from}),
             backend=pipeline.solver.backend,
             device=pipeline.solver.device,
         )
@@ -126,41 +137,42 @@ def simulate(
     return summary
 
 
-def _pipeline(config: Config, output: Path, journal: Journal, part: Checkpoint | None, trace: Trace) -> Pipeline:
-    """Return the pipeline of a run that begins, or goes on with `part`, with its output open."""
+def _pipeline(config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace) -> Pipeline:
+    """Return the pipeline of a run that begins, or goes on with what was there `before`, with its output open."""
     chosen = with_backend(config)
-    layout = layout_of(chosen, part.frames_per_chunk if part else 0)
+    layout = layout_of(chosen, before.frames_per_chunk if before is not None else 0)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
-    rates = 0
+    state = before.checkpoint if before is not None else None
+    feed, kill = rates_of(config)
+    rates = checkpoint.rates_checksum(feed, kill)
+    if state is not None and rates != state.rates:
+        raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
 
     def start(config: Config) -> Start:
-        nonlocal rates
-        initial = initial_state(config)
-        rates = checkpoint.rates_checksum(initial)
-        if part is None:
-            return initial
-        if rates != part.rates:
-            raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
-        return initial._replace(u=part.u, v=part.v)
-
-    def save(frames: int, u: Field, v: Field) -> None:
-        checkpoint.save(output, Checkpoint(frames, u, v, config.to_toml(), rates, layout.frames_per_chunk))
+        return initial_state(config) if state is None else Start(state.u, state.v, feed, kill)
 
     solver = open_solver(chosen, layout, blocks, start)
     pool = BlockPool(layout, blocks, solver.allocate)
     attributes = root_attributes(config, solver.backend, solver.device)
+    if before is not None:
+        attributes["output_id"] = before.output_id
+
+    def save(frames: int, u: Field, v: Field) -> None:
+        checkpoint.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), rates))
+
     try:
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace, part.frames if part else None))
-        for path in checkpoint.paths_of(output) if part is None else ():  # of the output that was replaced
+        series = before.series if before is not None else None
+        writer = open_writer(Target(output, config, layout, attributes, journal, trace, series))
+        for path in checkpoint.paths_of(output) if before is None else ():  # of the output that was replaced
             path.unlink(missing_ok=True)
     except BaseException as error:
         if not os.path.lexists(output):  # else it is needed to start again where a killed run has no checkpoint
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            safe = f"the {part.frames} frames of its checkpoint are safe" if part else "no frame was written"
+            safe = f"its {before.frames} committed frames are safe" if before is not None else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
-    return Pipeline(config, solver, pool, writer, trace, threads, part.frames if part else 0, save)
+    return Pipeline(config, solver, pool, writer, trace, threads, before, save)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
@@ -227,12 +239,6 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
         blocks = max(2, min(wanted, int(affordable)))
     in_the_run = -(-config.run.frames // layout.frames_per_block)
     return min(in_the_run, blocks)
-
-
-def frames_there(output: Path) -> int:
-    """Return the number of frames of an output that is complete, or 0 if it is not."""
-    with open_stack(output) as stack:
-        return stack.frames if stack.attributes["status"] == "complete" else 0
 
 
 def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:

@@ -147,6 +147,11 @@ class FrameLayout:
         return self.slabs * -(-self.frames_per_block // self.frames_per_part)
 
     @property
+    def frames_together(self) -> int:
+        """Frames that a file takes as one piece: those of a shard, else of a chunk."""
+        return self.frames_per_shard or self.frames_per_chunk
+
+    @property
     def statistics_nbytes(self) -> int:
         """Bytes of the statistics of a block."""
         return self.frames_per_block * len(self.fields) * len(STATISTICS) * 8
@@ -237,6 +242,9 @@ class Block:
         (all first bytes, then all second bytes, …).
     first, count
         Number of the first frame, and how many frames the block holds now.
+    kept
+        How many of these the output holds already: they share a chunk or shard with the frames after them, and are
+        encoded again with these.
     checksums, chunks
         What the encoder made: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along the
         frames of the block and along the slabs, one encoded chunk of each field. Where frames or lines end within one,
@@ -260,6 +268,7 @@ class Block:
         self.data = buffer[header:][: frames * layout.frame_nbytes].reshape(frames, fields, layout.plane_nbytes)
         self.first = 0
         self.count = 0
+        self.kept = 0
         self.chunks: dict[tuple[int, int], list[Any]] = {}
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
@@ -274,6 +283,11 @@ class Block:
         first = piece * layout.frames_per_part
         frames = first, min(first + layout.frames_per_part, self.count)
         return range(*(-(-frame // layout.frames_per_chunk) for frame in frames)), slab
+
+    def put(self, frame: int, field: int, plane: NDArray[Any]) -> None:
+        """Put a plane of stored values, of the layout's shape, into `data`, shuffled if the layout says so."""
+        raw = np.ascontiguousarray(plane, self.layout.dtype).reshape(-1, 1).view(np.uint8)
+        self.data[frame, field] = (raw.T if self.layout.shuffle else raw).reshape(-1)
 
     def encoded(self) -> bool:
         """Count one part of the block as encoded, and return whether it was the last."""
@@ -304,7 +318,7 @@ class BlockPool:
 
     def release(self, block: Block) -> None:
         """Give a block back; its bytes may be overwritten from now on."""
-        block.chunks = {}
+        block.chunks, block.kept = {}, 0
         self._free.put(block)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gsio.config import usable_cores
 from gsio.limits import available_memory
 from gsio.reader import Stack
-from gsio.writer.metadata import frame_steps
+from gsio.writer.metadata import DAMAGED, frame_steps
 
 
 def problems(stack: Stack, advance: Callable[[int], object] = lambda frames: None) -> Iterator[str]:
@@ -49,36 +49,55 @@ def damaged_frames(
     stack: Stack, start: int, stop: int, advance: Callable[[int], object] = lambda frames: None
 ) -> Iterator[str]:
     """Yield which series are short, and what is wrong with the chunks that hold the frames [start, stop)."""
+    for name in stack.recorded:
+        if (found := len(stack.series(name))) != stack.frames:
+            yield f"{name}: expected {stack.frames} values, found {found}"
+    for frames, wrong in check_frames(stack, range(start, stop), stack.series("integrity/crc32c"), advance):
+        first, last = frames.start, frames.stop - 1
+        yield f"frames {first} to {last}: {wrong}" if last > first else f"frame {first}: {wrong}"
+
+
+def check_frames(
+    stack: Stack,
+    frames: range,
+    checksums: NDArray[np.uint32],
+    advance: Callable[[int], object] = lambda frames: None,
+) -> Iterator[tuple[range, str]]:
+    """Yield, in order, which of the chunks that hold `frames` are wrong, and why.
+
+    `checksums`, [frame], are those that the frames of the output have to have, from frame 0 on.
+    """
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
         return
     per_chunk, shuffled = fields[0].frames_per_chunk, fields[0].codec == "deflate"
-    checksums = stack.series("integrity/crc32c")
+    repaired = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
 
-    def check(number: int) -> list[str]:
-        first = number * per_chunk
+    def check(number: int) -> list[tuple[range, str]]:
+        held = range(number * per_chunk, min((number + 1) * per_chunk, max(stack.frames, len(checksums))))
         try:
             chunks = [field.chunk(number) for field in fields]
         except (OSError, ValueError, LookupError) as error:
-            last = min(first + per_chunk, stack.frames) - 1
-            return [f"frames {first} to {last}: {error}" if last > first else f"frame {first}: {error}"]
+            return [(held, str(error))]
         wrong = []
-        for frame in range(first, min(first + per_chunk, stack.frames)):
-            planes = [chunk[frame - first] for chunk in chunks]
+        for frame in held:
+            planes = [chunk[frame - held.start] for chunk in chunks]
             found = frame_checksum(planes, shuffled)
-            if frame < len(checksums) and found != checksums[frame]:
-                wrong.append(f"frame {frame}: expected the checksum {checksums[frame]:08x}, found {found:08x}")
+            if frame in repaired:
+                why = "'gsio repair' found this frame damaged; its values are missing"
+            elif frame < len(checksums) and found != checksums[frame]:
+                why = f"expected the checksum {checksums[frame]:08x}, found {found:08x}"
             elif not all(np.isfinite(plane).all() for plane in planes):
-                wrong.append(f"frame {frame}: expected finite values, found others")
+                why = "expected finite values, found others"
+            else:
+                continue
+            wrong.append((range(frame, frame + 1), why))
         return wrong
 
-    for name in ("step", "time", "integrity/crc32c", *(f"stats/{name}" for name in stack.root.get("stats", ()))):
-        if (found := len(stack.series(name))) != stack.frames:
-            yield f"{name}: expected {stack.frames} values, found {found}"
     in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
     at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
     with ThreadPoolExecutor(at_once) as threads:
-        for wrong in threads.map(check, range(start // per_chunk, -(-stop // per_chunk))):
+        for wrong in threads.map(check, range(frames.start // per_chunk, -(-frames.stop // per_chunk))):
             yield from wrong
             advance(per_chunk)
 

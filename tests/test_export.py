@@ -330,7 +330,7 @@ def test_a_target_inside_its_source_is_refused(folder: Path, capsys: Captured) -
 def test_a_missing_field_is_refused(source: Path, capsys: Captured) -> None:
     with h5py.File(source, "r+") as file:
         del file["u"]
-    assert main(["export", str(source), str(source.with_name("out.h5"))]) == 2
+    assert main(["export", str(source), str(source.with_name("out.h5"))]) == 65
     assert "expected the fields u, v, found v" in capsys.readouterr().err
 
 
@@ -392,9 +392,12 @@ def test_what_fails_leaves_nothing_behind(
 
 
 def test_a_run_that_did_not_end_is_exported_as_far_as_it_went(make_config: Make, tmp_path: Path) -> None:
-    gsio.simulate(make_config({**CHANGES, "output.compression": "none"}), tmp_path / "run.h5")
+    gsio.simulate(make_config(CHANGES), tmp_path / "run.h5")
     with h5py.File(tmp_path / "run.h5", "r+") as file:
-        file["frames_committed"][()] = 5
+        growing = [f"stats/{name}" for name in file["stats"]] + ["time", "step", "integrity/crc32c", "v", "u"]
+        for name in growing:
+            if name in file:
+                file[name].resize(5, axis=0)
         file.attrs.modify("status", np.array(b"running", "S16"))
     assert main(["export", str(tmp_path / "run.h5"), str(tmp_path / "out.zarr")]) == 0
     assert main(["verify", str(tmp_path / "out.zarr")]) == 0

@@ -114,17 +114,6 @@ def test_a_frame_that_is_not_there_is_an_index_error(frame: int, stack: Any) -> 
         stack.frame("v", frame)
 
 
-def test_only_committed_frames_of_a_raw_file_are_there(make_config: Make, tmp_path: Path) -> None:
-    import h5py
-
-    gsio.simulate(make_config({"output.compression": "none"}), tmp_path / "run.h5")
-    with h5py.File(tmp_path / "run.h5", "r+") as file:
-        file["frames_committed"][()] = 3
-    with gsio.open_stack(tmp_path / "run.h5") as stack:
-        assert len(stack.v) == len(stack.times) == stack.frames == 3
-        assert stack.to_xarray().sizes["time"] == 3
-
-
 @pytest.mark.parametrize(("name", "compression"), OUTPUTS)
 def test_it_becomes_an_xarray_dataset(
     expected_frames: Expected, name: str, compression: str, make_config: Make, tmp_path: Path

@@ -43,15 +43,12 @@ def make_output(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def place_of(path: Path, field: str, frame: int) -> tuple[Path, int, int]:
-    """Return the file that holds a frame, and where its chunk (or the frame, if raw) begins there and ends."""
+    """Return the file that holds a frame, and where its chunk begins there and ends."""
     if path.is_dir():
         chunk = path / field / f"c.{frame // 3}.0.0"
         return chunk, 0, chunk.stat().st_size
     with h5py.File(path) as file:
         data = file[field]
-        if data.chunks is None:
-            start = data.id.get_offset() + frame * 12 * 17 * 4
-            return path, start, start + 12 * 17 * 4
         stored = data.id.get_chunk_info_by_coord((frame // 3 * 3, 0, 0))
         return path, stored.byte_offset, stored.byte_offset + stored.size
 
@@ -80,7 +77,7 @@ def test_a_flipped_bit_in_any_frame_is_found(
     path = make_output(name, compression)
     place, start, end = place_of(path, "u", frame)
     raw = compression == "none"
-    inside = 100 + (frame % 3 * 12 * 17 * 4 if path.is_dir() else 0)
+    inside = 100 + frame % 3 * 12 * 17 * 4
     flip(place, start + inside if raw else (start + end) // 2)
     assert main(["verify", str(path)]) == 65
     captured = capsys.readouterr()

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from numpy.typing import NDArray
+
 from gsio.config import Config
 from gsio.staging import Block, FrameLayout
 from gsio.trace import Trace
@@ -77,9 +79,10 @@ def _exchange(path: Path, other: Path) -> bool:
 
 
 class Target(NamedTuple):
-    """What a writer is opened for: a new output, or one there that goes on after its first `frames` frames.
+    """What a writer is opened for: a new output, or one there that goes on after the frames that it keeps.
 
-    `attributes` are those of the output as a whole; `journal` is locked.
+    `attributes` are those of the output as a whole; `journal` is locked; `series`, [frame] by name as in
+    `metadata.frame_series`, are recorded of the frames that are kept, and None for a new output.
     """
 
     path: Path
@@ -88,7 +91,7 @@ class Target(NamedTuple):
     attributes: Mapping[str, Any]
     journal: "Journal"
     trace: Trace
-    frames: int | None = None
+    series: Mapping[str, NDArray[Any]] | None = None
 
 
 class FrameWriter(Protocol):

@@ -1,7 +1,7 @@
 """What becomes of a chunk: its checksum, and its encoded bytes."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,6 +59,42 @@ def encode(block: Block, output: Output, part: int) -> None:
         block.chunks[number, slab] = chunk
         if slab == 0:
             checksum(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
+
+
+def kind_of(output: Output) -> str:
+    """Return how the chunks of a run are decoded, as `decode` takes it."""
+    return "blosc" if blosc_of(output) else output.compression
+
+
+def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> None:
+    """Put frames that the output holds before those of `block`, with which they share a chunk or shard.
+
+    `before` has the stored values of each field, [frame, …] of the layout's shape. Chunks that a solver has encoded are
+    decoded, so that all frames of the block are encoded together.
+    """
+    layout, kept, count = block.layout, len(before[0]), block.count
+    if block.chunks:
+        fresh = []
+        for field in range(len(layout.fields)):
+            slabs = [
+                np.concatenate([
+                    decode(bytes(block.chunks[number, slab][field]), kind_of(output), layout.dtype)
+                    .reshape(layout.chunk_shape)
+                    for number in range(-(-count // layout.frames_per_chunk))
+                ])
+                for slab in range(layout.slabs)
+            ]  # fmt: skip
+            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.shape[0]])
+        block.chunks = {}
+        for frame, field in np.ndindex(count, len(layout.fields)):
+            block.put(kept + frame, field, fresh[field][frame])
+    else:
+        block.data[kept : kept + count] = block.data[:count].copy()
+    block.statistics[kept : kept + count] = block.statistics[:count].copy()
+    block.statistics[:kept] = 0
+    for frame, field in np.ndindex(kept, len(layout.fields)):
+        block.put(frame, field, before[field][frame])
+    block.first, block.count, block.kept = block.first - kept, kept + count, kept
 
 
 def decode(encoded: Any, how: str, dtype: np.dtype[Any], nbytes: int | None = None) -> NDArray[Any]:

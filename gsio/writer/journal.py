@@ -1,8 +1,9 @@
 """The journal of a run, beside its output: a record of each committed frame, whatever becomes of the file.
 
-From it a file whose own metadata are torn is rebuilt, and a watcher sees how far a run is without opening the file. Its
-first line is JSON: what the output is, and what a record holds. All records have one size, and each ends with a
-checksum, so that a torn one is seen. Whoever writes an output holds the lock of its journal; a killed process lets go.
+From the journal a file whose own metadata are torn is rebuilt, and a watcher sees how far a run is without opening the
+file. The first line is JSON and its checksum: the attributes of the output, `output_id` among them, and the names and
+types of a record. All records have one size, and each ends with a checksum, so that a torn record is seen. Whoever
+writes an output holds the lock of its journal; a killed process lets go.
 """
 
 import fcntl
@@ -17,8 +18,8 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from gsio.errors import UsageError
-from gsio.inputs import METADATA_NBYTES, open_regular, parse_json
+from gsio.errors import DataError, UsageError
+from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
 from gsio.staging import FrameLayout
 from gsio.writer.base import temporary_beside, write
 
@@ -46,6 +47,7 @@ class Journal:
         self._output = output
         self.path = journal_of(output)
         self._record = np.dtype([])
+        self._start = 0  # of the first record
         while True:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -68,8 +70,31 @@ class Journal:
             self.remove()
         os.close(self._fd)
 
-    def begin(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], layout: FrameLayout) -> None:
-        """Make it that of a new output, of whose frames `series` are recorded."""
+    def adopt(self, path: Path) -> None:
+        """Make it the journal at `path`, of an output that has replaced this one."""
+        fd = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            path.replace(self.path)  # locked all the time
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+
+    def clear(self) -> None:
+        """Forget everything, as a new journal."""
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+
+    def begin(
+        self,
+        attributes: Mapping[str, Any],
+        series: Mapping[str, NDArray[Any]],
+        layout: FrameLayout,
+        places: NDArray[np.void],
+    ) -> None:
+        """Make it that of another output, which holds frames with these `series`, each [frame], and `places`."""
         head = {
             "attributes": dict(attributes),
             "series": {name: values.dtype.str for name, values in series.items()},
@@ -82,7 +107,8 @@ class Journal:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            write(fd, json.dumps(head).encode() + b"\n")
+            line = _with_checksum(json.dumps(head).encode())
+            write(fd, line + self._records(0, series, places))
             os.fsync(fd)
             temporary.replace(self.path)  # locked all the time; until then the journal is what it was
         except BaseException:
@@ -90,34 +116,41 @@ class Journal:
             temporary.unlink(missing_ok=True)
             raise
         os.close(self._fd)
-        self._fd = fd
+        self._fd, self._start = fd, len(line)
 
-    def resume(self, frames: int, places: NDArray[np.void]) -> bool:
+    def resume(self, output_id: str, frames: int, places: NDArray[np.void]) -> bool:
         """Forget what lies past so many frames, and return whether it holds them all, in `places` [frame, field, slab].
 
         After a repair that was killed it is still that of the file before, and has them elsewhere.
         """
-        try:
-            _, nbytes, records = _read(self.path)
-        except (ValueError, LookupError, TypeError):  # new
+        if (found := _read(self.path)) is None or found[0]["attributes"].get("output_id") != output_id:
             return False
+        _, self._start, records = found
         if len(records) < frames or not np.array_equal(records["places"][:frames], places):
             return False
         self._record = records.dtype
-        os.ftruncate(self._fd, nbytes + frames * self._record.itemsize)
+        os.ftruncate(self._fd, self._start + frames * self._record.itemsize)
         os.lseek(self._fd, 0, os.SEEK_END)
         return True
 
     def append(self, first: int, series: Mapping[str, NDArray[Any]], places: NDArray[np.void]) -> None:
         """Record the frames from `first` on: their `series`, each [frame], and `places`, [frame, field, slab]."""
+        write(self._fd, self._records(first, series, places))
+
+    def _records(self, first: int, series: Mapping[str, NDArray[Any]], places: NDArray[np.void]) -> bytes:
         records = np.zeros(len(places), self._record)
         records["frame"] = np.arange(first, first + len(places))
         for name, values in series.items():
             records[name] = values
         records["places"] = places
-        raw = records.view(np.uint8).reshape(len(places), self._record.itemsize)
-        records["checksum"] = [crc32c(record[:-4].data) for record in raw]
-        write(self._fd, records.tobytes())
+        return _sealed(records)
+
+    def move(self, first: int, places: NDArray[np.void]) -> None:
+        """Record that the chunks of the frames from `first` on are elsewhere now, at `places` [frame, field, slab]."""
+        start, nbytes = self._start + first * self._record.itemsize, len(places) * self._record.itemsize
+        records = np.frombuffer(bytearray(os.pread(self._fd, nbytes, start)), self._record)
+        records["places"] = places
+        os.pwrite(self._fd, _sealed(records), start)
 
     def sync(self) -> None:
         """Wait until the disk has it."""
@@ -142,24 +175,43 @@ def journal_of(output: Path) -> Path:
 
 
 def read_journal(output: Path, last: int = 0) -> Records | None:
-    """Return what the journal of an output holds, up to a torn record, or None if there is none.
+    """Return what the journal of an output holds, up to a torn record, or None if there is none or it is new.
 
-    If `last` is not 0, only so many records are read, the last ones: a watcher need not read what it has seen.
+    If `last` is not 0, only so many records are read, the last ones: a watcher need not read what it has seen. Raises
+    DataError if its head is damaged.
     """
     try:
-        head, _, frames = _read(journal_of(output), last)
-    except (OSError, ValueError, LookupError, TypeError):  # none, or it is new
+        found = _read(journal_of(output), last)
+    except FileNotFoundError:
         return None
-    return Records(head["attributes"], head["frames_per_chunk"], frames)
+    except OSError as error:
+        raise DataError(
+            f"cannot read '{journal_of(output)}': {error.strerror}; expected the journal of a run"
+        ) from None
+    if found is None:
+        return None
+    head, _, frames = found
+    return Records(portable(head["attributes"]), head["frames_per_chunk"], frames)
 
 
-def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]]:
-    """Return the head of a journal, its bytes, and the whole records after it, or the `last` ones."""
+def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
+    """Return the head of a journal, its bytes, and the whole records, or the `last` ones; None of a new journal."""
     with open_regular(path) as file:
         line = file.readline(METADATA_NBYTES)
-        head = parse_json(line)
-        record = _record_of(head)
-        count = (os.fstat(file.fileno()).st_size - len(line)) // record.itemsize
+        if not line:
+            return None
+        try:
+            text = line.rpartition(b" ")[0]
+            if line != _with_checksum(text):
+                raise ValueError("its first line does not match its checksum")
+            head = parse_json(text)
+            record = _record_of(head)
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(
+                f"'{path}' is damaged or not the journal of a run ({type(error).__name__}: {error}); "
+                "run 'gsio repair', or move the journal away"
+            ) from None
+        count = max(0, (os.fstat(file.fileno()).st_size - len(line)) // record.itemsize)
         first = max(0, count - last) if last else 0
         file.seek(len(line) + first * record.itemsize)
         records = np.frombuffer(file.read((count - first) * record.itemsize), record)
@@ -170,10 +222,22 @@ def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.vo
     return head, len(line), records
 
 
+def _with_checksum(text: bytes) -> bytes:
+    return b"%b %08x\n" % (text, crc32c(text))
+
+
+def _sealed(records: NDArray[np.void]) -> bytes:
+    """Return the bytes of records [frame], each with its checksum set."""
+    raw = records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    records["checksum"] = [crc32c(record[:-4].data) for record in raw]
+    return records.tobytes()
+
+
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
     """Return the type of a record; raises ValueError, LookupError or TypeError if `head` is not that of a journal."""
     series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
-    known = isinstance(head["attributes"], dict) and isinstance(series, dict) and isinstance(fields, (list, tuple))
+    known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
+    known = known and isinstance(head["attributes"].get("config"), str)
     if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):
         raise ValueError("expected attributes, series and fields")
     if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):

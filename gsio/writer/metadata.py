@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import secrets
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ COORDINATES: dict[str, Attributes] = {
 AXES = ("member", "y", "x")  # of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
 QUANTIZATION = "quantization_info"
+DAMAGED = "damaged_frames"  # attribute of an output that 'gsio repair' made: frames whose values are missing
 SERIES_CHUNK = 1024  # frames in a chunk of an array along time
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -62,15 +64,15 @@ def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
 
 
 def frame_series(config: Config, layout: FrameLayout, blocks: Sequence[Block]) -> dict[str, NDArray[Any]]:
-    """Return what is recorded of each frame of consecutive `blocks`, by the path of its array; each is [frame]."""
-    count = sum(block.count for block in blocks)
-    steps = frame_steps(config, blocks[0].first if blocks else 0, count)
+    """Return what is recorded of each new frame of consecutive `blocks`, by the path of its array; each is [frame]."""
+    count = sum(block.count - block.kept for block in blocks)
+    steps = frame_steps(config, blocks[0].first + blocks[0].kept if blocks else 0, count)
     series: dict[str, NDArray[Any]] = {"time": steps * config.model.dt, "step": steps}
     for field, name in enumerate(layout.fields):
         for statistic, word in enumerate(STATISTICS[: 4 if layout.lossy else 3]):
-            values = [block.statistics[: block.count, field, statistic] for block in blocks]
+            values = [block.statistics[block.kept : block.count, field, statistic] for block in blocks]
             series[f"stats/{name}_{word}"] = np.concatenate([np.empty(0), *values])
-    checksums = [block.checksums[: block.count] for block in blocks]
+    checksums = [block.checksums[block.kept : block.count] for block in blocks]
     series["integrity/crc32c"] = np.concatenate([np.empty(0, np.uint32), *checksums])
     return series
 
@@ -148,6 +150,7 @@ def root_attributes(config: Config, backend: str, device: str) -> Attributes:
         "title": "Gray-Scott reaction-diffusion simulation",
         "source": f"gsio {gsio.__version__}",
         "history": f"{now()} {' '.join(sys.argv)}",
+        "output_id": secrets.token_hex(16),
         "gsio_version": gsio.__version__,
         "gsio_commit": _commit(),
         "config": config.to_toml(),

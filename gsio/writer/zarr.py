@@ -32,6 +32,7 @@ from gsio.writer.journal import PLACE
 from gsio.writer.metadata import (
     AXES,
     COORDINATES,
+    DAMAGED,
     QUANTIZATION,
     SERIES_CHUNK,
     field_attributes,
@@ -114,43 +115,39 @@ class ZarrWriter:
     """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
 
     def __init__(self, target: Target) -> None:
-        path, config, layout, attributes, journal, self._trace, frames = target
+        path, config, layout, attributes, journal, self._trace, known = target
         self._config, self._layout, self._journal = config, layout, journal
         self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
         self._lock = threading.Lock()  # of what is published
-        self._frames = frames or 0
+        self._frames = 0 if known is None else len(known["step"])
         self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
         self._published = 0.0
         self.nbytes = 0
-        series = frame_series(config, layout, [])
-        if frames is None:
+        series = frame_series(config, layout, []) if known is None else known
+        if known is None:
             temporary = temporary_beside(path)
             try:
                 _lay_out(temporary, config, layout, attributes)
                 Folder(temporary).sync()
-                journal.begin(attributes, series, layout)
+                journal.begin(attributes, series, layout, self._places(0))
                 move_into_place(path, temporary)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
         self._store = Folder(path)
         self._group = json.loads(self._store.get(METADATA))
-        if frames is not None:
-            series = self._go_on(attributes, list(series))
-        self._series = {name: _Series(values) for name, values in series.items()}
-        if frames is not None:
-            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
-                self._store.put(key, value)
+        published = self._group["consolidated_metadata"]["metadata"]["step"]["shape"][0]
+        self._series = {name: _Series(values, min(published, self._frames)) for name, values in series.items()}
+        if known is not None:
+            self._go_on(attributes, known, published)
+        self._missing = self._chunks_missing()
 
-    def _go_on(self, attributes: Mapping[str, Any], names: list[str]) -> dict[str, NDArray[Any]]:
-        """Forget what lies past the frames of before, and return what is recorded of those, by name."""
+    def _go_on(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], published: int) -> None:
+        """Let the store hold the frames of which `series` are recorded, and say that the run goes on."""
         for left in self._store.path.rglob(".*.tmp"):  # by a kill
             left.unlink()
-        group: Any = zarr.open_group(self._store.path, mode="r", zarr_format=3)
-        series = {name: np.asarray(group[name][: self._frames]) for name in names}
-        if not self._journal.resume(self._frames, self._places(self._frames)):
-            self._journal.begin(attributes, series, self._layout)
-            self._journal.append(0, series, self._places(self._frames))
+        if not self._journal.resume(attributes["output_id"], self._frames, self._places(self._frames)):
+            self._journal.begin(attributes, series, self._layout, self._places(self._frames))
         if self._frames:
             self._widen_limits(series)
         for name in self._layout.fields if self._frames else ():
@@ -158,7 +155,12 @@ class ZarrWriter:
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
         known |= {"config": attributes["config"], "history": history, "status": "running", "ended": ""}
-        return series
+        if DAMAGED in known:
+            known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
+        if self._frames < published:
+            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
+                self._store.put(key, value)
+        self._publish()
 
     def encode(self, block: Block, part: int) -> None:
         """Compress one part of `block`, take checksums, and store its chunks, where no reader looks yet."""
@@ -201,7 +203,7 @@ class ZarrWriter:
             self._journal.append(self._frames, series, self._places(len(series["step"])))
             self._widen_limits(series)
             for block in blocks:
-                self._frames += block.count
+                self._frames += block.count - block.kept
                 self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
             if time.monotonic() - self._published > PUBLISH_SECONDS:
                 self._publish()
@@ -214,8 +216,16 @@ class ZarrWriter:
 
     def close(self, status: str) -> None:
         """Record how the run ended, and wait until the disk has everything."""
+        if self._chunks_missing() > self._missing:
+            raise OSError(errno.EIO, "chunks were deleted by another program")
         self._group["attributes"] |= {"status": status, "ended": now()}
         self.sync()
+
+    def _chunks_missing(self) -> int:
+        """Return how many files of the committed frames are not there."""
+        layout, numbers = self._layout, -(-self._frames // self._layout.frames_together)
+        names = [path.name for name in layout.fields for path in (self._store.path / name).glob("c.*")]
+        return numbers * len(layout.fields) * layout.slabs - sum(int(name.split(".")[1]) < numbers for name in names)
 
     def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
         """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
@@ -275,10 +285,13 @@ def _shard(chunks: Sequence[Any], most: int) -> list[Any]:
 
 
 class _Series:
-    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full."""
+    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full.
 
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._first = len(values) // SERIES_CHUNK  # chunk
+    The first `stored` values are in the store.
+    """
+
+    def __init__(self, values: NDArray[Any], stored: int) -> None:
+        self._first = stored // SERIES_CHUNK  # chunk
         self._values = values[self._first * SERIES_CHUNK :]
 
     def append(self, values: NDArray[Any]) -> None:

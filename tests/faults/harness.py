@@ -251,7 +251,8 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-    return found | {"checkpoint": checkpoint.paths_of(path)[0].read_bytes()}
+    state = checkpoint.load(path)[0]
+    return found | {"checkpoint": state.u.tobytes() + state.v.tobytes() + f"{state.frames} {state.config}".encode()}
 
 
 class Tally:

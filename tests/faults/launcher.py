@@ -30,7 +30,7 @@ def look(path: str, target: str) -> int:
     import hdf5plugin  # noqa: F401 - for lz4 and zstd in HDF5
 
     root: Any = zarr.open_group(path, mode="r") if Path(path).is_dir() else h5py.File(path, "r")
-    frames = int(root["frames_committed"][()]) if "frames_committed" in root else root["v"].shape[0]
+    frames = root["v"].shape[0]
     with open_stack(Path(path)) as stack:
         wrong = list(problems(stack))
     sys.stderr.write("\n".join(wrong))

@@ -23,6 +23,7 @@ from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal
+from gsio.writer.metadata import frame_series
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
@@ -37,8 +38,12 @@ def new_writer(
     """Return a writer, and a function that gives it the block of a number, encoded."""
     config = for_output(config, path)
     layout = layout_of(config)
-    attributes = {"gsio_version": "test", "config": config.to_toml(), "history": ""}
-    writer = open_writer(Target(path, config, layout, attributes, journal or Journal(path), Trace(), frames))
+    attributes = {"gsio_version": "test", "output_id": "test", "config": config.to_toml(), "history": ""}
+    series = None
+    if frames is not None:
+        group: Any = zarr.open_group(path, mode="r")
+        series = {name: np.asarray(group[name][:frames]) for name in frame_series(config, layout, [])}
+    writer = open_writer(Target(path, config, layout, attributes, journal or Journal(path), Trace(), series=series))
 
     def encoded(number: int) -> Block:
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))

@@ -1,0 +1,183 @@
+"""The file under HDF5: h5py hands it every byte that HDF5 reads or writes, and it hands them to the system."""
+
+import ctypes
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gsio.writer.base import LIBC
+
+RESERVE_STEP = 64 << 20
+RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
+
+
+class Disk:
+    """An open file, in the form that h5py's `fileobj` driver takes.
+
+    HDF5 cannot go on after a write that failed, and can crash when it closes such a file. It therefore never sees one:
+    the first error is kept, nothing is written after it, and `raising` raises it once HDF5 has returned.
+
+    Attributes
+    ----------
+    fd
+        The descriptor of the file.
+    size
+        Bytes of the file, all of which were there when it was opened or were written through this object.
+    """
+
+    def __init__(self, path: Path, *, new: bool) -> None:
+        """Open a file, or create a `new` one; raises OSError."""
+        self.fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if new else 0), 0o666)
+        self.size = os.fstat(self.fd).st_size
+        self._place = 0
+        self._error: OSError | None = None
+        self._reserved = 0
+        self._chunk, self._offset = (0, 0), -1
+        self._writeback = _Writeback(self.fd)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; HDF5 does so before each call."""
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """Return the present place."""
+        return self._place
+
+    def read(self, nbytes: int) -> bytes:
+        """Return up to so many bytes."""
+        return os.pread(self.fd, nbytes, self._place)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as there are bytes, and return their number."""
+        return os.preadv(self.fd, [buffer], self._place)
+
+    def write(self, data: Any) -> int:
+        """Write all of a bytes-like object."""
+        address, nbytes = self._chunk
+        if len(data) == nbytes and np.frombuffer(data, np.uint8).ctypes.data == address:
+            self._offset = self._place
+        if self._error is None:
+            rest, place = memoryview(data).cast("B"), self._place
+            try:
+                while rest:
+                    written = os.pwrite(self.fd, rest, place)
+                    rest, place = rest[written:], place + written
+                self.size = max(self.size, place)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def truncate(self, nbytes: int) -> int:
+        """Set the size of the file; where it has that size, the call would give back what is reserved."""
+        if nbytes != self.size and self._error is None:
+            try:
+                os.ftruncate(self.fd, nbytes)
+                self.size = nbytes
+            except OSError as error:
+                self._error = error
+        return nbytes
+
+    def flush(self) -> None:
+        """Do nothing: a commit hands bytes to the system, and `sync` waits for the disk."""
+
+    def store(self, dataset: h5py.h5d.DatasetID, place: tuple[int, ...], encoded: Any) -> int:
+        """Store an encoded chunk of a dataset, and return where in the file it is."""
+        chunk = np.frombuffer(encoded, np.uint8)
+        self._chunk, self._offset = (chunk.ctypes.data, len(chunk)), -1
+        dataset.write_direct_chunk(place, chunk)
+        self._chunk = 0, 0
+        return self._offset
+
+    def reserve(self, nbytes: int) -> None:
+        """Make sure that the next `nbytes` and their metadata fit; raise OSError where they do not."""
+        end = self.size + nbytes + RESERVE_MARGIN
+        if end <= self._reserved:
+            return
+        self._writeback.start()
+        try:
+            _allocate(self.fd, end + RESERVE_STEP)
+            self._reserved = end + RESERVE_STEP
+        except OSError:  # not that much, but perhaps enough
+            _allocate(self.fd, end)
+            self._reserved = end
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise the error, if any, that calls of HDF5 met within the context, or before."""
+        try:
+            yield
+        finally:
+            if self._error is not None:
+                raise self._error
+
+    def check(self) -> None:
+        """Raise OSError if somebody else has cut the file."""
+        if os.fstat(self.fd).st_size < self.size:
+            raise OSError(errno.EIO, "the file was truncated by another program")
+
+    def abandon(self) -> None:
+        """Write nothing more."""
+        self._error = self._error or OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+    def sync(self) -> None:
+        """Wait until the disk has the file."""
+        os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Give back what was reserved beyond the end, and close the file."""
+        try:
+            self._writeback.end()
+            if self._reserved:
+                os.ftruncate(self.fd, os.fstat(self.fd).st_size)
+        finally:
+            os.close(self.fd)
+
+
+class _Writeback:
+    """Lets the disk begin with what is written, so that little is left for the fsync at the end.
+
+    In a thread of its own: the call waits while the disk has enough to do, which took half of the writer's time.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._thread = ThreadPoolExecutor(1)
+        self._started: Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin, unless the call before has not yet returned."""
+        if self._started is None or self._started.done():
+            self._started = self._thread.submit(self._start)
+
+    def end(self) -> None:
+        """Wait for the thread; to be called before the file is closed."""
+        self._thread.shutdown()
+
+    def _start(self) -> None:
+        write = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait; only a hint
+        if hasattr(LIBC, "sync_file_range"):
+            LIBC.sync_file_range(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
+
+
+def _allocate(fd: int, end: int) -> None:
+    """Reserve disk space up to `end` without changing the file's size; raise OSError if there is not enough."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    free = os.fstatvfs(fd)
+    if end - os.fstat(fd).st_blocks * 512 > free.f_bavail * free.f_frsize:  # fallocate would fill the disk, then fail
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate does not offer
+    if LIBC.fallocate(fd, keep_size, ctypes.c_int64(0), ctypes.c_int64(end)):
+        code = ctypes.get_errno()
+        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot reserve has to do without
+            raise OSError(code, os.strerror(code))
