@@ -618,13 +618,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(3600)
-def test_hostile_inputs_are_refused_in_a_line(outputs: Path, request: pytest.FixtureRequest) -> None:
+def test_hostile_inputs_are_refused_in_a_line(
+    outputs: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     count = SHORT + (request.config.getoption("--rounds") - 1) * LONG
     ended = list(watch(outputs, list(range(count))))
     codes = Counter(case.code for case in ended)
     slowest, largest = max(case.seconds for case in ended), max(case.nbytes for case in ended)
     figures = f"exit codes {dict(codes)}, slowest {slowest:.1f} s, most memory {largest >> 20} MiB"
-    request.config.pluginmanager.get_plugin("terminalreporter").write_line(f"\n{len(ended)} inputs: {figures}")
+    with capsys.disabled():
+        sys.stdout.write(f"\n{len(ended)} inputs: {figures}\n")
     wrong = [f"{case.number} {case.kind}: {case.wrong}: {case}" for case in ended if case.wrong]
     assert not wrong, "\n".join(wrong)
     assert codes[65] > count / 4
