@@ -205,7 +205,8 @@ def attributes_of(root: Any) -> dict[str, Any]:
     for name in list(root.attrs):
         kind = h5a.open(root.id, name.encode(errors="surrogateescape"))
         known = kind.get_type().get_class() in (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
-        if known and kind.get_storage_size() <= ATTRIBUTE_NBYTES:
+        nbytes = kind.get_space().get_simple_extent_npoints() * kind.get_type().get_size()
+        if known and nbytes <= ATTRIBUTE_NBYTES:
             found[name] = _plain(root.attrs[name])
     return found
 

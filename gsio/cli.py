@@ -349,9 +349,11 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
     _say("preset   feed   kill    what it makes")
     for name, config in configs.items():
         if preview is not None:
+            from gsio import log
             from gsio.run import last_frame
             from gsio.view.picture import write_picture
 
+            log.configure("auto", quiet=True, debug=debug)  # else structlog would write to stdout
             preview.mkdir(parents=True, exist_ok=True)
             write_picture(preview / f"{name}.png", last_frame(config))
         _say(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
