@@ -206,6 +206,8 @@ def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.vo
                 raise ValueError("its first line does not match its checksum")
             head = parse_json(text)
             record = _record_of(head)
+            if not isinstance(head["attributes"].get("config"), str):
+                raise TypeError("expected the configuration of a run")
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 f"'{path}' is damaged or not the journal of a run ({type(error).__name__}: {error}); "
@@ -237,7 +239,6 @@ def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
     """Return the type of a record; raises ValueError, LookupError or TypeError if `head` is not that of a journal."""
     series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
     known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
-    known = known and isinstance(head["attributes"].get("config"), str)
     if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):
         raise ValueError("expected attributes, series and fields")
     if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):
