@@ -6,10 +6,10 @@ a damaged one.
 """
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import structlog
 from crc32c import crc32c
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError
-from gsio.files import open_beside, publish, set_aside, sync_folder, temporary_beside
+from gsio.files import publish, set_aside, sync_folder, temporary_beside
+from gsio.inputs import open_regular, read_npz
 
 # What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
 FREE = {
@@ -91,8 +92,8 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
 
 
 def _read(path: Path) -> Checkpoint:
-    with open_beside(path) as file, np.load(file) as parts:  # which else leaves a damaged file open
-        values = {name: parts[name] for name in Checkpoint._fields}
+    # Not compressed, so that no array is larger than the file.
+    values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
     if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
         raise ValueError("u and v differ in shape or type")
     numbers = {name: int(values[name]) for name in ("frames", "rates")}
@@ -102,7 +103,7 @@ def _read(path: Path) -> Checkpoint:
 def is_checkpoint(path: Path) -> bool:
     """Return whether `path` is a checkpoint, which can be damaged, or empty: a zip whose first part one has."""
     try:
-        with open_beside(path) as file:
+        with open_regular(path, follow=False) as file:
             head = file.read(64)
     except OSError:
         return False
@@ -118,7 +119,7 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
 
 def check_same_run(config: Config, before: str, what: str) -> None:
     """Raise DataError, naming the keys, unless `config` goes on with the run of the configuration `before`, TOML."""
-    now, then = (_flat(tomllib.loads(toml)) for toml in (config.to_toml(), before))
+    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
     differing = [key for key in now if key not in FREE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)

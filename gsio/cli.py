@@ -16,11 +16,23 @@ from gsio import __version__
 from gsio.config import Config, describe_preset, load_config, parse_assignment, preset_names, toml_value
 from gsio.errors import NO_THREAD, DataError, GsioError, StorageError, is_without_thread
 from gsio.files import new_file, require_folder
+from gsio.inputs import printable
 from gsio.processes import Terminated, terminable
 from gsio.streams import error_of, open_outputs
 
-PATH = click.Path(path_type=Path)
 MAKE_FILES = {"run", "profile", "repair", "export"}  # what they print is not what they are for
+
+
+class _Path(click.Path):
+    """The name of a file or folder; a shell leaves the ~ of --output=~/run.h5 as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fspath(value)
+        home = os.path.expanduser(text) if isinstance(text, str) else text  # noqa: PTH111 - as it is without a home
+        return super().convert(home, param, ctx)
+
+
+PATH = _Path(path_type=Path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +61,7 @@ def _run(arguments: list[str]) -> int:
     try:
         cli.main(arguments, prog_name="gsio", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        _say(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
@@ -72,8 +84,13 @@ def _run(arguments: list[str]) -> int:
 def _fail(message: str, code: int, *, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    click.echo(f"gsio: error: {' '.join(message.split())}", err=True)
+    _say(f"gsio: error: {' '.join(message.split())}", err=True)
     return code
+
+
+def _say(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print to what stdout or stderr is now; names and attributes, whoever wrote them, do nothing to a terminal."""
+    click.echo(printable(str(text)), file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def _configuration(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,7 +219,7 @@ def run(
         options = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after, "timeline": timeline}
         summary = simulate(config, output, **options, watch=watch)
     if not quiet and summary is not None:
-        click.echo(summary)
+        _say(summary)
 
 
 @cli.command()
@@ -241,9 +258,9 @@ def profile(
         log.configure("auto", quiet=True, debug=debug)
         files = {"to_timeline": timeline, "plot": plot, "report": report}
         reports = run_profiled(config, output, overwrite=overwrite, **files, quiet=quiet, watch=watch)
-    click.echo("\n\n".join(map(str, reports)))
+    _say("\n\n".join(map(str, reports)))
     if len(reports) > 1:
-        click.echo(f"\nThe two differ by at most {disagreement(reports):.1%} of the loop.")
+        _say(f"\nThe two differ by at most {disagreement(reports):.1%} of the loop.")
 
 
 @cli.command()
@@ -256,19 +273,19 @@ def info(path: Path, follow: bool, debug: bool) -> None:
 
     if follow:
         for line in lines_of(path):
-            click.echo(line)
+            _say(line)
             if error_of(sys.stdout) is not None:  # nobody follows any more
                 break
         return
 
     with open_committed(path) as stack:
         shape = " × ".join(map(str, next(iter(stack.fields.values())).shape[1:]))
-        click.echo(f"{path}: {stack.frames} frames of {shape}, {state_of(path, stack.attributes['status'])}")
+        _say(f"{path}: {stack.frames} frames of {shape}, {state_of(path, stack.attributes['status'])}")
         for name, field in stack.fields.items():
-            click.echo(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
+            _say(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
-            click.echo(f"  {name:12} {stack.attributes[name]}")
-        click.echo("\n" + stack.attributes["config"].rstrip())
+            _say(f"  {name:12} {' '.join(stack.attributes[name].split())}")
+        _say("\n" + stack.attributes["config"].rstrip())
 
 
 @cli.command()
@@ -284,13 +301,13 @@ def verify(path: Path, debug: bool) -> None:
         found = 0
         with counted(stack.frames) as advance:
             for problem in problems(stack, advance):
-                click.echo(problem, file=sys.stdout)  # above the bar: else click writes to what it has kept
+                _say(problem)  # above the bar
                 found += 1
         if left := outside(stack):
             click.echo(f"warning: {left}; the frames are as they were computed")
         if found:
             raise DataError(f"{path}: {found} problems in {stack.frames} frames; expected none")
-        click.echo(f"{path}: {stack.frames} frames, all intact")
+        _say(f"{path}: {stack.frames} frames, all intact")
 
 
 @cli.command()
@@ -302,7 +319,7 @@ def repair(path: Path, debug: bool) -> None:
     from gsio.repair import repair
 
     log.configure("text", debug=debug)
-    click.echo(repair(path))
+    _say(repair(path))
 
 
 @cli.command()
@@ -329,7 +346,7 @@ def export(source: Path, target: Path, quiet: bool, debug: bool, **options: Any)
 
     frames = write(source, target, quiet=quiet, **options)
     if not quiet:
-        click.echo(f"{target}: {frames} frames")
+        _say(f"{target}: {frames} frames")
 
 
 @cli.command()
@@ -339,7 +356,7 @@ def doctor(debug: bool) -> None:
     from gsio.doctor import findings
 
     for name, finding in findings():
-        click.echo(f"{name:12} {finding}")
+        _say(f"{name:12} {finding}")
 
 
 @cli.command()
@@ -352,8 +369,11 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
     shown = names or [name for name in preset_names() if name != "default"]
     configs = {name: load_config(preset=name, overrides={"run.backend": backend}, environ={}) for name in shown}
     if preview is not None:
+        from gsio import log
+
         require_folder("--preview", preview, (f"{name}.png" for name in configs))
-    click.echo("preset   feed   kill    what it makes")
+        log.configure("auto", quiet=True, debug=debug)  # else structlog would write to stdout
+    _say("preset   feed   kill    what it makes")
     for name, config in configs.items():
         if preview is not None:
             from gsio.run import last_frame
@@ -363,7 +383,7 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
             preview.mkdir(parents=True, exist_ok=True)
             with new_file("--preview", preview / f"{name}.png") as picture:
                 write_picture(picture, frame)
-        click.echo(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
+        _say(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
 
 
 @cli.group()
@@ -386,7 +406,7 @@ def tune(
     from gsio.staging import layout_of
 
     for tiling, speed in tune(config, layout_of(config)):
-        click.echo(f"{speed:8.1f} Gcell/s  {tiling}")
+        _say(f"{speed:8.1f} Gcell/s  {tiling}")
 
 
 TABLES = {
@@ -408,7 +428,7 @@ def _add_table(name: str, what: str) -> None:
     @click.option("--timeout", type=click.FloatRange(0), default=0, help="Seconds a row may take; 0: the table's own.")
     @click.option(
         "--folder",
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        type=_Path(path_type=Path, exists=True, file_okay=False),
         help="Where to write; else the system's own.",
     )
     @click.option("--frames", type=click.IntRange(2), default=1000, help="Of the main job; other rows take a share.")
@@ -423,7 +443,7 @@ def _add_table(name: str, what: str) -> None:
         if device == "auto":
             driver = find_driver()
             device = "gpu" if driver and driver.gpus else "cpu"
-        click.echo(report(name, Options(device, **options), json_path, plot, partial(click.echo, err=True)))
+        _say(report(name, Options(device, **options), json_path, plot, partial(_say, err=True)))
 
 
 for _name, _what in TABLES.items():
@@ -447,4 +467,4 @@ def show(
     from gsio.initial import rates
 
     check_stability(config.model, *rates(config))
-    click.echo(config.to_toml(), nl=False)
+    _say(config.to_toml(), nl=False)

@@ -7,14 +7,15 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
-from gsio.errors import UsageError
+from gsio.errors import DataError, UsageError, reason_of
+from gsio.inputs import TOML_NBYTES, parse_toml, read_regular
 
 LARGEST = 2**31 - 1
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
@@ -138,8 +139,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_toml(cls, text: str) -> "Config":
-        """Return the configuration that `to_toml` made `text` of."""
-        return msgspec.convert(tomllib.loads(text), cls)
+        """Return the configuration that `to_toml` made `text` of; raises DataError if it is another text."""
+        try:
+            return msgspec.convert(parse_toml(text), cls)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise DataError(f"expected the configuration of a run, found another text ({error})") from None
 
 
 Layer = dict[str, Any]
@@ -192,7 +196,7 @@ def preset_names() -> list[str]:
 
 def describe_preset(name: str) -> str:
     """Return what a preset makes, in one line: the first of its file."""
-    with _preset_path(name).open() as file:
+    with _preset_path(name).open(encoding="utf-8") as file:
         return file.readline().removeprefix("#").strip()
 
 
@@ -208,11 +212,11 @@ def load_config(
     Parameters
     ----------
     path
-        A TOML file that changes some of the keys of ``config/default.toml``.
+        A TOML file that changes some of the keys of ``config/default.toml``; paths in it are relative to its folder.
     preset
         The name of a shipped configuration, applied before `path`.
     overrides
-        Values by dotted key (``{"model.feed": 0.03}``), applied last.
+        Values by dotted key (``{"model.feed": 0.03}``), applied last; scalars and arrays of NumPy and paths too.
     environ
         Where GSIO_* variables are looked for; the process environment if not given.
 
@@ -227,8 +231,12 @@ def load_config(
         layers.append(_read(_preset_path(preset)))
     if path is not None:
         layers.append(_read(path))
-    layers.append(_from_environment(os.environ if environ is None else environ))
-    layers.append(_nested({key: value for key, value in (overrides or {}).items() if value is not None}))
+    given = [_from_environment(os.environ if environ is None else environ)]
+    given.append(_nested({key: _builtin(value) for key, value in (overrides or {}).items() if value is not None}))
+    for layer in given:
+        for table in _with_paths(layer):
+            table["path"] = os.path.expanduser(table["path"])  # noqa: PTH111 - else as it is written
+    layers += given
     merged: Layer = {}
     for layer in layers:
         _check_keys(layer)
@@ -241,6 +249,11 @@ def load_config(
     parse_interval("run.checkpoint_every", config.run.checkpoint_every)
     if config.run.max_walltime:
         parse_walltime("run.max_walltime", config.run.max_walltime)
+    wants = config.initial.kind in ("image", "file")
+    if bool(config.initial.path) != wants:
+        found = f"'{config.initial.path}'" if config.initial.path else "none"
+        what = "the name of a file" if wants else "no file, or initial.kind image or file,"
+        raise UsageError(f"initial.path: expected {what} with initial.kind={config.initial.kind}, got {found}")
     lengths = {len(value) for value in (config.model.feed, config.model.kill) if isinstance(value, tuple)}
     if len(lengths) > 1:
         raise UsageError(
@@ -248,6 +261,17 @@ def load_config(
             f"got {len(config.model.feed)} and {len(config.model.kill)}"  # type: ignore[arg-type]
         )
     return config
+
+
+def _builtin(value: Any) -> Any:
+    """Return a value with what Python has for paths and for the scalars and arrays of NumPy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {name: _builtin(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_builtin(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -272,17 +296,33 @@ def toml_value(text: str) -> Any:
 
 
 def _read(path: Path) -> Layer:
-    """Return what a TOML file holds; the path of the initial state is relative to its folder."""
+    """Return what a TOML file holds; paths in it are relative to its folder."""
     try:
-        layer = tomllib.loads(path.read_text())
+        layer = parse_toml(read_regular(path, TOML_NBYTES))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; expected a TOML file") from None
+        raise UsageError(f"cannot read {path}: {reason_of(error)}; expected a TOML file") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise UsageError(f"{path} is not valid TOML: {error}") from None
-    initial = layer.get("initial")
-    if isinstance(initial, dict) and isinstance(initial.get("path"), str) and initial["path"]:
-        initial["path"] = str(path.parent / initial["path"])
+    for table in _with_paths(layer):
+        table["path"] = str(path.parent / os.path.expanduser(table["path"]))  # noqa: PTH111 - without a home as it is
     return layer
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Return `config` with paths that do not depend on the working folder, as for a file in another folder."""
+    layer = msgspec.to_builtins(config)
+    for table in _with_paths(layer):
+        table["path"] = os.path.abspath(table["path"])  # noqa: PTH100 - a name of a file, with links as they are
+    return msgspec.convert(layer, Config)
+
+
+def _with_paths(layer: Layer) -> Iterator[Layer]:
+    """Yield the tables of a layer in which the value of "path" is the name of a file."""
+    sections = [layer.get(section) for section in ("initial", "model")]
+    initial, model = (section if isinstance(section, dict) else {} for section in sections)
+    for table in (initial, model.get("feed"), model.get("kill")):
+        if isinstance(table, dict) and isinstance(table.get("path"), str) and table["path"]:
+            yield table
 
 
 def _preset_path(name: str) -> Path:
@@ -358,7 +398,10 @@ def _explain(message: str, merged: Layer) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # of a whole number of thousands of digits
+        return "a number that is too long"
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 

@@ -26,6 +26,7 @@ from gsio.compute.base import stage
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
+from gsio.inputs import portable
 from gsio.limits import free_space
 from gsio.processes import terminable
 from gsio.progress import counted
@@ -37,7 +38,7 @@ from gsio.trace import Trace
 from gsio.writer import for_output, format_of, is_zarr, open_writer
 from gsio.writer.base import Target
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import AXES, OF_ARRAYS, contrast, history_line, ome_channel
+from gsio.writer.metadata import AXES, DAMAGED, OF_ARRAYS, contrast, history_line, ome_channel
 from gsio.writer.zarr import METADATA, Folder, halved
 
 SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
@@ -74,7 +75,7 @@ class Part:
         """Return time and step of each frame, and y and x: those of the source, which can itself be an export."""
         found = {name: self.stack.series(name)[_slice(self.frames)] for name in ("time", "step")}
         for name, kept in (("y", self.rows), ("x", self.cols)):
-            found[name] = self.stack.root[name][:][_slice(kept)]  # `series` ends with the frames
+            found[name] = self.stack.axis(name)[_slice(kept)]
         return found
 
     @cached_property
@@ -87,7 +88,7 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Return the provenance of the run, with this export in its history, and what was selected."""
         known = self.stack.attributes
-        kept = {name: known[name] for name in known if name not in ("status", "ended", *OF_ARRAYS)}
+        kept = portable({name: known[name] for name in known if name not in ("status", "ended", DAMAGED, *OF_ARRAYS)})
         kept["output_id"] = secrets.token_hex(16)
         kept |= {"history": f"{kept['history']}\n{history_line()}", "config": self.config.to_toml()}
         if (len(self.frames), *self.shape) != self.stack.fields[self.fields[0]].shape:
@@ -181,6 +182,8 @@ def export(
             for path in (path for path, is_of_run in beside(target).items() if is_of_run(path)):
                 path.unlink()
             journal.remove()
+        except MemoryError:
+            raise DataError(f"{source}: expected frames and shards that fit into memory, found larger ones") from None
         except (OSError, RuntimeError) as error:  # h5py raises either
             raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
         finally:
@@ -198,6 +201,11 @@ def _part(stack: Stack, frames: str, crop: str) -> Part:
         raise UsageError(f"{stack.path}: expected the fields {', '.join(names)}, found {found}; see 'gsio verify'")
     if len(corners) != 2:
         raise UsageError(f"--crop: expected TOP:BOTTOM,LEFT:RIGHT, got '{crop}'")
+    for name in ("time", "step", "integrity/crc32c"):
+        if (recorded := len(stack.series(name))) != stack.frames:
+            raise DataError(
+                f"{stack.path}: {name}: expected {stack.frames} values, found {recorded}; see 'gsio verify'"
+            )
     chosen = _range("--frames", "START:STOP:STEP", frames, stack.frames)
     rows, cols = stack.fields[names[0]].shape[-2:]
     top, left = _range("--crop", "TOP:BOTTOM", corners[0], rows), _range("--crop", "LEFT:RIGHT", corners[1], cols)
@@ -224,7 +232,7 @@ def _slice(kept: range) -> slice:
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    here, there = source.resolve(), target.resolve()
+    here, there = (Path(os.path.realpath(path)) for path in (source, target))  # `resolve` fails in a loop of links
     if here in (there, *there.parents) or there in here.parents:
         raise UsageError(f"TARGET: expected a place apart from '{source}', got '{target}'; choose another name")
     replaces = is_zarr if target.suffix == ".zarr" else is_file

@@ -11,11 +11,10 @@ import glob
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 
@@ -148,15 +147,6 @@ def set_aside(path: Path) -> Path:
 def is_file(path: Path) -> bool:
     """Return whether `path` is a file, or a link that leads to no folder; a link itself is what would be replaced."""
     return (path.is_symlink() or path.is_file()) and not path.is_dir()
-
-
-def open_beside(path: Path) -> BinaryIO:
-    """Open a file that gsio makes beside an output, for reading; raises OSError if `path` is no file, or a link."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # to open a pipe would wait for its writer
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "expected a file", str(path))
-    return os.fdopen(fd, "rb")
 
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:

@@ -8,6 +8,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from gsio.inputs import printable
+
 LogFormat = Literal["auto", "text", "json"]
 
 
@@ -38,4 +40,4 @@ def _line(logger: WrappedLogger, method: str, event: EventDict) -> str:
     level = event.pop("level")
     prefix = "gsio: " if level in ("info", "debug") else f"gsio: {level}: "
     known = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "run"))
-    return f"{prefix}{event['event']} {known}".rstrip()
+    return printable(f"{prefix}{event['event']} {known}".rstrip())

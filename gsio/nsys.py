@@ -129,7 +129,7 @@ def read(path: Path) -> Recording:
             for table in tables & DEVICE_QUERIES.keys():
                 name, query = DEVICE_QUERIES[table]
                 intervals += [_interval(name, DEVICE, *times) for times in database.execute(query)]
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError) as error:  # of SQLite, or of a value of it
         raise DataError(
             f"{path}: expected what 'nsys export --type sqlite' makes, got another file ({error})"
         ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from gsio import nsys, timeline
-from gsio.config import Config
+from gsio.config import Config, with_absolute_paths
 from gsio.errors import DataError, GsioError, UsageError
 from gsio.files import new_file, publish, require_new, temporary_beside
 from gsio.overlap import Report, overlap
@@ -112,7 +112,7 @@ def _under_nsys(
     if deaf:
         log.warning(deaf)
     resolved, recorded, database = (folder / name for name in ("config.toml", "timeline.json", "report.sqlite"))
-    resolved.write_text(config.to_toml())
+    resolved.write_text(with_absolute_paths(config).to_toml(), encoding="utf-8")
     command = [sys.executable, "-m", "gsio", "run", str(resolved), f"--output={output}", f"--timeline={recorded}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GSIO_")}
     found = folder / "report.nsys-rep" if report is None else temporary_beside(report, report.suffix)

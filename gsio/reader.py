@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,12 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from gsio.checked import attributes_of, check, check_place
 from gsio.config import Config
-from gsio.errors import DataError
+from gsio.errors import DataError, reason_of
+from gsio.inputs import open_regular, read_regular
+
+LARGEST = 8 << 30  # bytes, of any chunk that is encoded
 
 
 class Frames:
@@ -42,7 +47,7 @@ class Frames:
         exact = scale is None or np.float32(scale) != scale  # JSON does not say of which dtype it is
         self._scale: np.floating[Any] | None = None if scale is None else (np.float64 if exact else np.float32)(scale)
         self.dtype: np.dtype[Any] = array.dtype if self._scale is None else self._scale.dtype
-        self.frames_per_chunk = array.chunks[0] if array.chunks else 1
+        self.frames_per_chunk = array.chunks[0]
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         if folder is not None:
             self.codec = "blosc" if array.compressors else "none"
@@ -98,28 +103,32 @@ class Frames:
         """
         from gsio.writer.codec import decode
 
-        if self._array.chunks is None:
-            return np.asarray(self._array[number : number + 1])
         lines = self._array.chunks[1]
-        slabs = range(-(-self.shape[1] // lines))
+        slabs, nbytes = range(-(-self.shape[1] // lines)), self._chunk_nbytes
         found = [
-            decode(self._encoded(number, slab), self.codec, self._array.dtype).reshape(self._array.chunks)
+            decode(self._encoded(number, slab), self.codec, self._array.dtype, nbytes).reshape(self._array.chunks)
             for slab in slabs
         ]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
-    def _encoded(self, number: int, slab: int) -> bytes:
-        """Return a chunk of a slab as it is stored; HDF5 lets one thread do so at a time."""
-        places = [0] * (len(self.shape) - 2)
+    @property
+    def _chunk_nbytes(self) -> int:
+        return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
+
+    def _encoded(self, number: int, slab: int) -> Any:
+        """Return a chunk of a slab as it is stored, bytes-like; HDF5 lets one thread do so at a time."""
+        places, most = [0] * (len(self.shape) - 2), most_encoded(self._chunk_nbytes)
         if self._folder is not None:
             together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
-            return encoded_in_folder(self._folder, number, slab, len(places), together)
+            return encoded_in_folder(self._folder, number, slab, len(places), together, most)
         place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
         try:
-            _, encoded = self._array.id.read_direct_chunk(place)
+            skipped, encoded = self._array.id.read_direct_chunk(place, out=np.empty(most, np.uint8))
         except RuntimeError as error:
             raise OSError(f"a chunk of {self._array.name} is missing: {error}") from None
-        return bytes(encoded)
+        if skipped:
+            raise ValueError(f"a chunk of {self._array.name} is not encoded as the others")
+        return encoded
 
     def _frame(self, number: int) -> NDArray[Any]:
         wanted, place = divmod(number, self.frames_per_chunk)
@@ -171,20 +180,38 @@ def _places(part: Any) -> Any:
     return found if found.size or found.dtype.kind in "iub" else found.astype(np.intp)
 
 
-def encoded_in_folder(folder: Path, number: int, slab: int, axes: int, together: int) -> bytes:
-    """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0."""
+def most_encoded(nbytes: int) -> int:
+    """Return the size, at most, of a chunk of `nbytes` when it is encoded: by any codec its headers add little."""
+    return nbytes + nbytes // 8 + (64 << 10)
+
+
+def encoded_in_folder(
+    folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int = LARGEST
+) -> bytes:
+    """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0.
+
+    Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, and ValueError if it
+    is damaged.
+    """
     path = folder / ".".join(map(str, ["c", number // (together or 1), slab, *[0] * axes]))
-    return _from_shard(path, number % together, together) if together else path.read_bytes()
+    if together:
+        return _from_shard(path, number % together, together, most_nbytes)
+    return read_regular(path, most_nbytes)
 
 
-def _from_shard(path: Path, place: int, chunks: int) -> bytes:
+def _from_shard(path: Path, place: int, chunks: int, most_nbytes: int) -> bytes:
     """Return one of the chunks of a shard; the index is at its end, of offsets and sizes."""
-    with path.open("rb") as file:
-        file.seek(-(16 * chunks + 4), os.SEEK_END)
-        index, checksum = file.read(16 * chunks), file.read()
-        offset, size = np.frombuffer(index, "<u8").reshape(-1, 2)[place]
+    with open_regular(path) as file:
+        start = file.seek(0, os.SEEK_END) - (16 * chunks + 4)
+        if start < 0:
+            raise ValueError(f"{path} is too short for its index")
+        file.seek(start)
+        index, checksum = file.read(16 * chunks), file.read(4)
         if crc32c(index) != int.from_bytes(checksum, "little"):
             raise ValueError(f"the index of {path} is damaged")
+        offset, size = map(int, np.frombuffer(index, "<u8").reshape(-1, 2)[place])
+        if size > most_nbytes or offset + size > start:
+            raise ValueError(f"a chunk of {path} is missing or damaged")
         file.seek(offset)
         return file.read(size)
 
@@ -206,15 +233,15 @@ class Stack:
         The open h5py.File or zarr.Group.
     """
 
-    def __init__(self, path: Path, root: Any, most: int | None = None) -> None:
+    def __init__(self, path: Path, root: Any, attributes: dict[str, Any], most: int | None = None) -> None:
         self.path = path
         self.root = root
+        self.attributes = attributes
         saved = [name for name in ("u", "v") if name in root]
-        committed = root["frames_committed"][()] if "frames_committed" in root else root[saved[0]].shape[0]
-        self.frames = int(committed) if most is None else min(int(committed), most)
+        there = min(root[name].shape[0] for name in saved)
+        self.frames = there if most is None else min(there, most)
         folders = {name: path / name if path.is_dir() else None for name in saved}
         self.fields = {name: Frames(root[name], self.frames, folders[name]) for name in saved}
-        self.attributes = {name: _plain(value) for name, value in root.attrs.items()}
         self.times: NDArray[np.float64] = np.asarray(root["time"][: self.frames])
 
     def __getattr__(self, name: str) -> Frames:
@@ -242,7 +269,17 @@ class Stack:
 
     def series(self, name: str) -> NDArray[Any]:
         """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""
-        return np.asarray(self.root[name][: self.frames])
+        return self._read(name, slice(self.frames))
+
+    def axis(self, name: str) -> NDArray[np.float64]:
+        """Return the coordinates along an axis of the grid, [cell]: 'y' or 'x'."""
+        return self._read(name, slice(None))
+
+    def _read(self, name: str, part: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self.root[name][part])
+        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them
+            raise DataError(f"{self.path}: {name} cannot be read ({error}); see 'gsio verify'") from None
 
     @property
     def recorded(self) -> list[str]:
@@ -273,18 +310,26 @@ class Stack:
 
 
 def open_stack(path: Path | str, most: int | None = None) -> Stack:
-    """Open an output for reading, or so many of its frames at `most`; raises DataError if it is none."""
+    """Open an output for reading, or so many of its frames at `most`.
+
+    Raises DataError if it is no output, or not as gsio writes it.
+    """
     path = Path(path)
+    root: Any = None
     try:
+        check_place(path)
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
-    except (OSError, ValueError) as error:
-        reason = "no such file" if not path.exists() else "it is a folder" if path.is_dir() else str(error)
-        raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
-    if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
+        if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
+            raise ValueError("it is not an output of gsio")
+        attributes = attributes_of(root)
+        check(path, root, attributes)
+        return Stack(path, root, attributes, most)
+    except Exception as error:  # h5py and zarr tell of a damaged file in many ways
         if hasattr(root, "close"):
             root.close()
-        raise DataError(f"{path} is not an output of gsio; expected one of 'gsio run'")
-    return Stack(path, root, most)
+        found = isinstance(error, OSError) and error.errno is not None
+        reason = "no such file" if not os.path.lexists(path) else reason_of(error) if found else error
+        raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
 
 
 def _open_hdf5(path: Path) -> Any:
@@ -301,8 +346,5 @@ def _open_hdf5(path: Path) -> Any:
 def _open_zarr(path: Path) -> Any:
     import zarr
 
-    return zarr.open_group(path, mode="r", zarr_format=3)
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+    with warnings.catch_warnings(action="ignore"):  # of metadata of others: gsio checks what it needs
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove_temporaries, sync_folder, temporary_beside
+from gsio.inputs import open_regular
 from gsio.processes import end_with_parent, with_parent
-from gsio.reader import Stack, encoded_in_folder, open_stack
+from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
 from gsio.verify import check_frames, frame_checksum
@@ -84,7 +85,7 @@ def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
     """Do what `survey` says, in this process."""
     try:
         with open_stack(output) as stack:
-            output_id = stack.attributes["output_id"]
+            output_id = stack.attributes.get("output_id", "")
             records = None
             with suppress(DataError):  # a damaged or foreign journal says nothing of the output
                 records = own_journal(output, output_id)
@@ -297,7 +298,8 @@ class Wreck:
             with suppress(ValueError):
                 yield [
                     np.concatenate([
-                        codec.decode(chunk, how, layout.dtype).reshape(layout.chunk_shape) for chunk in slabs
+                        codec.decode(chunk, how, layout.dtype, layout.chunk_nbytes).reshape(layout.chunk_shape)
+                        for chunk in slabs
                     ], axis=1)[:, : layout.shape[0]]
                     for slabs in encoded
                 ]  # fmt: skip
@@ -308,14 +310,15 @@ class Wreck:
     def _encoded(self, number: int, field: int, slab: int, offset: int, nbytes: int) -> bytes:
         """Return a chunk as it is stored, or b"" if it cannot be read."""
         layout = self._layout
+        most = most_encoded(layout.chunk_nbytes)
         try:
             if self._output.is_dir():
                 together = layout.frames_per_shard // layout.frames_per_chunk
                 folder = self._output / layout.fields[field]
-                return encoded_in_folder(folder, number, slab, len(layout.shape) - 1, together)
-            with self._output.open("rb") as file:
-                return os.pread(file.fileno(), nbytes, offset)
-        except (OSError, ValueError):
+                return encoded_in_folder(folder, number, slab, len(layout.shape) - 1, together, most)
+            with open_regular(self._output) as file:
+                return os.pread(file.fileno(), min(nbytes, most), offset)
+        except (OSError, ValueError, OverflowError):
             return b""
 
 

@@ -79,7 +79,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
                     f"--discard-after: expected at most {frames}, the committed frames, got {discard_after}"
                 )
             frames = discard_after
-        checkpoints = load(output, stack.attributes["output_id"])
+        checkpoints = load(output, stack.attributes.get("output_id", ""))
         checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
         if checkpoint is None:
             log.warning(
@@ -93,7 +93,8 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
             {name: joined_series(records, stack, name, frames) for name in stack.recorded},
             _last_frames(stack, frames),
             next(iter(stack.fields.values())).frames_per_chunk,
-            *(stack.attributes[name] for name in ("output_id", "device", "status")),
+            stack.attributes.get("output_id", ""),
+            *(stack.attributes[name] for name in ("device", "status")),
         )
 
 

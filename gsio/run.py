@@ -39,12 +39,12 @@ log = structlog.get_logger()
 
 def simulate(
     config: Config,
-    output: Path,
+    output: Path | str,
     *,
     overwrite: bool = False,
     resume: Resume = "no",
     discard_after: int | None = None,
-    timeline: Path | None = None,
+    timeline: Path | str | None = None,
     watch: Watch | None = None,
 ) -> Summary | None:
     """Simulate `config` and save every frame in `output`.
@@ -81,6 +81,7 @@ def simulate(
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("auto", quiet=True)
     began = time.perf_counter()
+    output, timeline = Path(output), None if timeline is None else Path(timeline)
     check_stability(config.model, *rates(config))
     check_output(output, overwrite=overwrite, resume=resume)
     if discard_after is not None and resume != "must":

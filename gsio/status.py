@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gsio.errors import DataError, TakenError, UsageError
-from gsio.files import open_beside, publish, temporary_beside
+from gsio.files import publish, temporary_beside
+from gsio.inputs import parse_json, read_regular
 from gsio.processes import exists, started_at
 from gsio.progress import rates
 from gsio.reader import Stack, open_stack
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.0  # between two versions, at least
 FOLLOW_SECONDS = 0.5
-MOST_BYTES = 1 << 20  # of a status
 CONNECTIONS, CONNECTION_SECONDS = 8, 1.0  # to Prometheus at once, and how long each may take
 REQUEST_BYTES = 8192
 LOOKS, LOOK_SECONDS = 5, 0.1  # at a file that is being written, and between two of them so much more each time
+STATUS_NBYTES = 64 << 10  # at most
+KINDS = {"state": str, "frame": int, "frames": int, "pid": int, "host": str}  # of what others rely on
 
 log = structlog.get_logger()
 
@@ -88,21 +90,23 @@ def status_of(output: Path) -> Path:
 def is_status(path: Path) -> bool:
     """Return whether `path` is the status of a run, or empty, as a power cut can leave one."""
     try:
-        with open_beside(path) as file:
-            text = file.read(MOST_BYTES)
-        return not text or {"state", "pid", "host"} <= json.loads(text).keys()
+        text = read_regular(path, STATUS_NBYTES, follow=False)
+        return not text or {"state", "pid", "host"} <= parse_json(text).keys()
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """Return what the status file of an output says, or nothing if there is none."""
+    """Return what the status file of an output says, or nothing if there is none, or no whole one."""
     try:
-        with open_beside(status_of(output)) as file:
-            found = json.loads(file.read(MOST_BYTES))
+        found = parse_json(read_regular(status_of(output), STATUS_NBYTES, follow=False))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    found = {"frame": 0, "frames": 0} | found
+    whole = all(isinstance(found.get(name), kind) for name, kind in KINDS.items())
+    return found if whole and 0 < found["pid"] < 2**31 else {}
 
 
 def lines_of(output: Path) -> Iterator[str]:
@@ -114,7 +118,7 @@ def lines_of(output: Path) -> Iterator[str]:
     while True:
         status, records = read_status(output), read_journal(output, last=1)
         if not status:
-            raise DataError(f"no run has left '{status_of(output)}'; expected the output of 'gsio run'")
+            raise DataError(f"no run has left a whole '{status_of(output)}'; expected the output of 'gsio run'")
         running = status["state"] == "running" and is_alive(status)
         last = records.frames[-1] if records is not None and len(records.frames) else None
         if last is not None and last["frame"] >= shown:

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gsio.errors import DataError
+from gsio.errors import DataError, reason_of
 from gsio.files import new_file
+from gsio.inputs import parse_json, read_regular
 
 DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`
 MOST = 200_000  # intervals that are kept: 40 MB, and 25,000 blocks or more
+TIMELINE_NBYTES = 48 << 20  # at most, of so many intervals as JSON
 
 
 class Interval(NamedTuple):
@@ -93,20 +95,22 @@ def read(path: Path) -> Recording:
         It is no such file.
     """
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(read_regular(path, TIMELINE_NBYTES))
         facts = data["otherData"]
         intervals = [
             Interval(
-                event["name"],
-                DEVICE if event["pid"] == PROCESSES["device"] else event["tid"],
-                event["args"]["frame"],
+                str(event["name"]),
+                DEVICE if event["pid"] == PROCESSES["device"] else int(event["tid"]),
+                int(event["args"]["frame"]),
                 event["ts"] / 1e6,
                 (event["ts"] + event["dur"]) / 1e6,
             )
             for event in data["traceEvents"]
             if event["ph"] == "X"
         ]
-        return Recording(facts["source"], 0.0, facts["seconds"], intervals)
+        return Recording(str(facts["source"]), 0.0, float(facts["seconds"]), intervals)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {reason_of(error)}; expected a timeline written by --timeline") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected a timeline written by --timeline, got another file ({error})") from None
 

@@ -6,13 +6,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import structlog
+from numcodecs import blosc
 from patience import DEADLINE
 from PIL import Image
 
@@ -546,3 +550,77 @@ def test_an_infinite_time_step_without_diffusion_is_refused(capsys: Captured) ->
     still = ["--set", "model.diffusion_u=0", "--set", "model.diffusion_v=0"]
     assert main(["config", "show", "-t", "inf", *still]) == 2
     assert "model.dt" in error_line(capsys)
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert main(["run", *SMALL, "-q", "--output=~/run.h5", "--timeline=~/run.json"]) == 0
+    assert {"run.h5", "run.json"} <= {path.name for path in folder.iterdir()}
+    assert main(["info", "~/run.h5"]) == 0
+
+
+def test_simulate_takes_a_path_as_text() -> None:
+    gsio.simulate(
+        load_config(overrides={"grid.rows": 12, "grid.cols": 17, "run.frames": 2, "run.backend": "numpy"}), "a.h5"
+    )
+    assert open_stack("a.h5").frames == 2
+
+
+def test_what_others_wrote_does_nothing_to_a_terminal(folder: Path, capsys: Captured) -> None:
+    assert main(["run", *SMALL, "-q", "-o", "run.h5"]) == 0
+    with h5py.File("run.h5", "r+") as file:
+        file.attrs["device"] = f"a{ESCAPE}[2Jb\x9b31mc\u202ed\nstarted fake"
+    assert main(["info", "run.h5"]) == 0
+    out = capsys.readouterr().out
+    assert r"  device       a\x1b[2Jb\x9b31mc\u202ed started fake" in out.splitlines()
+    assert main(["info", f"{ESCAPE}]0;title\x07.h5"]) == 65
+    assert r"\x1b]0;title\x07.h5" in error_line(capsys)
+
+
+DAMAGES: dict[str, Callable[[h5py.File], Any]] = {
+    "no time": lambda file: file.pop("time"),
+    "no config": lambda file: file.attrs.pop("config"),
+    "a link to another file": lambda file: [file.pop("v"), file.update(v=h5py.ExternalLink("other.h5", "v"))],
+    "a field of petabytes": lambda file: [
+        file.pop("v"),
+        file.create_dataset("v", (2**40, 12, 17), "f4", chunks=(1, 12, 17)),
+    ],
+    "no frames": lambda file: file.attrs.update(config=file.attrs["config"].replace("rows = 12", "rows = 0")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", ["info", "verify", "export"])
+def test_an_output_that_is_not_as_gsio_writes_it_is_refused(
+    command: str, damage: str, folder: Path, capsys: Captured
+) -> None:
+    assert main(["run", *SMALL, "-q", "-o", "run.h5"]) == 0
+    with h5py.File("run.h5", "r+") as file:
+        DAMAGES[damage](file)
+    assert main([command, "run.h5", *(["t.tif"] if command == "export" else [])]) == 65
+    assert "cannot read run.h5" in error_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "time/c.0", "v/c.0.0.0"])
+def test_a_pipe_in_a_zarr_output_is_refused_at_once(name: str, folder: Path, capsys: Captured) -> None:
+    assert main(["run", *SMALL, "-q", "-o", "run.zarr"]) == 0
+    (folder / "run.zarr" / name).unlink()
+    os.mkfifo(folder / "run.zarr" / name)
+    assert main(["verify", "run.zarr"]) == 65
+    assert "regular file" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("compression", ["deflate", "lz4"])
+def test_a_chunk_decodes_to_no_more_than_its_size(compression: str, folder: Path, capsys: Captured) -> None:
+    assert main(["run", *SMALL, "-q", "-o", "run.h5", "--compression", compression]) == 0
+    zeros = bytes(12 << 20)
+    bombs = {"deflate": zlib.compress(zeros), "lz4": bytes(blosc.compress(zeros, b"lz4", 5))}
+    with h5py.File("run.h5", "r+") as file:
+        file["v"].id.write_direct_chunk((0, 0, 0), bombs[compression])
+    tracemalloc.start()
+    try:
+        assert main(["verify", "run.h5"]) == 65
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert "cannot be decoded" in capsys.readouterr().out

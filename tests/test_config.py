@@ -1,12 +1,16 @@
 """Configurations: the order of the layers, what is refused and how, and the shipped files."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -79,7 +83,7 @@ def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: py
         ("GSIO_OUTPUT_FIELDS", '"u"', "output.fields", "u"),
         ("GSIO_MODEL_DIFFUSION_U", "0.2", "model.diffusion_u", 0.2),
         ("GSIO_RUN_STEPS_PER_FRAME", "1_000", "run.steps_per_frame", 1000),
-        ("GSIO_INITIAL_PATH", "a b.npz", "initial.path", "a b.npz"),
+        ("GSIO_OUTPUT_MEMORY", "2 GiB", "output.memory", "2 GiB"),
     ],
 )
 def test_environment_values_are_toml_or_plain_text(name: str, text: str, key: str, value: object) -> None:
@@ -148,7 +152,7 @@ def test_default_toml_names_and_explains_every_key() -> None:
     "overrides",
     [
         {},
-        {"initial.path": '/a "b"\\c\n\té\x7f'},
+        {"initial.kind": "file", "initial.path": '/a "b"\\c\n\té\x7f'},
         {"model.feed": 5e-324, "model.kill": 0.1 + 0.2, "model.diffusion_u": 1e-22},
         {"grid.rows": 2**31 - 1, "initial.frame": -1, "output.fields": "u,v"},
     ],
@@ -306,3 +310,70 @@ def test_any_text_of_a_variable_loads_or_is_refused(key: str, text: str) -> None
         assert key in str(error)
     else:
         assert isinstance(value_of(config, key), (int, float))
+
+
+def test_a_file_of_windows_begins_with_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbf[run]\nframes = 3\n")
+    assert load_config(path, environ={}).run.frames == 3
+
+
+def test_toml_is_utf8_in_any_locale(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes("[initial]\nkind = 'file'\npath = '/größe.npz'".encode())
+    code = "import pathlib; from gsio.config import *; [describe_preset(name) for name in preset_names()]"
+    code += f"; print(ascii(load_config(pathlib.Path({str(path)!r})).initial.path))"
+    names = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=names, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (ascii("/größe.npz") + "\n", "")
+
+
+def test_a_path_in_a_file_is_relative_to_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    (tmp_path / "sub").mkdir()
+    text = "[initial]\nkind = 'file'\npath = 'a.npz'\n[model]\nfeed = {path = '~/b.npy'}\nkill = {path = '/c.npy'}"
+    (tmp_path / "sub" / "mine.toml").write_text(text)
+    for folder, mine in ((Path.cwd(), tmp_path / "sub" / "mine.toml"), (tmp_path, Path("sub/mine.toml"))):
+        monkeypatch.chdir(folder)
+        config = load_config(mine, environ={})
+        assert config.initial.path == str(mine.parent / "a.npz")
+        assert (config.model.feed.path, config.model.kill.path) == ("/home/someone/b.npy", "/c.npy")
+    overrides = {"initial.kind": "file", "initial.path": "a.npz", "model.kill": {"path": "~/d.npy"}}
+    config = load_config(overrides=overrides, environ={"GSIO_MODEL_FEED": '{path = "~/e.npy"}'})
+    assert config.initial.path == "a.npz"
+    assert (config.model.feed.path, config.model.kill.path) == ("/home/someone/e.npy", "/home/someone/d.npy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "words"),
+    [
+        ("image", "", "got none"),
+        ("file", "", "got none"),
+        ("school", "a.npz", "'a.npz'"),
+        ("noise", "a.png", "'a.png'"),
+    ],
+)
+def test_a_path_and_a_kind_that_uses_it_need_each_other(kind: str, path: str, words: str) -> None:
+    with pytest.raises(UsageError, match=rf"initial\.path: .*initial\.kind={kind}.*{words}"):
+        load_config(overrides={"initial.kind": kind, "initial.path": path}, environ={})
+
+
+def test_overrides_take_what_numpy_and_pathlib_have() -> None:
+    overrides = {
+        "grid.rows": np.int64(7), "model.feed": np.array([0.03, 0.04]), "model.kill": np.float32(0.0625),
+        "initial.kind": np.str_("file"), "initial.path": Path("a.npz"),
+    }  # fmt: skip
+    config = load_config(overrides=overrides, environ={})
+    assert (config.grid.rows, config.model.feed, config.model.kill) == (7, (0.03, 0.04), 0.0625)
+    assert (config.initial.kind, config.initial.path) == ("file", "a.npz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[model]\nfeed = " + "[" * 5000, "a." * 100_000 + "b = 1", "#" * (2 << 20), "[grid]\nrows = 0x" + "f" * 5000],
+    ids=["nested", "long key", "large", "long number"],
+)
+def test_toml_that_would_take_long_or_much_is_refused(text: str, write: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError) as refused:
+        load_config(write(text), environ={})
+    assert len(str(refused.value)) < 500

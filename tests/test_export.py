@@ -403,7 +403,7 @@ def test_a_target_inside_its_source_is_refused(folder: Path, capsys: Captured) -
 def test_a_missing_field_is_refused(source: Path, capsys: Captured) -> None:
     with h5py.File(source, "r+") as file:
         del file["u"]
-    assert main(["export", str(source), str(source.with_name("out.h5"))]) == 2
+    assert main(["export", str(source), str(source.with_name("out.h5"))]) == 65
     assert "expected the fields u, v, found v" in capsys.readouterr().err
 
 

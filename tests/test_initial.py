@@ -1,5 +1,8 @@
 """Initial states of every kind, and the refusal of what cannot be one."""
 
+import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from PIL import Image
 from gsio.compute.reference import step
 from gsio.config import load_config
 from gsio.errors import UsageError
-from gsio.initial import initial_state
+from gsio.initial import initial_state, rates_of
 from gsio.run import simulate
 
 ROWS, COLS = 5, 7
@@ -196,6 +199,90 @@ def test_image_of_16_bits_is_scaled_like_one_of_8(tmp_path: Path) -> None:
     assert v == pytest.approx(np.full((ROWS, COLS), 0.5), abs=1 / 255)
 
 
+def disc(ink: int, ground: int) -> NDArray[Any]:
+    """Return grey and alpha of a square of `ink` in a corner, transparent elsewhere, where the colour is `ground`."""
+    pixels = np.zeros((ROWS, COLS, 2), np.uint8)
+    pixels[..., 0] = ground
+    pixels[:2, :2] = ink, 255
+    return pixels
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+@pytest.mark.parametrize(("ink", "shown", "ground"), [(255, 1, 0), (102, 0.4, 0), (0, 0, 1)])
+def test_what_is_transparent_is_the_ground(mode: str, ink: int, shown: float, ground: int, tmp_path: Path) -> None:
+    picture = Image.fromarray(disc(ink, ink))
+    if mode == "P":
+        flat = Image.fromarray(np.where(np.asarray(picture)[..., 1], 0, 1).astype(np.uint8), "P")
+        flat.putpalette([ink] * 6)
+        flat.info["transparency"] = 1
+        picture = flat
+    path = tmp_path / "disc.png"
+    (picture if mode in ("LA", "P") else picture.convert(mode)).save(path)
+    v = state("image", path=path)[1]
+    np.testing.assert_allclose(v[:2, :2], shown)
+    assert (v[2:] == ground).all()
+    assert (v[:, 2:] == ground).all()
+
+
+def test_a_picture_with_nothing_to_see_is_the_ground(tmp_path: Path) -> None:
+    v = state(
+        "image", path=save_picture(tmp_path / "none.png", np.full((ROWS, COLS, 4), (255, 255, 255, 0), np.uint8))
+    )[1]
+    assert (v == 0).all()
+
+
+def photograph(path: Path, pixels: NDArray[Any], orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+def test_a_photograph_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
+    pixels = np.arange(0, 245, 7, np.uint8).reshape(COLS, ROWS)
+    path = photograph(tmp_path / "turned.png", pixels, 6)  # a quarter to the right
+    np.testing.assert_array_equal(state("image", path=path)[1], np.rot90(pixels, -1) / 255)
+    changes = {"grid.rows": ROWS, "grid.cols": COLS, "model.feed": {"path": str(path), "stop": 0.05}}
+    feed, _ = rates_of(load_config(overrides=changes, environ={}))
+    np.testing.assert_array_equal(feed, np.rot90(pixels, -1) / 255 * 0.05)
+
+
+def test_a_picture_may_be_as_large_as_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr("gsio.initial.MOST_PIXELS", 10)
+    path = save_picture(tmp_path / "grey.png", np.arange(0, 245, 7, np.uint8).reshape(ROWS, COLS))
+    assert state("image", path=path)[1].max() == 238 / 255
+    assert Image.MAX_IMAGE_PIXELS == 10
+    path = save_picture(tmp_path / "larger.png", np.zeros((ROWS, COLS + 1), np.uint8))
+    assert "at most 35 pixels, got 5 × 8" in refusal("image", path)
+
+
+def test_a_picture_is_refused_by_its_declared_size(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(path)
+    tracemalloc.start()
+    try:
+        assert "30000 × 30000" in refusal("image", path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["image", "file"])
+def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        refusal(kind, tmp_path / name)
+
+
+def test_the_rates_are_there_without_the_initial_file(tmp_path: Path) -> None:
+    changes = {"initial.kind": "file", "initial.path": str(tmp_path / "gone.npz"), "model.feed": [0.03, 0.04]}
+    feed, kill = rates_of(load_config(overrides=changes, environ={}))
+    assert feed.tolist() == [[[0.03]], [[0.04]]]
+    assert kill.tolist() == 0.054
+
+
 def test_missing_picture_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal("image", tmp_path / "none.png")
 
@@ -234,6 +321,28 @@ def test_file_gives_a_frame_of_an_output(frame: int, steps: int, tmp_path: Path)
     for _ in range(steps):
         u, v = step(u, v, np.array(0.014), np.array(0.054), load_config(environ={}).model, "periodic")
     np.testing.assert_array_equal(state("file", path=path, frame=frame), (u, v))
+
+
+def test_file_gives_a_frame_of_a_zarr_output(tmp_path: Path) -> None:
+    in_hdf5, in_zarr = (state("file", path=save_output(tmp_path / name), frame=1) for name in ("run.h5", "run.zarr"))
+    np.testing.assert_array_equal(in_zarr, in_hdf5)
+
+
+def test_an_npz_is_refused_by_its_declared_sizes(tmp_path: Path) -> None:
+    header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    header += repr({"descr": "<f8", "fortran_order": False, "shape": (2**27,)}).ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "uv":
+            with archive.open(f"{name}.npy", "w") as file:
+                file.write(header)
+                for _ in range(64):
+                    file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        assert "got 134217728" in refusal("file", tmp_path / "bomb.npz")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["none.npz", "none.h5", ""])

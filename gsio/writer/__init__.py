@@ -1,6 +1,5 @@
 """Writers: they put encoded frames into files, and know nothing of GPUs."""
 
-import json
 from pathlib import Path
 
 import msgspec
@@ -8,6 +7,7 @@ import numpy as np
 
 from gsio.config import Config
 from gsio.errors import UsageError
+from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
 from gsio.writer.base import FrameWriter, Target
 
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
@@ -51,7 +51,7 @@ def for_output(config: Config, output: Path) -> Config:
 def is_zarr(path: Path) -> bool:
     """Return whether `path` is a Zarr group that gsio wrote."""
     try:
-        return "gsio_version" in json.loads((path / "zarr.json").read_bytes())["attributes"]
+        return "gsio_version" in parse_json(read_regular(path / "zarr.json", METADATA_NBYTES))["attributes"]
     except (OSError, ValueError, LookupError, TypeError):
         return False
 

@@ -97,14 +97,41 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
     block.first, block.count, block.kept = block.first - kept, kept + count, kept
 
 
-def decode(encoded: bytes, how: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the values [value] of a chunk, by 'deflate', 'blosc' or 'none'; raises ValueError if it is damaged."""
+def decode(encoded: Any, how: str, dtype: np.dtype[Any], nbytes: int | None = None) -> NDArray[Any]:
+    """Return the values [value] of a chunk, any bytes-like object, by 'deflate', 'blosc' or 'none'.
+
+    `nbytes` is the size of the chunk when it is decoded; not given, the chunk is one of gsio's own that never left
+    memory. Raises ValueError if the chunk is damaged or decodes to any other size: a small file can pretend to hold
+    much, so nothing more is decoded.
+    """
     try:
         if how == "deflate":
-            return np.frombuffer(Shuffle(dtype.itemsize).decode(isal_zlib.decompress(encoded)), dtype)
-        return np.frombuffer(blosc.decompress(encoded) if how == "blosc" else encoded, dtype)
+            stream = isal_zlib.decompressobj()
+            raw = stream.decompress(encoded, 0 if nbytes is None else nbytes + 1)
+            if not stream.eof or stream.unused_data:
+                raise ValueError("the stream does not end where the chunk does")
+            raw = Shuffle(dtype.itemsize).decode(raw)
+        elif how == "blosc":
+            _check_blosc(encoded, nbytes)
+            raw = blosc.decompress(encoded)
+        else:
+            raw = encoded
+        found = np.frombuffer(raw, dtype)
+        if nbytes is not None and found.nbytes != nbytes:
+            raise ValueError(f"expected {nbytes} bytes, found {found.nbytes}")
     except Exception as error:  # each library has its own
         raise ValueError(f"a chunk cannot be decoded: {error}") from None
+    return found
+
+
+def _check_blosc(encoded: Any, nbytes: int | None) -> None:
+    """Raise ValueError unless the header of Blosc, version 1, has the sizes that are expected; Blosc believes it."""
+    header = bytes(encoded[:16])
+    if len(header) < 16 or header[0] != 2:
+        raise ValueError("expected the header of Blosc, found another")
+    decoded, size = (int.from_bytes(header[start : start + 4], "little") for start in (4, 12))
+    if size != len(encoded) or nbytes not in (None, decoded):
+        raise ValueError(f"expected {len(encoded)} bytes that become {nbytes}, found {size} that become {decoded}")
 
 
 def compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], Any]:

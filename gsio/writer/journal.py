@@ -21,11 +21,14 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
-from gsio.files import UNSUPPORTED, lacks, open_beside, publish, temporary_beside, write
+from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
+from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
 from gsio.staging import FrameLayout
 
-HEAD_NBYTES = 16 << 20  # at most
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
+
+MOST_PARTS = 1 << 20  # slabs of a frame, or frames of a chunk
+RANGE = ("min", "max")
 
 
 class Records(NamedTuple):
@@ -223,7 +226,7 @@ def journal_of(output: Path) -> Path:
 def is_journal(path: Path) -> bool:
     """Return whether `path` is a journal, which can be damaged, or empty as one that is about to begin."""
     try:
-        with open_beside(path) as file:
+        with open_regular(path, follow=False) as file:
             head = file.readline(1 << 20)
     except OSError:
         return False
@@ -247,25 +250,24 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
     if found is None:
         return None
     head, _, frames = found
-    return Records(head["attributes"], head["frames_per_chunk"], frames)
+    return Records(portable(head["attributes"]), head["frames_per_chunk"], frames)
 
 
 def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
     """Return the head of a journal, its bytes, and the whole records, or the `last` ones; None of a new journal."""
-    with open_beside(path) as file:
-        line = file.readline(HEAD_NBYTES)
+    with open_regular(path, follow=False) as file:
+        line = file.readline(METADATA_NBYTES)
         if not line:
             return None
         try:
             text = line.rpartition(b" ")[0]
             if line != _with_checksum(text):
                 raise ValueError("its first line does not match its checksum")
-            head = json.loads(text)
+            head = parse_json(text)
             record = _record_of(head)
-            attributes, per_chunk = head["attributes"], head["frames_per_chunk"]
-            if not isinstance(attributes["config"], str) or not isinstance(per_chunk, int) or per_chunk < 1:
-                raise TypeError("a value of another type")
-        except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
+            if not isinstance(head["attributes"].get("config"), str):
+                raise TypeError("expected the configuration of a run")
+        except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 f"'{path}' is damaged or not the journal of a run ({type(error).__name__}: {error}); "
                 "run 'gsio repair', or move the journal away"
@@ -293,5 +295,15 @@ def _sealed(records: NDArray[np.void]) -> bytes:
 
 
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
-    places = ("places", PLACE, (len(head["fields"]), head["slabs"]))
-    return np.dtype([("frame", "<u8"), *head["series"].items(), places, ("checksum", "<u4")])
+    """Return the type of a record; raises ValueError, LookupError or TypeError if `head` is not that of a journal."""
+    series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
+    known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
+    if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):
+        raise ValueError("expected attributes, series and fields")
+    if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):
+        raise ValueError(f"expected 1 to {MOST_PARTS} slabs and frames in a chunk")
+    needed = {"time", "step", "integrity/crc32c", *(f"stats/{name}_{word}" for name in fields for word in RANGE)}
+    types = [np.dtype(kind) for kind in series.values()]
+    if not needed <= series.keys() or any(kind.kind not in "fiu" or kind.itemsize > 8 for kind in types):
+        raise ValueError(f"expected numbers named {', '.join(sorted(needed))}")
+    return np.dtype([("frame", "<u8"), *series.items(), ("places", PLACE, (len(fields), slabs)), ("checksum", "<u4")])
