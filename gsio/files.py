@@ -118,7 +118,7 @@ def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = N
         new.replace(path)
         return
     if keep is None:
-        _remove(old)
+        remove(old)
     elif old != keep:
         publish(option, old, keep, replaces=replaces)
 
@@ -158,7 +158,7 @@ def remove_temporaries(path: Path) -> None:
     """Delete what a killed process left of `path` under temporary names, and under temporary names of those."""
     for dots in (".", ".."):
         for left in path.parent.glob(f"{dots}{glob.escape(path.name)}-{'[0-9a-f]' * 16}.*"):
-            _remove(left)
+            remove(left)
 
 
 def write(fd: int, data: Any) -> None:
@@ -226,7 +226,8 @@ def _renameat2(old: Path, new: Path, flag: int) -> int:
     return 0
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that it holds."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

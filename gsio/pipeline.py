@@ -206,13 +206,14 @@ class Pipeline:
                 if self._is_due(first, *saved):
                     saved, self._saving = (first, time.monotonic()), True
                     self._kept = self._snapshot(first)
-                block.first, block.count = first, self._block_end(first) - first
+                end = self._block_end(first)
+                block.first, block.count = first, end - first
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
                 alone = first < self.first or first % self.pool.layout.frames_together
                 for some in [parts] if alone else [range(part, part + 1) for part in parts]:
                     self._staged.put((block, some))
-                first += block.count
+                first = end  # the block has changed hands
             self._last = self._snapshot(first)
         finally:
             for _ in range(self.threads):

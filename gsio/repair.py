@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
-from gsio.files import publish, remove_temporaries, sync_folder, temporary_beside
+from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.inputs import open_regular
 from gsio.processes import end_with_parent, with_parent
 from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
@@ -159,10 +159,12 @@ def repair(output: Path) -> str:
         return f"{output}: {wrong}; {rebuild(output, journal)}" if wrong else f"{output}: nothing to repair"
 
 
-def rebuild(output: Path, journal: Journal) -> str:
+def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name.
+    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name,
+    but where `keep` is False and every frame was saved.
+
     Raises DataError if no frame can be saved, and StorageError where storage fails.
     """
     found = survey(output)
@@ -187,7 +189,11 @@ def rebuild(output: Path, journal: Journal) -> str:
                 ) from error
             raise
     lost = f", frames {_ranges(damaged)} of these are damaged" if damaged else ""
-    return f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}; the output as it was is '{aside}'"
+    said = f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}"
+    if not keep and not damaged and wreck.saved == wreck.frames:
+        remove(aside)
+        return said
+    return f"{said}; the output as it was is '{aside}'"
 
 
 class Wreck:

@@ -184,7 +184,8 @@ def _pipeline(
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            safe = f"its {before.frames} committed frames are safe" if before is not None else "no frame was written"
+            there = before.frames if before is not None else 0
+            safe = f"the {there} frames committed before are safe" if there else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
     return Pipeline(config, solver, pool, writer, trace, threads, before, save)

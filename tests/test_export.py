@@ -299,7 +299,7 @@ def test_what_is_for_other_tools_is_no_output(ending: str, source: Path, tmp_pat
     target = tmp_path / f"out{ending}"
     assert main(["export", str(source), str(target)]) == 0
     assert main(["info", str(target)]) == 65
-    assert "expected one of 'gsio run'" in capsys.readouterr().err
+    assert "expected an output of 'gsio run'" in capsys.readouterr().err
     assert main(["export", str(source), str(target), "--overwrite"]) == 0
 
 

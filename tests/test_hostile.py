@@ -34,6 +34,7 @@ import pytest
 from PIL import Image
 
 import gsio
+from gsio import staging
 from gsio.cli import main
 from gsio.errors import Interrupted
 
@@ -65,6 +66,8 @@ def make_outputs(folder: Path) -> None:
     """Make the intact outputs that cases damage."""
     for name, changes in OUTPUTS.items():
         gsio.simulate(gsio.load_config(overrides={**SMALL, **changes}, environ={}), folder / name)
+    # Many blocks, so that a run which is to stop does so before its end.
+    staging.BLOCK_BYTES = 8 * 2 * 12 * 17 * 4
     for name in STOPPED:
         config = gsio.load_config(overrides={**SMALL, **SLOW}, environ={})
         with contextlib.suppress(Interrupted):

@@ -17,7 +17,7 @@ from PIL import Image
 from gsio.compute.reference import step
 from gsio.config import load_config
 from gsio.errors import UsageError
-from gsio.initial import initial_state, rates_of
+from gsio.initial import initial_state, rates
 from gsio.run import simulate
 
 ROWS, COLS = 5, 7
@@ -243,7 +243,7 @@ def test_a_photograph_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
     path = photograph(tmp_path / "turned.png", pixels, 6)  # a quarter to the right
     np.testing.assert_array_equal(state("image", path=path)[1], np.rot90(pixels, -1) / 255)
     changes = {"grid.rows": ROWS, "grid.cols": COLS, "model.feed": {"path": str(path), "stop": 0.05}}
-    feed, _ = rates_of(load_config(overrides=changes, environ={}))
+    feed, _ = rates(load_config(overrides=changes, environ={}))
     np.testing.assert_array_equal(feed, np.rot90(pixels, -1) / 255 * 0.05)
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -
 
 def test_the_rates_are_there_without_the_initial_file(tmp_path: Path) -> None:
     changes = {"initial.kind": "file", "initial.path": str(tmp_path / "gone.npz"), "model.feed": [0.03, 0.04]}
-    feed, kill = rates_of(load_config(overrides=changes, environ={}))
+    feed, kill = rates(load_config(overrides=changes, environ={}))
     assert feed.tolist() == [[[0.03]], [[0.04]]]
     assert kill.tolist() == 0.054
 
@@ -426,7 +426,7 @@ def test_output_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_hdf5_of_another_program_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["u"] = file["v"] = np.ones((1, ROWS, COLS))
-    assert "not written by gsio" in refusal("file", tmp_path / "other.h5")
+    assert "it is not an output of gsio" in refusal("file", tmp_path / "other.h5")
 
 
 def test_hdf5_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import gsio
 from gsio.cli import main
 from gsio.config import Config
-from gsio.writer.base import temporary_beside
+from gsio.files import temporary_beside
 
 ROOT = Path(__file__).parent.parent
 RUN = (

@@ -284,6 +284,29 @@ def test_a_run_that_is_extended_computes_only_what_is_new(
     assert sum(computed) == 60
 
 
+def test_a_run_that_ends_before_a_shared_chunk_is_replaced_leaves_no_copy(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, path = {**LONG, "output.compression": "deflate"}, tmp_path / "run.h5"
+    gsio.simulate(make_config({**changes, "run.frames": 26}), path)
+    with h5py.File(path) as file:
+        names = set(file)
+
+    def fail(solver: Any, block: Any) -> None:
+        raise MemoryError("the test")
+
+    for _ in range(3):
+        with monkeypatch.context() as patched, pytest.raises(MemoryError, match="the test"):
+            patched.setattr(ArraySolver, "fill", fail)
+            gsio.simulate(make_config(changes), path, resume="must")
+        with h5py.File(path) as file:
+            assert set(file) == names
+        assert repair(path) == f"{path}: nothing to repair"
+    gsio.simulate(make_config(changes), path, resume="must")
+    gsio.simulate(make_config(changes), tmp_path / "whole.h5")
+    assert contents(path) == contents(tmp_path / "whole.h5")
+
+
 def test_a_kill_while_a_shared_chunk_is_replaced_leaves_the_frames_of_before(make_config: Make, tmp_path: Path) -> None:
     changes = {**LONG, "output.compression": "deflate"}
     path = tmp_path / "run.h5"

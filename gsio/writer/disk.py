@@ -12,11 +12,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from gsio.files import LIBC, UNSUPPORTED, lacks
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20
+BUFFERS = 1024  # of one call, IOV_MAX of Linux
 RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
 
 
@@ -41,7 +43,8 @@ class Disk:
         self._place = 0
         self._error: OSError | None = None
         self._reserved = 0
-        self._chunk, self._offset = (0, 0), -1
+        self._chunk: NDArray[np.uint8] | None = None  # that HDF5 is about to write
+        self._placed: list[tuple[int, NDArray[np.uint8]]] = []
         self._writeback = _Writeback(self.fd)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -62,20 +65,29 @@ class Disk:
         return os.preadv(self.fd, [buffer], self._place)
 
     def write(self, data: Any) -> int:
-        """Write all of a bytes-like object."""
-        address, nbytes = self._chunk
-        if len(data) == nbytes and np.frombuffer(data, np.uint8).ctypes.data == address:
-            self._offset = self._place
-        if self._error is None:
-            rest, place = memoryview(data).cast("B"), self._place
-            try:
-                while rest:
-                    written = os.pwrite(self.fd, rest, place)
-                    rest, place = rest[written:], place + written
-                self.size = max(self.size, place)
-            except OSError as error:
-                self._error = error
+        """Write all of a bytes-like object, but remember where a chunk of `place` goes."""
+        chunk, found = self._chunk, np.frombuffer(data, np.uint8)
+        if chunk is not None and (chunk.ctypes.data, len(chunk)) == (found.ctypes.data, len(found)):
+            self._chunk = None
+            self._placed.append((self._place, chunk))
+            self.size = max(self.size, self._place + len(chunk))
+            return len(data)
+        self._write([memoryview(data).cast("B")], self._place)
         return len(data)
+
+    def _write(self, buffers: list[memoryview], place: int) -> None:
+        """Write buffers one behind the other."""
+        try:
+            while buffers and self._error is None:
+                written = os.pwritev(self.fd, buffers[:BUFFERS], place)
+                place += written
+                while buffers and written >= len(buffers[0]):
+                    written -= len(buffers.pop(0))
+                if written:
+                    buffers[0] = buffers[0][written:]
+            self.size = max(self.size, place)
+        except OSError as error:
+            self._error = error
 
     def truncate(self, nbytes: int) -> int:
         """Set the size of the file; where it has that size, the call would give back what is reserved."""
@@ -90,13 +102,28 @@ class Disk:
     def flush(self) -> None:
         """Do nothing: a commit hands bytes to the system, and `sync` waits for the disk."""
 
-    def store(self, dataset: h5py.h5d.DatasetID, place: tuple[int, ...], encoded: Any) -> int:
-        """Store an encoded chunk of a dataset, and return where in the file it is."""
-        chunk = np.frombuffer(encoded, np.uint8)
-        self._chunk, self._offset = (chunk.ctypes.data, len(chunk)), -1
-        dataset.write_direct_chunk(place, chunk)
-        self._chunk = 0, 0
-        return self._offset
+    def place(self, dataset: h5py.h5d.DatasetID, coordinates: tuple[int, ...], encoded: Any) -> int:
+        """Let HDF5 find a place for an encoded chunk, and return the place; `write_placed` writes the chunk."""
+        self._chunk = np.frombuffer(encoded, np.uint8)
+        dataset.write_direct_chunk(coordinates, self._chunk)
+        if self._chunk is not None:
+            raise OSError(errno.EIO, "HDF5 has not written a chunk")
+        return self._placed[-1][0]
+
+    def write_placed(self) -> None:
+        """Write the chunks that have a place: those that lie one behind the other at once, without HDF5.
+
+        HDF5 holds its lock while it writes, and a thread that returns from a write waits for the interpreter.
+        """
+        placed, self._placed = sorted(self._placed, key=lambda chunk: chunk[0]), []
+        start, end, buffers = 0, -1, list[memoryview]()
+        for place, chunk in placed:
+            if place != end:
+                self._write(buffers, start)
+                start, buffers = place, []
+            buffers.append(chunk.data)
+            end = place + len(chunk)
+        self._write(buffers, start)
 
     def reserve(self, nbytes: int) -> None:
         """Make sure that the next `nbytes` and their metadata fit; raise OSError where they do not."""

@@ -4,6 +4,7 @@ Files are made with the default library version and flushed at every commit, so 
 opens plainly. They are not locked: others may read the committed frames while the run goes on.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -73,7 +74,7 @@ class ChunkWriter:
         """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
         self._path, self._config, self._layout, self._trace = target.path, target.config, target.layout, target.trace
         self._journal = target.journal
-        self._saved = ""
+        self._saved: tuple[str, NDArray[np.void]] | None = None  # a group, and where the chunks themselves are
         self._disk = Disk(place, new=target.series is None)
         self._file: Any = None
         try:
@@ -112,7 +113,7 @@ class ChunkWriter:
         self._vtk_steps.write(np.array(frames))
         places = self._places(frames)
         if frames % layout.frames_together:
-            self._save_last_chunks(places, f"{SAVED}{len(stale)}")
+            self._save_last_chunks(places)
         self._file.flush()
         if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
             self._journal.begin(attributes, series, layout, places)
@@ -144,8 +145,9 @@ class ChunkWriter:
                     place = (block.first + frame, line, *[0] * len(layout.shape[1:]))
                     start = block.first + frame - first
                     for i, (field, encoded) in enumerate(zip(self._fields, chunk, strict=True)):
-                        offset = self._disk.store(field, place, encoded)
+                        offset = self._disk.place(field, place, encoded)
                         places[start : start + layout.frames_per_chunk, i, slab] = offset, len(encoded)
+            self._disk.write_placed()
         with self._trace.span("commit", first), self._disk.raising():
             series = frame_series(self._config, layout, blocks)
             for name, values in series.items():
@@ -156,23 +158,24 @@ class ChunkWriter:
         self._journal.append(first + kept, series, places[kept:])
         if kept:
             self._journal.move(first, places[:kept])
-            if self._saved:
-                del self._file[self._saved]
+            if self._saved is not None:
+                del self._file[self._saved[0]]
+                self._saved = None
         self.nbytes = self._disk.size
 
-    def _save_last_chunks(self, places: NDArray[np.void], group: str) -> None:
+    def _save_last_chunks(self, places: NDArray[np.void]) -> None:
         """Copy the last chunks, which the next commit replaces, and let `places` [frame, field, slab] say so.
 
         HDF5 may use the space of a chunk again before the one that replaces it is committed.
         """
-        first = len(places) - len(places) % self._layout.frames_per_chunk
+        group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
+        last = places[len(places) - len(places) % self._layout.frames_per_chunk :]
+        self._saved = group, last.copy()
         for field, slab in np.ndindex(places.shape[1:]):
-            offset, nbytes = (int(number) for number in places[first, field, slab])
-            if nbytes:
-                chunk = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
-                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunk)
-                places["offset"][first:, field, slab] = copy.id.get_offset()
-                self._saved = group
+            offset, nbytes = (int(number) for number in last[0, field, slab])
+            chunk = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
+            copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunk)
+            last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
 
     def sync(self) -> None:
         """Wait until the disk has what is committed, and the journal, which holds whatever a commit leaves torn."""
@@ -184,6 +187,10 @@ class ChunkWriter:
         try:
             with self._disk.raising():
                 try:
+                    if self._saved is not None:  # nothing was committed
+                        group, places = self._saved
+                        self._journal.move(len(self._file["step"]) - len(places), places)
+                        del self._file[group]
                     _finish(self._file, status)
                 finally:
                     self._file.close()

@@ -134,6 +134,20 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     SIMPLE(fate, REAL(writev)(fd, parts, HALVED(fate, count)));
 }
 
+/* The first of the buffers is the one that is halved: the rest comes after a short write. */
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) {
+    int fate = fate_of(WRITE, fd);
+    if (fate == SHORT || fate == TORN) {
+        size_t size = parts[0].iov_len;
+        SIMPLE(fate, REAL(pwrite)(fd, parts[0].iov_base, HALVED(fate, size), offset));
+    }
+    SIMPLE(fate, REAL(pwritev)(fd, parts, count, offset));
+}
+
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) {
+    return pwritev(fd, parts, count, offset);
+}
+
 int rename(const char *from, const char *to) {
     int fate = fate_of_path(RENAME, to);
     SIMPLE(fate, REAL(rename)(from, to));
