@@ -1,4 +1,4 @@
-"""Which gsio this is: its version, and the commit of its source. The build (hatch_build.py) uses this file alone."""
+"""The version of gsio, and the commit of its source. The build (hatch_build.py) uses this file alone."""
 
 import os
 from pathlib import Path

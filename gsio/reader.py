@@ -29,7 +29,7 @@ class Frames:
     Attributes
     ----------
     dtype
-        Of the values; where integers are stored for them, the dtype that was computed.
+        The dtype of the values; where integers are stored for them, the dtype that was computed.
     ndim, size
         As a NumPy array has them: dask.array.from_array and napari take this one.
     codec

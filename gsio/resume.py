@@ -29,10 +29,10 @@ class Restart(NamedTuple):
     series
         What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
     last
-        Of each field the stored values of the last of these frames, [frame, …]: those that share a chunk or shard with
-        the frame that comes next.
+        The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
+        frame that comes next.
     frames_per_chunk, output_id, device, status
-        Of the output; `device` is the one that computed its frames.
+        What the output says of itself; `device` is the one that computed its frames.
     """
 
     checkpoint: Checkpoint | None
