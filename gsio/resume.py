@@ -62,6 +62,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
+    log.info("decoding the frames that no checkpoint has made durable", output=str(output), first=start)
     found = survey(output, start)
     records = own_journal(output, found.output_id)
     if found.wrong and (records is not None or found.output_id):
