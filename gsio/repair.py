@@ -52,12 +52,16 @@ class Survey(NamedTuple):
         Committed frames that cannot be decoded, or do not match their checksum.
     output_id
         The identity of the output; "" where it cannot be read.
+    behind
+        What is wrong with the empty frames behind the committed ones, in a line; "" if there are none. A run that goes
+        on cuts them, but a reader meets them.
     """
 
     wrong: str
     frames: int
     damaged: list[int]
     output_id: str
+    behind: str = ""
 
 
 def survey(output: Path, start: int = 0) -> Survey:
@@ -105,7 +109,8 @@ def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
             wrong = _wrong_series(stack, records)
             if damaged and not wrong:
                 wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
-            return Survey(wrong, frames, damaged, output_id)
+            behind = f"frame {frames}, behind the committed ones: {reasons[frames]}" if frames < stack.frames else ""
+            return Survey(wrong, frames, damaged, output_id, behind)
     except DataError as error:
         return Survey(str(error), 0, [], "")
 
@@ -146,7 +151,7 @@ def repair(output: Path) -> str:
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
     with Journal(output) as journal:
         found = survey(output)
-        wrong = found.wrong
+        wrong = found.wrong or found.behind
         try:
             read_journal(output)
         except DataError as error:
@@ -162,7 +167,8 @@ def repair(output: Path) -> str:
 def rebuild(output: Path, journal: Journal) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name.
+    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name,
+    and so does its journal: it can place frames that nothing else can.
     Raises DataError if no frame can be saved, and StorageError where storage fails.
     """
     found = survey(output)
@@ -175,7 +181,7 @@ def rebuild(output: Path, journal: Journal) -> str:
         try:
             damaged = wreck.write(target)
             aside = _new_name(output)
-            publish("PATH", target, output, replaces=lambda path: os.path.samestat(path.lstat(), before), keep=aside)
+            _exchange(output, target, aside, before, journal)
             journal.adopt(journal_of(target))  # later: without it the new output is whole, the old one lost
             sync_folder(output.parent)
         except BaseException as error:
@@ -188,6 +194,25 @@ def rebuild(output: Path, journal: Journal) -> str:
             raise
     lost = f", frames {_ranges(damaged)} of these are damaged" if damaged else ""
     return f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}; the output as it was is '{aside}'"
+
+
+def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, journal: Journal) -> None:
+    """Give `new` the name of the `output` that was `before`, and that one the name `aside`, with a copy of its journal.
+
+    What is new gets the name `aside` first, so that the wreck never has a temporary one, under which it would be
+    deleted after a kill.
+    """
+    made = new.lstat()
+    try:
+        if journal.path.stat().st_size:
+            shutil.copyfile(journal.path, journal_of(aside))
+        publish("PATH", new, aside)
+        publish("PATH", aside, output, replaces=lambda path: os.path.samestat(path.lstat(), before), keep=aside)
+    except BaseException:
+        if os.path.lexists(aside) and os.path.samestat(aside.lstat(), made):
+            aside.rename(new)
+        journal_of(aside).unlink(missing_ok=True)
+        raise
 
 
 class Wreck:
@@ -345,7 +370,7 @@ def _new_name(output: Path) -> Path:
     """Return a name beside `output` that nothing has, for the output as it was."""
     for number in range(1, sys.maxsize):
         path = output.with_name(f"{output.stem}.damaged-{number}{output.suffix}")
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) and not os.path.lexists(journal_of(path)):
             return path
     raise AssertionError
 

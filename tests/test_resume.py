@@ -298,6 +298,30 @@ def test_a_kill_while_a_shared_chunk_is_replaced_leaves_the_frames_of_before(mak
         np.testing.assert_array_equal(stack.v[:26], before)
 
 
+@pytest.mark.parametrize(("name", "compression"), [("run.h5", "deflate"), ("run.zarr", "lz4")])
+def test_a_run_that_shares_a_chunk_is_stopped_again_and_again_before_its_first_commit(
+    name: str, compression: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = tmp_path / name, {**LONG, "output.compression": compression}
+    gsio.simulate(make_config({**long, "run.frames": 18}), path)  # two frames in the last chunk
+
+    def stopping(solver: Any, block: Any) -> None:
+        raise MemoryError("the test")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(ArraySolver, "fill", stopping)
+            with pytest.raises(MemoryError, match="the test"):
+                gsio.simulate(make_config(long), path, resume="must")
+        with open_stack(path) as stack:
+            assert stack.frames == 18
+            assert list(problems(stack)) == []
+    gsio.simulate(make_config(long), path, resume="must")
+    (tmp_path / "whole").mkdir()
+    gsio.simulate(make_config(long), tmp_path / "whole" / name)
+    assert contents(path) == contents(tmp_path / "whole" / name)
+
+
 def test_an_output_that_this_process_has_open_is_not_touched(make_config: Make, tmp_path: Path) -> None:
     output, longer = tmp_path / "run.h5", make_config(LONG | {"run.frames": 80})
     gsio.simulate(make_config(LONG), output)
@@ -536,7 +560,8 @@ def test_a_damaged_journal_is_named_and_a_readable_output_repaired(
         assert stack.frames == 60
 
 
-def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("repaired", [False, True])
+def test_empty_frames_behind_the_committed_ones_are_repaired(repaired: bool, make_config: Make, tmp_path: Path) -> None:
     config, path = make_config(LONG), tmp_path / "run.h5"
     kill_after(30, config, path)
     records = read_journal(path)
@@ -544,6 +569,11 @@ def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, 
     with h5py.File(path, "r+") as file:  # as a kill leaves it that comes between the length and the index of a flush
         for field in "uv":
             file[field].resize(len(records.frames) + 8, axis=0)
+    if repaired:  # for whoever reads it as it is
+        assert f"rebuilt with {len(records.frames)} of {len(records.frames)} frames" in repair(path)
+        with open_stack(path) as stack:
+            assert list(problems(stack)) == []
+            assert stack.frames == len(records.frames)
     gsio.simulate(config, path, resume="must")
     with open_stack(path) as stack:
         assert list(problems(stack)) == []
@@ -700,7 +730,7 @@ def test_an_output_that_vanishes_ends_the_run(
         seen.append(pipeline)
         path.unlink(missing_ok=True)
 
-    with pytest.raises(StorageError, match="deleted or replaced"):
+    with pytest.raises(StorageError, match="deleted, renamed or replaced"):
         gsio.simulate(make_config({**LONG, "run.frames": 100_000_000}), path, watch=watch)
     assert seen
 

@@ -16,7 +16,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.config import Config
-from gsio.errors import UsageError
+from gsio.errors import StorageError, UsageError
 from gsio.files import is_file, publish, sync_folder, temporary_beside
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
@@ -112,7 +112,8 @@ class ChunkWriter:
         self._vtk_steps.write(np.array(frames))
         places = self._places(frames)
         if frames % layout.frames_together:
-            self._save_last_chunks(places, f"{SAVED}{len(stale)}")
+            free = next(name for number in range(len(stale) + 1) if (name := f"{SAVED}{number}") not in stale)
+            self._save_last_chunks(places, free)
         self._file.flush()
         if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
             self._journal.begin(attributes, series, layout, places)
@@ -131,7 +132,7 @@ class ChunkWriter:
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept
         places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
-        self._disk.check()
+        self._disk.check(self._path)
         with self._trace.span("write", first), self._disk.raising():
             self._disk.reserve(
                 sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
@@ -180,14 +181,24 @@ class ChunkWriter:
         self._journal.sync()
 
     def close(self, status: str) -> None:
-        """Record how the run ended, close the file, and wait until the disk has it."""
+        """Record how the run ended, close the file, and wait until the disk has it.
+
+        A file that somebody else has changed is left as it is.
+        """
         try:
+            try:
+                self._disk.check(self._path)
+            except StorageError:
+                self._disk.abandon()
+                with suppress(OSError, RuntimeError):
+                    self._file.close()
+                raise
             with self._disk.raising():
                 try:
                     _finish(self._file, status)
                 finally:
                     self._file.close()
-            self._disk.check()
+            self._disk.check(self._path)
         finally:
             try:
                 self._disk.sync()
