@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gsio.files import LIBC, UNSUPPORTED, lacks
+from gsio.files import LIBC, UNSUPPORTED, changed, lacks, require_same
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20
@@ -69,6 +69,8 @@ class Disk:
         if self._error is None:
             rest, place = memoryview(data).cast("B"), self._place
             try:
+                if place + len(rest) > self.size:
+                    self._require_whole()  # else what lies between the new end and the old would read as zeros
                 while rest:
                     written = os.pwrite(self.fd, rest, place)
                     rest, place = rest[written:], place + written
@@ -120,7 +122,15 @@ class Disk:
             if self._error is not None:
                 raise self._error
 
-    def check(self) -> None:
+    def check(self, path: Path) -> None:
+        """Raise StorageError if somebody else has cut the file, or it is no longer the one at `path`."""
+        require_same(path, os.fstat(self.fd))
+        try:
+            self._require_whole()
+        except OSError:
+            raise changed(path, "truncated") from None
+
+    def _require_whole(self) -> None:
         """Raise OSError if somebody else has cut the file."""
         if os.fstat(self.fd).st_size < self.size:
             raise OSError(errno.EIO, "the file was truncated by another program")
