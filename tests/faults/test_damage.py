@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,14 +40,17 @@ ENDS = {-9: "killed", 74: "stopped", 0: "completed"}
 
 
 def kill_in_the_middle(case: Case, dice: random.Random) -> None:
-    """Leave a wreck with a checkpoint and the one before it."""
+    """Leave a wreck with a checkpoint, the one before it, and a journal."""
     case.clear()
     calls = case.run(fault=fault(case, ANY, 0)).calls_of(ANY)
-    while True:
+    for _ in range(50):
         case.clear()
         ended = case.run(fault=fault(case, ANY, dice.randint(calls // 2, calls * 9 // 10), KILL_BEFORE))
-        if ended.code == -9 and all(path.exists() for path in checkpoint.paths_of(case.output)):
+        if ended.code == -9 and all(
+            path.exists() for path in (*checkpoint.paths_of(case.output), journal_of(case.output))
+        ):
             return
+    raise AssertionError("no kill left both checkpoints and a journal")
 
 
 def flip(path: Path, place: int) -> None:
@@ -83,10 +88,34 @@ DAMAGES: dict[str, Callable[[Case], object]] = {
     "checkpoint deleted": lambda case: checkpoint.paths_of(case.output)[0].unlink(),
     "both checkpoints deleted": lambda case: [path.unlink() for path in checkpoint.paths_of(case.output)],
     "both checkpoints torn": lambda case: [tear(path) for path in checkpoint.paths_of(case.output)],
+    "checkpoint emptied": lambda case: os.truncate(checkpoint.paths_of(case.output)[0], 0),
+    "checkpoint torn, the one before deleted": lambda case: [
+        tear(checkpoint.paths_of(case.output)[0]),
+        checkpoint.paths_of(case.output)[1].unlink(),
+    ],
+    "checkpoint deleted, the one before torn": lambda case: [
+        checkpoint.paths_of(case.output)[0].unlink(),
+        tear(checkpoint.paths_of(case.output)[1]),
+    ],
+    "checkpoints and journal deleted": lambda case: [
+        path.unlink() for path in (*checkpoint.paths_of(case.output), journal_of(case.output))
+    ],
+    "checkpoints deleted, journal torn": lambda case: [
+        *(path.unlink() for path in checkpoint.paths_of(case.output)),
+        tear(journal_of(case.output)),
+    ],
+    "journal emptied": lambda case: os.truncate(journal_of(case.output), 0),
     "journal deleted": lambda case: journal_of(case.output).unlink(),
     "journal torn": lambda case: tear(journal_of(case.output)),
     "journal damaged": lambda case: flip(journal_of(case.output), journal_of(case.output).stat().st_size // 2),
 }
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the archive that a checkpoint is can be read to its end."""
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+    return False
 
 
 def damages_of(case: Case) -> list[str]:
@@ -102,13 +131,20 @@ def test_a_wreck_that_is_damaged_besides_goes_on(case: Case, tally: Tally, dice:
         def play(damage: str = damage) -> Iterator[str]:
             kill_in_the_middle(case, dice)
             yield "killed"
+            case.check_prefix()  # without a journal nothing can be made of a file that was killed in a flush
+            known = max(case.frames, case.journalled)
             DAMAGES[damage](case)
-            if damage == "both checkpoints torn":
+            torn = [path for path in checkpoint.paths_of(case.output) if path.exists() and not is_whole(path)]
+            if torn and len(torn) == sum(path.exists() for path in checkpoint.paths_of(case.output)):
+                before = case.decodable(case.output)
                 ended = case.resume()
-                assert ended.code == 65
+                assert ended.code == 65, ended.text
                 assert "delete them" in ended.error
-                for path in checkpoint.paths_of(case.output):
+                assert case.decodable(case.output) == before
+                for path in torn:
                     path.unlink()
+            if "checkpoint" in damage and "journal" not in damage:
+                yield case.check_prefix(known)
             if "journal" not in damage:
                 yield case.check_prefix(1)
             case.check_resume()
