@@ -455,6 +455,26 @@ def test_a_file_whose_metadata_are_torn_is_rebuilt_from_its_journal(
         assert stack.frames == 60
 
 
+def test_the_journal_of_a_wreck_stays_beside_it(make_config: Make, tmp_path: Path) -> None:
+    """From one that is damaged in the middle a repair takes the frames before; those behind can still be found."""
+    config, path = make_config({**LONG, "output.compression": "deflate"}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    journal = bytearray(journal_of(path).read_bytes())
+    journal[-records.frames[10:].nbytes + 20] ^= 0xFF
+    journal_of(path).write_bytes(journal)
+    tear(path)
+    said = repair(path)
+    assert "rebuilt with 10 of 10 frames" in said
+    wreck = Path(said.rpartition(" is '")[2].rstrip("'"))
+    assert journal_of(wreck).read_bytes() == journal
+    gsio.simulate(config, path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
 def tear(path: Path) -> None:
     """Destroy what says where the frames are: the superblock of HDF5, or the metadata of the group."""
     if path.is_dir():

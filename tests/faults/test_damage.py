@@ -111,6 +111,12 @@ DAMAGES: dict[str, Callable[[Case], object]] = {
 }
 
 
+def everything(path: Path) -> dict[str, bytes]:
+    """Return all bytes of a file or folder, by name."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
+
+
 def is_whole(path: Path) -> bool:
     """Return whether the archive that a checkpoint is can be read to its end."""
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
@@ -161,11 +167,14 @@ def test_a_repair_that_is_killed_loses_nothing(case: Case, tally: Tally, dice: r
             case.check_prefix()
             known = checkpoint.load(case.output)[0].frames
             (tear_metadata if case.output.is_dir() else zero_superblock)(case)
+            wreck = everything(case.output)
             for action in (KILL_BEFORE, KILL_AFTER, errno.ENOSPC):
                 ended = case.launcher.run("repair", case.output, fault=fault(case, ANY, dice.randint(1, 300), action))
                 assert ended.code in ENDS, ended.text
                 yield ENDS[ended.code]
                 assert os.path.lexists(case.output)
+                # Never under a temporary name, under which the next run would delete it.
+                assert wreck in [everything(path) for path in case.folder.iterdir() if not path.name.startswith(".")]
             yield case.check_prefix(known)
             case.check_resume()
             yield "identical"

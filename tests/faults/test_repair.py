@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import pytest
 from harness import FRAMES, Case, Tally, contents
-from test_damage import flip, kill_in_the_middle
+from test_damage import everything, flip, kill_in_the_middle
 
 from gsio import checkpoint
 from gsio.reader import open_stack
@@ -138,12 +138,6 @@ OF_ZARR: dict[str, Damage] = {
     "metadata damaged": damage_metadata,
     "metadata deleted": delete_metadata,
 }
-
-
-def everything(path: Path) -> dict[str, bytes]:
-    """Return all bytes of a file or folder, by name."""
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
 
 
 def test_a_repair_leaves_as_many_frames_as_there_were(
