@@ -44,13 +44,20 @@ def kill_in_the_middle(case: Case, dice: random.Random) -> None:
     case.clear()
     calls = case.run(fault=fault(case, ANY, 0)).calls_of(ANY)
     wanted = *checkpoint.paths_of(case.output), journal_of(case.output)
-    for _ in range(50):
+
+    def kill(pid: int) -> None:
+        wait_until(lambda: all(path.exists() for path in wanted) or not Path(f"/proc/{pid}").exists())
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    for attempt in range(20):
         case.clear()
-        ended = case.run(fault=fault(case, ANY, dice.randint(calls // 2, calls * 9 // 10), KILL_BEFORE))
+        if attempt < 3:
+            ended = case.run(fault=fault(case, ANY, dice.randint(calls // 2, calls * 9 // 10), KILL_BEFORE))
+        else:  # where the disk has much to do, checkpoints come late
+            ended = case.run(fault=fault(case, WRITE, calls // 4, SLOW, lasts=True), meanwhile=kill)
         if ended.code == -9 and all(path.exists() for path in wanted):
             return
-        if ended.code == 0:  # there are fewer where more is published at once
-            calls = ended.calls_of(ANY)
     raise AssertionError("no kill left both checkpoints and a journal")
 
 
