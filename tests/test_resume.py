@@ -455,6 +455,17 @@ def test_a_file_whose_metadata_are_torn_is_rebuilt_from_its_journal(
         assert stack.frames == 60
 
 
+@pytest.mark.parametrize("key", ["v", "x", "integrity/crc32c"])
+def test_metadata_that_the_group_holds_too_may_be_missing(key: str, make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    gsio.simulate(make_config({**LONG, "output.compression": "lz4", "run.frames": 30}), path)
+    (path / key / "zarr.json").unlink()
+    gsio.simulate(make_config({**LONG, "output.compression": "lz4"}), path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
 def test_the_journal_of_a_wreck_stays_beside_it(make_config: Make, tmp_path: Path) -> None:
     """From one that is damaged in the middle a repair takes the frames before; those behind can still be found."""
     config, path = make_config({**LONG, "output.compression": "deflate"}), tmp_path / "run.h5"

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,12 @@ class ZarrWriter:
         self._group = json.loads(text)
         arrays = self._group["consolidated_metadata"]["metadata"]
         # All metadata as they were published last, by key: by these it is seen that somebody else has replaced some.
-        self._there = {METADATA: text} | {
-            key: self._store.get(key) for key in (f"{name}/{METADATA}" for name in arrays)
-        }
+        self._there = {METADATA: text}
+        for key in (f"{name}/{METADATA}" for name in arrays):
+            with suppress(
+                FileNotFoundError
+            ):  # of a damaged store, which can be read by the group's; those of arrays come back
+                self._there[key] = self._store.get(key)
         published = arrays["step"]["shape"][0]
         self._series = {name: _Series(values, min(published, self._frames)) for name, values in series.items()}
         if known is not None:
