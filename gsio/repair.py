@@ -106,7 +106,7 @@ def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
             while frames > known and frames - 1 in reasons:
                 frames -= 1
             damaged = [frame for frame in reasons if frame < frames]
-            wrong = _wrong_series(stack, records)
+            wrong = _wrong_series(stack, records) or _chunks_behind(stack, frames)
             if damaged and not wrong:
                 wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
             behind = f"frame {frames}, behind the committed ones: {reasons[frames]}" if frames < stack.frames else ""
@@ -124,6 +124,27 @@ def _wrong_series(stack: Stack, records: Records | None) -> str:
         if records is not None and (found[: len(records.frames)] != records.frames[name][: len(found)]).any():
             return f"{name}: expected the values that its journal knows, found others"
     return ""
+
+
+def _chunks_behind(stack: Stack, frames: int) -> str:
+    """Return which chunk of HDF5 lies behind so many frames, in a line; "" if none does.
+
+    A kill in the middle of a flush leaves it. Its place can be beyond what the file says is in use: a run that goes on
+    would use that for something else too, or could not write there.
+    """
+    found = ""
+
+    def look(chunk: Any) -> None:
+        nonlocal found
+        if chunk.chunk_offset[0] >= frames:
+            found = f"frame {chunk.chunk_offset[0]}: expected no chunk behind the {frames} committed frames, found one"
+
+    try:
+        for name in stack.fields if not stack.path.is_dir() else ():
+            stack.root[name].id.chunk_iter(look)
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return found
 
 
 def own_journal(output: Path, output_id: str) -> Records | None:

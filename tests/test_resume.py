@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -605,6 +606,31 @@ def test_empty_frames_behind_the_committed_ones_are_repaired(repaired: bool, mak
         with open_stack(path) as stack:
             assert list(problems(stack)) == []
             assert stack.frames == len(records.frames)
+    gsio.simulate(config, path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def test_a_chunk_that_a_torn_flush_left_beyond_the_end_is_not_written_to(make_config: Make, tmp_path: Path) -> None:
+    """The index of the chunks can be flushed before the length of the field, and before the end of the file."""
+    config, path = make_config({**LONG, "output.compression": "none"}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    with open_stack(path) as stack:
+        frames = stack.frames
+    with path.open("rb") as read:
+        end_of_file = slice(40, 48)  # in a superblock of version 0
+        end = read.read(48)[end_of_file]
+    with h5py.File(path, "r+") as file:
+        assert file.id.get_create_plist().get_version()[0] == 0
+        for field in "uv":
+            file[field].resize(frames + 4, axis=0)
+            file[field].id.write_direct_chunk((frames, 0, 0), np.ones(4 * 12 * 17, np.float32))
+    content = path.read_bytes()
+    shapes = [struct.pack("<6Q", length, 12, 17, 2**64 - 1, 12, 17) for length in (frames + 4, frames)]
+    assert content.count(shapes[0]) == 2
+    content = content.replace(*shapes)
+    path.write_bytes(content[: end_of_file.start] + end + content[end_of_file.stop :])
     gsio.simulate(config, path, resume="must")
     with open_stack(path) as stack:
         assert list(problems(stack)) == []
