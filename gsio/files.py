@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from gsio.errors import TakenError, UsageError
+from gsio.errors import StorageError, TakenError, UsageError
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 # By these a file system says that it does not offer something; the last, 524, is the kernel's own ENOTSUPP.
@@ -94,7 +94,7 @@ def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = N
 
     What is there is replaced only if `replaces` says so of it at this moment; it gets the name `keep`, or goes if none
     is given. Else TakenError is raised, what is there stays, and `new` is left to the caller. Where the file system can
-    exchange names, something whole is at `path` all the time.
+    exchange names, something whole is at `path` all the time. With `new` as `keep` they change places.
     """
     if _rename_to_free(new, path):
         return
@@ -107,7 +107,7 @@ def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = N
             _renameat2(new, path, EXCHANGE)
             raise taken
     elif new.is_dir() or keep is not None:
-        old = keep or temporary_beside(path)
+        old = keep if keep not in (None, new) else temporary_beside(path)
         publish(option, path, old, replaces=replaces)
         try:
             publish(option, new, path)
@@ -166,6 +166,24 @@ def write(fd: int, data: Any) -> None:
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def require_same(path: Path, known: os.stat_result) -> None:
+    """Raise StorageError unless the file or folder at `path`, through links, is the one that is `known`."""
+    try:
+        same = os.path.samestat(path.stat(), known)
+    except OSError:
+        same = False
+    if not same:
+        raise changed(path, "deleted, renamed or replaced")
+
+
+def changed(path: Path, how: str) -> StorageError:
+    """Return the error of an output that somebody else changed, in a way that `how` says, under the run."""
+    return StorageError(
+        f"'{path}' was {how} by another program while the run was writing it; put back what was there and go on with "
+        "--resume, or run again"
+    )
 
 
 def sync_folder(path: Path) -> None:

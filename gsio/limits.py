@@ -11,8 +11,7 @@ import psutil
 import structlog
 
 from gsio.config import Config, parse_walltime
-from gsio.errors import StorageError
-from gsio.files import UNSUPPORTED
+from gsio.files import UNSUPPORTED, changed, require_same
 from gsio.staging import FrameLayout
 
 if TYPE_CHECKING:
@@ -109,13 +108,13 @@ class Limits:
 
     def look(self, pipeline: "Pipeline") -> None:
         """Warn of a disk that will be full; raises StorageError if the output is gone."""
-        try:
-            found = self._output.stat()
-        except OSError:
-            found = None
-        self._file = self._file or found
-        if found is None or not os.path.samestat(found, self._file):  # type: ignore[arg-type]
-            raise StorageError(f"'{self._output}' was deleted or replaced while the run was writing it; run again")
+        if self._file is not None:
+            require_same(self._output, self._file)
+        else:
+            try:
+                self._file = self._output.stat()
+            except OSError:
+                raise changed(self._output, "deleted or renamed") from None
         done, left = pipeline.frames_committed, pipeline.config.run.frames - pipeline.frames_committed
         needed = pipeline.writer.nbytes / done * left if done else 0
         free = free_space(self._output.parent)

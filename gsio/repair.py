@@ -52,12 +52,16 @@ class Survey(NamedTuple):
         Committed frames that cannot be decoded, or do not match their checksum.
     output_id
         The identity of the output; "" where it cannot be read.
+    behind
+        What is wrong with the empty frames behind the committed ones, in a line; "" if there are none. A run that goes
+        on cuts them, but a reader meets them.
     """
 
     wrong: str
     frames: int
     damaged: list[int]
     output_id: str
+    behind: str = ""
 
 
 def survey(output: Path, start: int = 0) -> Survey:
@@ -102,10 +106,11 @@ def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
             while frames > known and frames - 1 in reasons:
                 frames -= 1
             damaged = [frame for frame in reasons if frame < frames]
-            wrong = _wrong_series(stack, records)
+            wrong = _wrong_series(stack, records) or _chunks_behind(stack, frames)
             if damaged and not wrong:
                 wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
-            return Survey(wrong, frames, damaged, output_id)
+            behind = f"frame {frames}, behind the committed ones: {reasons[frames]}" if frames < stack.frames else ""
+            return Survey(wrong, frames, damaged, output_id, behind)
     except DataError as error:
         return Survey(str(error), 0, [], "")
 
@@ -119,6 +124,27 @@ def _wrong_series(stack: Stack, records: Records | None) -> str:
         if records is not None and (found[: len(records.frames)] != records.frames[name][: len(found)]).any():
             return f"{name}: expected the values that its journal knows, found others"
     return ""
+
+
+def _chunks_behind(stack: Stack, frames: int) -> str:
+    """Return which chunk of HDF5 lies behind so many frames, in a line; "" if none does.
+
+    A kill in the middle of a flush leaves it. Its place can be beyond what the file says is in use: a run that goes on
+    would use that for something else too, or could not write there.
+    """
+    found = ""
+
+    def look(chunk: Any) -> None:
+        nonlocal found
+        if chunk.chunk_offset[0] >= frames:
+            found = f"frame {chunk.chunk_offset[0]}: expected no chunk behind the {frames} committed frames, found one"
+
+    try:
+        for name in stack.fields if not stack.path.is_dir() else ():
+            stack.root[name].id.chunk_iter(look)
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return found
 
 
 def own_journal(output: Path, output_id: str) -> Records | None:
@@ -146,7 +172,7 @@ def repair(output: Path) -> str:
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
     with Journal(output) as journal:
         found = survey(output)
-        wrong = found.wrong
+        wrong = found.wrong or found.behind
         try:
             read_journal(output)
         except DataError as error:
@@ -163,7 +189,8 @@ def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
     Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name,
-    but where `keep` is False and every frame was saved.
+    and so does its journal, which can place frames that nothing else can. Where `keep` is False and every frame was
+    saved, neither stays.
 
     Raises DataError if no frame can be saved, and StorageError where storage fails.
     """
@@ -177,7 +204,7 @@ def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
         try:
             damaged = wreck.write(target)
             aside = _new_name(output)
-            publish("PATH", target, output, replaces=lambda path: os.path.samestat(path.lstat(), before), keep=aside)
+            _exchange(output, target, aside, before, journal)
             journal.adopt(journal_of(target))  # later: without it the new output is whole, the old one lost
             sync_folder(output.parent)
         except BaseException as error:
@@ -192,8 +219,28 @@ def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
     said = f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}"
     if not keep and not damaged and wreck.saved == wreck.frames:
         remove(aside)
+        journal_of(aside).unlink(missing_ok=True)
         return said
     return f"{said}; the output as it was is '{aside}'"
+
+
+def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, journal: Journal) -> None:
+    """Give `new` the name of the `output` that was `before`, and that one the name `aside`, with a copy of its journal.
+
+    What is new gets the name `aside` first, so that the wreck never has a temporary one, under which it would be
+    deleted after a kill.
+    """
+    made = new.lstat()
+    try:
+        if journal.path.stat().st_size:
+            shutil.copyfile(journal.path, journal_of(aside))
+        publish("PATH", new, aside)
+        publish("PATH", aside, output, replaces=lambda path: os.path.samestat(path.lstat(), before), keep=aside)
+    except BaseException:
+        if os.path.lexists(aside) and os.path.samestat(aside.lstat(), made):
+            aside.rename(new)
+        journal_of(aside).unlink(missing_ok=True)
+        raise
 
 
 class Wreck:
@@ -351,7 +398,7 @@ def _new_name(output: Path) -> Path:
     """Return a name beside `output` that nothing has, for the output as it was."""
     for number in range(1, sys.maxsize):
         path = output.with_name(f"{output.stem}.damaged-{number}{output.suffix}")
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) and not os.path.lexists(journal_of(path)):
             return path
     raise AssertionError
 

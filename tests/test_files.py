@@ -411,6 +411,22 @@ def test_publish(there: str, is_folder: bool, exchange: bool, folder: Path, monk
     assert names <= {"path", "source", "precious.txt"}  # what a link leads to stays
 
 
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
+@pytest.mark.parametrize("thing", ["file", "folder"])
+def test_two_change_places(thing: str, exchange: bool, folder: Path, monkeypatch: Patch) -> None:
+    if not exchange:
+        monkeypatch.setattr(files, "LIBC", object())
+    new, path = folder / "new", folder / "path"
+    put(new, thing)
+    put(path, thing)
+    (new if thing == "file" else next(new.iterdir())).write_text("new")
+    names, was, comes = contents(folder).keys(), [*contents(path).values()], [*contents(new).values()]
+    files.publish("--it", new, path, replaces=lambda path: True, keep=new)
+    assert contents(folder).keys() == names
+    assert list(contents(path).values()) == comes
+    assert list(contents(new).values()) == was
+
+
 def test_what_came_between_the_look_and_the_exchange_is_put_back(folder: Path) -> None:
     new, path = folder / "new", folder / "path"
     new.write_text("new")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -321,6 +322,30 @@ def test_a_kill_while_a_shared_chunk_is_replaced_leaves_the_frames_of_before(mak
         np.testing.assert_array_equal(stack.v[:26], before)
 
 
+@pytest.mark.parametrize(("name", "compression"), [("run.h5", "deflate"), ("run.zarr", "lz4")])
+def test_a_run_that_shares_a_chunk_is_stopped_again_and_again_before_its_first_commit(
+    name: str, compression: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = tmp_path / name, {**LONG, "output.compression": compression}
+    gsio.simulate(make_config({**long, "run.frames": 18}), path)  # two frames in the last chunk
+
+    def stopping(solver: Any, block: Any) -> None:
+        raise MemoryError("the test")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(ArraySolver, "fill", stopping)
+            with pytest.raises(MemoryError, match="the test"):
+                gsio.simulate(make_config(long), path, resume="must")
+        with open_stack(path) as stack:
+            assert stack.frames == 18
+            assert list(problems(stack)) == []
+    gsio.simulate(make_config(long), path, resume="must")
+    (tmp_path / "whole").mkdir()
+    gsio.simulate(make_config(long), tmp_path / "whole" / name)
+    assert contents(path) == contents(tmp_path / "whole" / name)
+
+
 def test_an_output_that_this_process_has_open_is_not_touched(make_config: Make, tmp_path: Path) -> None:
     output, longer = tmp_path / "run.h5", make_config(LONG | {"run.frames": 80})
     gsio.simulate(make_config(LONG), output)
@@ -454,6 +479,37 @@ def test_a_file_whose_metadata_are_torn_is_rebuilt_from_its_journal(
         assert stack.frames == 60
 
 
+@pytest.mark.parametrize("key", ["v", "x", "integrity/crc32c"])
+def test_metadata_that_the_group_holds_too_may_be_missing(key: str, make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    gsio.simulate(make_config({**LONG, "output.compression": "lz4", "run.frames": 30}), path)
+    (path / key / "zarr.json").unlink()
+    gsio.simulate(make_config({**LONG, "output.compression": "lz4"}), path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def test_the_journal_of_a_wreck_stays_beside_it(make_config: Make, tmp_path: Path) -> None:
+    """From one that is damaged in the middle a repair takes the frames before; those behind can still be found."""
+    config, path = make_config({**LONG, "output.compression": "deflate"}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    records = read_journal(path)
+    assert records is not None
+    journal = bytearray(journal_of(path).read_bytes())
+    journal[-records.frames[10:].nbytes + 20] ^= 0xFF
+    journal_of(path).write_bytes(journal)
+    tear(path)
+    said = repair(path)
+    assert "rebuilt with 10 of 10 frames" in said
+    wreck = Path(said.rpartition(" is '")[2].rstrip("'"))
+    assert journal_of(wreck).read_bytes() == journal
+    gsio.simulate(config, path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
 def tear(path: Path) -> None:
     """Destroy what says where the frames are: the superblock of HDF5, or the metadata of the group."""
     if path.is_dir():
@@ -559,7 +615,8 @@ def test_a_damaged_journal_is_named_and_a_readable_output_repaired(
         assert stack.frames == 60
 
 
-def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("repaired", [False, True])
+def test_empty_frames_behind_the_committed_ones_are_repaired(repaired: bool, make_config: Make, tmp_path: Path) -> None:
     config, path = make_config(LONG), tmp_path / "run.h5"
     kill_after(30, config, path)
     records = read_journal(path)
@@ -567,6 +624,36 @@ def test_empty_frames_behind_the_committed_ones_are_repaired(make_config: Make, 
     with h5py.File(path, "r+") as file:  # as a kill leaves it that comes between the length and the index of a flush
         for field in "uv":
             file[field].resize(len(records.frames) + 8, axis=0)
+    if repaired:  # for whoever reads it as it is
+        assert f"rebuilt with {len(records.frames)} of {len(records.frames)} frames" in repair(path)
+        with open_stack(path) as stack:
+            assert list(problems(stack)) == []
+            assert stack.frames == len(records.frames)
+    gsio.simulate(config, path, resume="must")
+    with open_stack(path) as stack:
+        assert list(problems(stack)) == []
+        assert stack.frames == 60
+
+
+def test_a_chunk_that_a_torn_flush_left_beyond_the_end_is_not_written_to(make_config: Make, tmp_path: Path) -> None:
+    """The index of the chunks can be flushed before the length of the field, and before the end of the file."""
+    config, path = make_config({**LONG, "output.compression": "none"}), tmp_path / "run.h5"
+    kill_after(30, config, path)
+    with open_stack(path) as stack:
+        frames = stack.frames
+    with path.open("rb") as read:
+        end_of_file = slice(40, 48)  # in a superblock of version 0
+        end = read.read(48)[end_of_file]
+    with h5py.File(path, "r+") as file:
+        assert file.id.get_create_plist().get_version()[0] == 0
+        for field in "uv":
+            file[field].resize(frames + 4, axis=0)
+            file[field].id.write_direct_chunk((frames, 0, 0), np.ones(4 * 12 * 17, np.float32))
+    content = path.read_bytes()
+    shapes = [struct.pack("<6Q", length, 12, 17, 2**64 - 1, 12, 17) for length in (frames + 4, frames)]
+    assert content.count(shapes[0]) == 2
+    content = content.replace(*shapes)
+    path.write_bytes(content[: end_of_file.start] + end + content[end_of_file.stop :])
     gsio.simulate(config, path, resume="must")
     with open_stack(path) as stack:
         assert list(problems(stack)) == []
@@ -723,7 +810,7 @@ def test_an_output_that_vanishes_ends_the_run(
         seen.append(pipeline)
         path.unlink(missing_ok=True)
 
-    with pytest.raises(StorageError, match="deleted or replaced"):
+    with pytest.raises(StorageError, match="deleted, renamed or replaced"):
         gsio.simulate(make_config({**LONG, "run.frames": 100_000_000}), path, watch=watch)
     assert seen
 

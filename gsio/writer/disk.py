@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.files import LIBC, UNSUPPORTED, lacks
+from gsio.files import LIBC, UNSUPPORTED, changed, lacks, require_same
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20
@@ -70,7 +70,6 @@ class Disk:
         if chunk is not None and (chunk.ctypes.data, len(chunk)) == (found.ctypes.data, len(found)):
             self._chunk = None
             self._placed.append((self._place, chunk))
-            self.size = max(self.size, self._place + len(chunk))
             return len(data)
         self._write([memoryview(data).cast("B")], self._place)
         return len(data)
@@ -78,6 +77,8 @@ class Disk:
     def _write(self, buffers: list[memoryview], place: int) -> None:
         """Write buffers one behind the other."""
         try:
+            if place + sum(map(len, buffers)) > self.size and self._error is None:
+                self._require_whole()  # else what lies between the new end and the old would read as zeros
             while buffers and self._error is None:
                 written = os.pwritev(self.fd, buffers[:BUFFERS], place)
                 place += written
@@ -147,7 +148,15 @@ class Disk:
             if self._error is not None:
                 raise self._error
 
-    def check(self) -> None:
+    def check(self, path: Path) -> None:
+        """Raise StorageError if somebody else has cut the file, or it is no longer the one at `path`."""
+        require_same(path, os.fstat(self.fd))
+        try:
+            self._require_whole()
+        except OSError:
+            raise changed(path, "truncated") from None
+
+    def _require_whole(self) -> None:
         """Raise OSError if somebody else has cut the file."""
         if os.fstat(self.fd).st_size < self.size:
             raise OSError(errno.EIO, "the file was truncated by another program")

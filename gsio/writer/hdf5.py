@@ -17,7 +17,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.config import Config
-from gsio.errors import UsageError
+from gsio.errors import StorageError, UsageError
 from gsio.files import is_file, publish, sync_folder, temporary_beside
 from gsio.staging import PAGE, Block, FrameLayout
 from gsio.writer import codec
@@ -132,7 +132,7 @@ class ChunkWriter:
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept
         places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
-        self._disk.check()
+        self._disk.check(self._path)
         with self._trace.span("write", first), self._disk.raising():
             self._disk.reserve(
                 sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
@@ -183,8 +183,18 @@ class ChunkWriter:
         self._journal.sync()
 
     def close(self, status: str) -> None:
-        """Record how the run ended, close the file, and wait until the disk has it."""
+        """Record how the run ended, close the file, and wait until the disk has it.
+
+        A file that somebody else has changed is left as it is.
+        """
         try:
+            try:
+                self._disk.check(self._path)
+            except StorageError:
+                self._disk.abandon()
+                with suppress(OSError, RuntimeError):
+                    self._file.close()
+                raise
             with self._disk.raising():
                 try:
                     if self._saved is not None:  # nothing was committed
@@ -194,7 +204,7 @@ class ChunkWriter:
                     _finish(self._file, status)
                 finally:
                     self._file.close()
-            self._disk.check()
+            self._disk.check(self._path)
         finally:
             try:
                 self._disk.sync()

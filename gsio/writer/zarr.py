@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from gsio.config import Config
-from gsio.files import LIBC, UNSUPPORTED, publish, temporary_beside, write
+from gsio.files import LIBC, UNSUPPORTED, changed, publish, require_same, temporary_beside, write
 from gsio.staging import Block, FrameLayout
 from gsio.writer import codec, is_zarr
 from gsio.writer.base import Target
@@ -147,9 +148,18 @@ class ZarrWriter:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-        self._store = Folder(path)
-        self._group = json.loads(self._store.get(METADATA))
-        published = self._group["consolidated_metadata"]["metadata"]["step"]["shape"][0]
+        self._store, self._folder = Folder(path), path.stat()
+        text = self._store.get(METADATA)
+        self._group = json.loads(text)
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        # All metadata as they were published last, by key: by these it is seen that somebody else has replaced some.
+        self._there = {METADATA: text}
+        for key in (f"{name}/{METADATA}" for name in arrays):
+            with suppress(
+                FileNotFoundError
+            ):  # of a damaged store, which can be read by the group's; those of arrays come back
+                self._there[key] = self._store.get(key)
+        published = arrays["step"]["shape"][0]
         self._series = {name: _Series(values, min(published, self._frames)) for name, values in series.items()}
         if known is not None:
             self._go_on(attributes, known, published)
@@ -172,13 +182,14 @@ class ZarrWriter:
             known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
         if self._frames < published:
             for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
-                self._store.put(key, value)
+                self._put_metadata(key, value)
         self._publish()
 
     def encode(self, block: Block, part: int) -> None:
         """Compress one part of `block`, take checksums, and store its chunks, where no reader looks yet."""
         with self._trace.span("encode", block.first):
             codec.encode(block, self._config.output, part)
+        require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
         with self._trace.span("write", block.first):
             layout = self._layout
             numbers, slab = block.chunk_numbers(part)
@@ -228,17 +239,25 @@ class ZarrWriter:
         self._store.sync()
 
     def close(self, status: str) -> None:
-        """Record how the run ended, and wait until the disk has everything."""
+        """Record how the run ended, and wait until the disk has everything.
+
+        A store that somebody else has changed is left as it is.
+        """
+        self._check()
         if self._chunks_missing() > self._missing:
-            raise OSError(errno.EIO, "chunks were deleted by another program")
+            raise changed(self._store.path, "stripped of chunks")
         self._group["attributes"] |= {"status": status, "ended": now()}
         self.sync()
 
     def _chunks_missing(self) -> int:
         """Return how many files of the committed frames are not there."""
-        layout, numbers = self._layout, -(-self._frames // self._layout.frames_together)
-        names = [path.name for name in layout.fields for path in (self._store.path / name).glob("c.*")]
-        return numbers * len(layout.fields) * layout.slabs - sum(int(name.split(".")[1]) < numbers for name in names)
+        layout, missing = self._layout, 0
+        of_arrays = dict.fromkeys(layout.fields, layout.frames_together)
+        for name, together in (of_arrays | dict.fromkeys(self._levels, layout.frames_per_chunk)).items():
+            numbers = -(-self._frames // together)
+            there = (path.name for path in (self._store.path / name).glob("c.*"))
+            missing += numbers * layout.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
+        return missing
 
     def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
         """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
@@ -250,12 +269,28 @@ class ZarrWriter:
         """Return that frames have no place in a file: each chunk is one."""
         return np.zeros((frames, len(self._layout.fields), self._layout.slabs), PLACE)
 
+    def _check(self) -> None:
+        """Raise StorageError if somebody else has replaced the store, or metadata of it."""
+        require_same(self._store.path, self._folder)
+        for key, text in self._there.items():
+            try:
+                same = self._store.get(key) == text
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise changed(self._store.path / key, "deleted or changed")
+
+    def _put_metadata(self, key: str, text: bytes) -> None:
+        self._store.put(key, text)
+        self._there[key] = text
+
     def _publish(self) -> None:
+        self._check()
         for name, series in self._series.items():
             for number, values in series.new_chunks():
                 self._store.put(f"{name}/c.{number}", values)
         for key, value in self._metadata().items():
-            self._store.put(key, value)
+            self._put_metadata(key, value)
         self._published = time.monotonic()
 
     def _metadata(self) -> dict[str, bytes]:

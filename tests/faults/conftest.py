@@ -15,7 +15,11 @@ pytest.register_assert_rewrite("harness")
 
 from harness import HERE, OUTPUTS, Case, Launcher, Tally  # noqa: E402 - its assertions are rewritten first
 
-ONE_EACH = "test_damage", "test_surroundings"
+ONE_EACH = {  # modules and tests
+    "test_damage", "test_repair", "test_surroundings",
+    "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
+    "test_a_complete_run_that_is_extended_and_killed_keeps_its_frames",
+}  # fmt: skip
 ROWS: dict[tuple[str, str], Counter[str]] = {}
 
 
@@ -47,10 +51,11 @@ def cases(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """In the short form kills and sweeps meet every output there is, everything else one each."""
+    """In the short form random kills and sweeps meet every output there is, everything else one each."""
     if "case" in metafunc.fixturenames:
         names = list(OUTPUTS)
-        if metafunc.config.getoption("--rounds") == 1 and metafunc.module.__name__ in ONE_EACH:
+        meant = {metafunc.module.__name__, metafunc.function.__name__}
+        if metafunc.config.getoption("--rounds") == 1 and ONE_EACH & meant:
             names = [names[zlib.crc32(metafunc.function.__name__.encode()) % len(names)]]
         metafunc.parametrize("case", names, indirect=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
+from decoding import decodable
 
 import gsio.repair
 import gsio.run
@@ -64,6 +65,10 @@ def serve(request: dict[str, Any]) -> int:
     arguments = request["arguments"]
     if arguments[0] == "look":
         return look(*arguments[1:])
+    if arguments[0] == "decode":
+        path, how, whole, target = arguments[1:]
+        Path(target).write_text(json.dumps(decodable(Path(path), how, Path(whole))))
+        return 0
     sys.argv = ["gsio", *arguments]
     code = main()
     if fault:

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,14 +40,25 @@ ENDS = {-9: "killed", 74: "stopped", 0: "completed"}
 
 
 def kill_in_the_middle(case: Case, dice: random.Random) -> None:
-    """Leave a wreck with a checkpoint and the one before it."""
+    """Leave a wreck with a checkpoint, the one before it, and a journal."""
     case.clear()
     calls = case.run(fault=fault(case, ANY, 0)).calls_of(ANY)
-    while True:
+    wanted = *checkpoint.paths_of(case.output), journal_of(case.output)
+
+    def kill(pid: int) -> None:
+        wait_until(lambda: all(path.exists() for path in wanted) or not Path(f"/proc/{pid}").exists())
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    for attempt in range(20):
         case.clear()
-        ended = case.run(fault=fault(case, ANY, dice.randint(calls // 2, calls * 9 // 10), KILL_BEFORE))
-        if ended.code == -9 and all(path.exists() for path in checkpoint.paths_of(case.output)):
+        if attempt < 3:
+            ended = case.run(fault=fault(case, ANY, dice.randint(calls // 2, calls * 9 // 10), KILL_BEFORE))
+        else:  # where the disk has much to do, checkpoints come late
+            ended = case.run(fault=fault(case, WRITE, calls // 4, SLOW, lasts=True), meanwhile=kill)
+        if ended.code == -9 and all(path.exists() for path in wanted):
             return
+    raise AssertionError("no kill left both checkpoints and a journal")
 
 
 def flip(path: Path, place: int) -> None:
@@ -83,10 +96,40 @@ DAMAGES: dict[str, Callable[[Case], object]] = {
     "checkpoint deleted": lambda case: checkpoint.paths_of(case.output)[0].unlink(),
     "both checkpoints deleted": lambda case: [path.unlink() for path in checkpoint.paths_of(case.output)],
     "both checkpoints torn": lambda case: [tear(path) for path in checkpoint.paths_of(case.output)],
+    "checkpoint emptied": lambda case: os.truncate(checkpoint.paths_of(case.output)[0], 0),
+    "checkpoint torn, the one before deleted": lambda case: [
+        tear(checkpoint.paths_of(case.output)[0]),
+        checkpoint.paths_of(case.output)[1].unlink(),
+    ],
+    "checkpoint deleted, the one before torn": lambda case: [
+        checkpoint.paths_of(case.output)[0].unlink(),
+        tear(checkpoint.paths_of(case.output)[1]),
+    ],
+    "checkpoints and journal deleted": lambda case: [
+        path.unlink() for path in (*checkpoint.paths_of(case.output), journal_of(case.output))
+    ],
+    "checkpoints deleted, journal torn": lambda case: [
+        *(path.unlink() for path in checkpoint.paths_of(case.output)),
+        tear(journal_of(case.output)),
+    ],
+    "journal emptied": lambda case: os.truncate(journal_of(case.output), 0),
     "journal deleted": lambda case: journal_of(case.output).unlink(),
     "journal torn": lambda case: tear(journal_of(case.output)),
     "journal damaged": lambda case: flip(journal_of(case.output), journal_of(case.output).stat().st_size // 2),
 }
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    """Return all bytes of a file or folder, by name."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the archive that a checkpoint is can be read to its end."""
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+    return False
 
 
 def damages_of(case: Case) -> list[str]:
@@ -102,13 +145,20 @@ def test_a_wreck_that_is_damaged_besides_goes_on(case: Case, tally: Tally, dice:
         def play(damage: str = damage) -> Iterator[str]:
             kill_in_the_middle(case, dice)
             yield "killed"
+            case.check_prefix()  # without a journal nothing can be made of a file that was killed in a flush
+            known = max(case.frames, case.journalled)
             DAMAGES[damage](case)
-            if damage == "both checkpoints torn":
+            torn = [path for path in checkpoint.paths_of(case.output) if path.exists() and not is_whole(path)]
+            if torn and len(torn) == sum(path.exists() for path in checkpoint.paths_of(case.output)):
+                before = case.decodable(case.output)
                 ended = case.resume()
-                assert ended.code == 65
+                assert ended.code == 65, ended.text
                 assert "delete them" in ended.error
-                for path in checkpoint.paths_of(case.output):
+                assert case.decodable(case.output) == before
+                for path in torn:
                     path.unlink()
+            if "checkpoint" in damage and "journal" not in damage:
+                yield case.check_prefix(known)
             if "journal" not in damage:
                 yield case.check_prefix(1)
             case.check_resume()
@@ -125,11 +175,14 @@ def test_a_repair_that_is_killed_loses_nothing(case: Case, tally: Tally, dice: r
             case.check_prefix()
             known = checkpoint.load(case.output)[0].frames
             (tear_metadata if case.output.is_dir() else zero_superblock)(case)
+            wreck = everything(case.output)
             for action in (KILL_BEFORE, KILL_AFTER, errno.ENOSPC):
                 ended = case.launcher.run("repair", case.output, fault=fault(case, ANY, dice.randint(1, 300), action))
                 assert ended.code in ENDS, ended.text
                 yield ENDS[ended.code]
                 assert os.path.lexists(case.output)
+                # Never under a temporary name, under which the next run would delete it.
+                assert wreck in [everything(path) for path in case.folder.iterdir() if not path.name.startswith(".")]
             yield case.check_prefix(known)
             case.check_resume()
             yield "identical"
