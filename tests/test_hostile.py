@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -66,11 +67,11 @@ def make_outputs(folder: Path) -> None:
     """Make the intact outputs that cases damage."""
     for name, changes in OUTPUTS.items():
         gsio.simulate(gsio.load_config(overrides={**SMALL, **changes}, environ={}), folder / name)
-    # Many blocks, so that a run which is to stop does so before its end.
-    staging.BLOCK_BYTES = 8 * 2 * 12 * 17 * 4
     for name in STOPPED:
         config = gsio.load_config(overrides={**SMALL, **SLOW}, environ={})
-        with contextlib.suppress(Interrupted):
+        # Many blocks, so that a run which is to stop does so before its end.
+        many = mock.patch.object(staging, "BLOCK_BYTES", 8 * 2 * 12 * 17 * 4)
+        with many, contextlib.suppress(Interrupted):
             gsio.simulate(config, folder / name, watch=lambda pipeline: pipeline.stop("the test"))
 
 
