@@ -6,6 +6,7 @@ a damaged one.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +99,15 @@ def _read(path: Path) -> Checkpoint:
         raise ValueError("u and v differ in shape or type")
     numbers = {name: int(values[name]) for name in ("frames", "rates")}
     return Checkpoint(**{**values, **numbers, **{name: str(values[name]) for name in ("output_id", "config")}})
+
+
+def discard(output: Path, frames: int) -> None:
+    """Delete, durably, the checkpoints of an output that lie behind the `frames` frames that it keeps."""
+    for path in paths_of(output):
+        with suppress(Exception):  # a damaged one is of no use
+            if is_checkpoint(path) and _read(path).frames > frames:
+                path.unlink()
+    sync_folder(output.parent)
 
 
 def is_checkpoint(path: Path) -> bool:

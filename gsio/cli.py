@@ -174,7 +174,12 @@ def cli() -> None:
     default="no",
     help="auto, or --resume alone: go on with the output, or begin it. must: it has to be there.",
 )
-@click.option("--discard-after", type=int, metavar="N", help="With --resume=must: keep only N of the committed frames.")
+@click.option(
+    "--discard-after",
+    type=click.IntRange(0),
+    metavar="N",
+    help="With --resume=must: keep only N of the committed frames.",
+)
 @click.option("--metrics-port", type=int, metavar="PORT", help="Show rates to Prometheus at this port of localhost.")
 @click.option("--timeline", metavar="PATH.json", type=PATH, help="Also save what ran when, for Perfetto.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), default="auto", show_default=True)

@@ -280,7 +280,8 @@ class Pipeline:
                 with self.trace.span("stage", block.first):
                     self.solver.wait(block)
                 if block.first < self.first:
-                    self._compare(block)
+                    if not block.chunks:  # else the solver has taken the checksums
+                        codec.checksum(block, 0, block.count)
                     self._encoded.put(block)
                     continue
                 if block.first == self.first and self._before is not None and self._before.last:
@@ -297,13 +298,13 @@ class Pipeline:
             self._encoded.put(None)
 
     def _compare(self, block: Block) -> None:
-        """Raise DataError unless the frames of `block` are those that the file holds."""
-        assert self._before is not None
-        if not block.chunks:  # else the solver has taken them
-            codec.checksum(block, 0, block.count)
-        committed = self._before.series["integrity/crc32c"][block.first :][: block.count]
-        if len(wrong := np.flatnonzero(block.checksums[: block.count] != committed)):
-            frame = block.first + int(wrong[0])
+        """Raise DataError unless the frames of `block` are those that the file holds, or held."""
+        if self._before is None:
+            return
+        found = block.checksums[block.kept : block.count]
+        known = self._before.checksums[block.first + block.kept :][: len(found)]
+        if len(wrong := np.flatnonzero(found[: len(known)] != known)):
+            frame = block.first + block.kept + int(wrong[0])
             raise DataError(
                 f"--resume: frame {frame}, computed again on '{self.solver.device}', differs from the committed one of "
                 f"'{self._before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
@@ -341,6 +342,7 @@ class Pipeline:
             self.trace.device("copy", block.first, block.link_start, block.link_seconds)
             diverged = _cut_at_divergence(block)
             self._look_outside(block)
+            self._compare(block)
             self._position = block.first + block.count
             done.append(block)
         if ready := [block for block in done if block.first + block.count > max(self.first, block.first + block.kept)]:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,13 @@ def _terminate(number: int, frame: object) -> None:
 def is_default(number: int) -> bool:
     """Return whether a signal does what it does in every process."""
     return signal.getsignal(number) is signal.SIG_DFL
+
+
+def python_module(name: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of gsio, whatever modules of the user lie in the working folder."""
+    here = str(Path(__file__).parents[1])
+    run = f"runpy.run_module({name!r}, None, '__main__', alter_sys=True)"
+    return [sys.executable, "-P", "-c", f"import runpy, sys; sys.path.append({here!r}); {run}", *arguments]
 
 
 def with_parent(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsio.config import Config
-from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.errors import DataError, GsioError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.inputs import open_regular
-from gsio.processes import end_with_parent, with_parent
+from gsio.processes import end_with_parent, python_module, with_parent
 from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
 from gsio.staging import STATISTICS, Block, FrameLayout, layout_of
 from gsio.trace import Trace
@@ -66,18 +66,20 @@ class Survey(NamedTuple):
 
 def survey(output: Path, start: int = 0) -> Survey:
     """Look at an output, and at its frames from `start` on, the last one at least."""
-    command = [sys.executable, "-m", "gsio.repair", str(output), str(start)]
+    command = python_module("gsio.repair", str(output), str(start))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=with_parent()) as reader:
         assert reader.stdout is not None and reader.stderr is not None
-        said = b""
+        said, started = b"", False
         while select.select([reader.stdout], [], [], DEADLINE)[0]:
             if not (more := os.read(reader.stdout.fileno(), 1 << 16)):
                 break
-            said = (said + more).lstrip(b".")
+            said, started = (said + more).lstrip(b"."), True
         else:
             reader.kill()
             return Survey(f"reading takes longer than {DEADLINE:g} s", 0, [], "")
         errors = reader.stderr.read().decode(errors="replace").strip().splitlines()
+    if not started:
+        raise GsioError(f"the process that looks at '{output}' did not start: {(errors or ['it said nothing'])[-1]}")
     if reader.returncode < 0:
         return Survey(f"its reader died of {signal.Signals(-reader.returncode).name}", 0, [], "")
     if reader.returncode:
@@ -170,6 +172,7 @@ def repair(output: Path) -> str:
     """
     if not os.path.lexists(output):
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
+    output = output.resolve() if output.is_symlink() else output  # its journal lies beside the file itself
     with Journal(output) as journal:
         found = survey(output)
         wrong = found.wrong or found.behind
@@ -215,7 +218,7 @@ def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
                     "make space, then repair or --resume it"
                 ) from error
             raise
-    lost = f", frames {_ranges(damaged)} of these are damaged" if damaged else ""
+    lost = f", of which damaged: {_ranges(damaged)}" if damaged else ""
     said = f"rebuilt with {wreck.saved} of {wreck.frames} frames{lost}"
     if not keep and not damaged and wreck.saved == wreck.frames:
         remove(aside)
@@ -409,4 +412,5 @@ if __name__ == "__main__":
     def _sign(frames: int) -> None:
         print(".", end="", flush=True)  # noqa: T201 - for the process that asked
 
+    _sign(0)
     print(json.dumps(_look(Path(sys.argv[1]), int(sys.argv[2]), _sign)._asdict()))  # noqa: T201

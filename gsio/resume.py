@@ -28,6 +28,9 @@ class Restart(NamedTuple):
         The newest state that is not behind the frames that stay; None: the initial state.
     series
         What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
+    checksums
+        The checksums, uint32 [frame], that frames have to have which are computed again. Frames behind a damaged one
+        do not stay, and are compared all the same.
     last
         The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
         frame that comes next.
@@ -37,6 +40,7 @@ class Restart(NamedTuple):
 
     checkpoint: Checkpoint | None
     series: Mapping[str, NDArray[Any]]
+    checksums: NDArray[np.uint32]
     last: list[NDArray[Any]]
     frames_per_chunk: int
     output_id: str
@@ -73,12 +77,12 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
         raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
     with open_stack(output) as stack:
         check_same_run(config, stack.attributes["config"], f"'{output}'")
+        if "selection" in stack.attributes:
+            raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
         frames = found.frames
         if discard_after is not None:
-            if discard_after > frames:
-                raise UsageError(
-                    f"--discard-after: expected at most {frames}, the committed frames, got {discard_after}"
-                )
+            if not 0 <= discard_after <= frames:
+                raise UsageError(f"--discard-after: expected 0 to {frames}, the committed frames, got {discard_after}")
             frames = discard_after
         checkpoints = load(output, stack.attributes.get("output_id", ""))
         checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
@@ -87,12 +91,17 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
                 f"{output} has no checkpoint of these frames: computing again from the first; all {frames} stay"
             )
         computed_from = checkpoint.frames if checkpoint is not None else 0
-        damaged = np.atleast_1d(stack.attributes.get(DAMAGED, ()))
-        frames = min([frames, *(int(frame) for frame in damaged if frame >= computed_from)])
+        damaged = [int(frame) for frame in np.atleast_1d(stack.attributes.get(DAMAGED, ())) if frame < frames]
+        kept = min([frames, *(frame for frame in damaged if frame >= computed_from)])
+        if kept < frames:
+            log.warning(f"frame {kept} of {output} is damaged: this and all later frames are computed and stored again")
+        if damaged and damaged[0] < computed_from:
+            log.warning(f"{output} has damaged frames before its checkpoint, which stay as they are; see 'gsio verify'")
         return Restart(
             checkpoint,
-            {name: joined_series(records, stack, name, frames) for name in stack.recorded},
-            _last_frames(stack, frames),
+            {name: joined_series(records, stack, name, kept) for name in stack.recorded},
+            joined_series(records, stack, "integrity/crc32c", frames),
+            _last_frames(stack, kept),
             next(iter(stack.fields.values())).frames_per_chunk,
             stack.attributes.get("output_id", ""),
             *(stack.attributes[name] for name in ("device", "status")),

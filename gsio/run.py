@@ -82,6 +82,8 @@ def simulate(
         configure("auto", quiet=True)
     began = time.perf_counter()
     output, timeline = Path(output), None if timeline is None else Path(timeline)
+    if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
+        output = output.resolve()
     check_stability(config.model, *rates(config))
     check_output(output, overwrite=overwrite, resume=resume)
     if discard_after is not None and resume != "must":
@@ -175,6 +177,8 @@ def _pipeline(
 
     try:
         series = before.series if before is not None else None
+        if before is not None:
+            checkpoint.discard(output, before.frames)
         writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
         for path in checkpoint.paths_of(output) if before is None else ():  # of the output that was replaced
             if checkpoint.is_checkpoint(path):

@@ -5,7 +5,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from gsio.bench.machine import facts
 from gsio.errors import UsageError
 from gsio.files import new_file, require_folder, require_new
-from gsio.processes import with_parent
+from gsio.processes import python_module, with_parent
 
 Found = dict[str, Any]  # what one measurement gave: numbers by key, and text
 
@@ -95,7 +94,7 @@ def measure_row(name: str, options: Options, arguments: list[Any], timeout: floa
     # JAX takes three quarters of the memory else, and the reference needs some too.
     environ = with_parent() | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     folder = tempfile.mkdtemp(dir=options.folder)
-    command = [sys.executable, "-m", "gsio.bench", json.dumps([name, folder, options.device, *arguments])]
+    command = python_module("gsio.bench", json.dumps([name, folder, options.device, *arguments]))
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, start_new_session=True
     ) as process:

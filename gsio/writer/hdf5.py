@@ -97,27 +97,25 @@ class ChunkWriter:
         pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if config.output.compression == "none" else {}
         self._disk.reserve(0)
         self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
+        series = frame_series(config, layout, []) if target.series is None else target.series
+        frames, stale = len(series["step"]), []
         if target.series is None:
             _lay_out(self._file, config, layout, attributes)
-        else:
-            _go_on(self._file, attributes, len(target.series["step"]))
-        stale = [name for name in self._file if name.startswith(SAVED)]  # left by a kill
-        series = frame_series(config, layout, []) if target.series is None else target.series
-        frames = len(series["step"])
-        along_time = {**series, OFFSETS + layout.fields[0]: np.arange(frames)}
-        self._series = {name: _Series(self._file[name], values) for name, values in along_time.items()}
         self._fields = [self._file[name].id for name in layout.fields]
-        for field in self._fields:
-            field.set_extent((frames, *layout.shape))
-        self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
-        self._vtk_steps.write(np.array(frames))
         places = self._places(frames)
-        if frames % layout.frames_together:
-            self._save_last_chunks(places)
-        self._file.flush()
+        # From here on the journal can restore what a kill tears, also of an output that was complete and had none.
         if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
             self._journal.begin(attributes, series, layout, places)
-        for name in stale:  # the journal says no more that chunks are there
+        if target.series is not None:
+            self._journal.sync()
+            stale = [name for name in self._file if name.startswith(SAVED)]  # left by a kill
+            _go_on(self._file, attributes, frames)
+        along_time = {**series, OFFSETS + layout.fields[0]: np.arange(frames)}
+        self._series = {name: _Series(self._file[name], values) for name, values in along_time.items()}
+        self._cut(frames, places)
+        self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
+        self._vtk_steps.write(np.array(frames))
+        for name in stale:
             del self._file[name]
         self._file.flush()
         self.nbytes = self._disk.size
@@ -163,19 +161,35 @@ class ChunkWriter:
                 self._saved = None
         self.nbytes = self._disk.size
 
-    def _save_last_chunks(self, places: NDArray[np.void]) -> None:
-        """Copy the last chunks, which the next commit replaces, and let `places` [frame, field, slab] say so.
+    def _cut(self, frames: int, places: NDArray[np.void]) -> None:
+        """Let the fields have so many frames, with their chunks at `places` [frame, field, slab].
 
-        HDF5 may use the space of a chunk again before the one that replaces it is committed.
+        The next commit replaces a last chunk that is not full. HDF5 may use the space of a chunk again before the one
+        that replaces it is committed: a copy stays until then, and the journal says so. A chunk that is cut is stored
+        again as it was, since HDF5 would decode it, for which it may lack the filter.
         """
-        group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
-        last = places[len(places) - len(places) % self._layout.frames_per_chunk :]
-        self._saved = group, last.copy()
-        for field, slab in np.ndindex(places.shape[1:]):
-            offset, nbytes = (int(number) for number in last[0, field, slab])
-            chunk = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
-            copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunk)
-            last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
+        layout, behind = self._layout, frames % self._layout.frames_per_chunk
+        last, chunks = places[frames - behind :], {}
+        if behind:
+            group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
+            self._saved, last = (group, last), last.copy()
+            for field, slab in np.ndindex(places.shape[1:]):
+                offset, nbytes = (int(number) for number in last[0, field, slab])
+                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
+                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
+                last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
+            self._file.flush()
+            self._journal.move(frames - behind, last)
+        for number, field in enumerate(self._fields):
+            if field.shape[0] == frames:
+                continue
+            field.set_extent((frames - behind, *layout.shape))
+            field.set_extent((frames, *layout.shape))
+            for slab in range(layout.slabs if behind else 0):
+                place = (frames - behind, slab * layout.lines_per_chunk, *[0] * len(layout.shape[1:]))
+                if len(chunk := chunks[number, slab]):
+                    places["offset"][frames - behind :, number, slab] = self._disk.place(field, place, chunk)
+        self._disk.write_placed()
 
     def sync(self) -> None:
         """Wait until the disk has what is committed, and the journal, which holds whatever a commit leaves torn."""
@@ -338,7 +352,7 @@ def _no_plugins() -> Iterator[None]:
 def _go_on(file: h5py.File, attributes: Mapping[str, Any], frames: int) -> None:
     """Let the file say that the run goes on after so many frames, and with which configuration."""
     history = f"{file.attrs['history']}\n{attributes['history']}"
-    file.attrs.update({"config": attributes["config"], "history": history})
+    file.attrs.update({"history": history} | {name: attributes[name] for name in ("config", "device", "backend")})
     file.attrs.modify("status", np.array(b"running", "S16"))
     file.attrs.modify("ended", np.array(b"", "S32"))
     if DAMAGED in file.attrs:

@@ -177,7 +177,8 @@ class ZarrWriter:
             self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
-        known |= {"config": attributes["config"], "history": history, "status": "running", "ended": ""}
+        known |= {"history": history, "status": "running", "ended": ""}
+        known |= {name: attributes[name] for name in ("config", "device", "backend")}
         if DAMAGED in known:
             known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
         if self._frames < published:

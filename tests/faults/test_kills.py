@@ -105,3 +105,22 @@ def test_a_complete_run_that_is_extended_and_killed_keeps_its_frames(
             yield "identical"
 
         tally.play(case, "complete, extended, killed", f"round {number}, {first} frames", play)
+
+
+def test_a_complete_run_that_is_extended_or_cut_can_be_killed_at_once(
+    case: Case, tally: Tally, dice: random.Random, rounds: int
+) -> None:
+    for number in range(rounds):
+        keep = dice.choice([31, 30, 13, 8])  # of 31 frames, whose last chunk is not full
+        cut = ["--resume=must", "--discard-after", str(keep)] if keep < 31 else ["--resume=must"]
+        nth = number + 1 if rounds > 1 else dice.randint(1, 40)
+
+        def play(keep: int = keep, cut: list[str] = cut, nth: int = nth) -> Iterator[str]:
+            assert case.run("-n", "31").code == 0
+            ended = case.run(*cut, fault=fault(case, ANY, nth, KILL_BEFORE))
+            yield "killed" if ended.code == -9 else "completed"
+            yield case.check_prefix(keep)
+            case.check_resume()
+            yield "identical"
+
+        tally.play(case, "killed while it is extended or cut", f"{keep} frames, call {nth}", play)

@@ -38,7 +38,8 @@ def new_writer(
     """Return a writer, and a function that gives it the block of a number, encoded."""
     config = for_output(config, path)
     layout = layout_of(config)
-    attributes = {"gsio_version": "test", "output_id": "test", "config": config.to_toml(), "history": ""}
+    attributes = dict.fromkeys(("gsio_version", "output_id", "device", "backend", "history"), "test")
+    attributes["config"] = config.to_toml()
     series = None
     if frames is not None:
         group: Any = zarr.open_group(path, mode="r")
