@@ -425,7 +425,7 @@ def test_an_output_that_this_process_has_open_is_not_touched(make_config: Make, 
     with h5py.File(output) as file:
         v = file["v"]
         for name in ("run.h5", "link.h5"):
-            with pytest.raises(UsageError, match="this process has '.*run.h5' open; close it"):
+            with pytest.raises(UsageError, match=r"this process has '.*run.h5' open; close it"):
                 gsio.simulate(longer, tmp_path / name, resume="must")
         assert len(v) == 60
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
