@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from gsio.errors import DataError, GsioError, UsageError
 from gsio.files import new_file, publish, require_new, temporary_beside
 from gsio.overlap import Report, overlap
 from gsio.pipeline import Pipeline
-from gsio.processes import python_module
 from gsio.run import beside, check_output, simulate
 from gsio.view.lanes import check_plot, draw_lanes
 from gsio.writer import for_output
@@ -113,7 +113,7 @@ def _under_nsys(
         log.warning(deaf)
     resolved, recorded, database = (folder / name for name in ("config.toml", "timeline.json", "report.sqlite"))
     resolved.write_text(with_absolute_paths(config).to_toml(), encoding="utf-8")
-    command = python_module("gsio", "run", str(resolved), f"--output={output}", f"--timeline={recorded}")
+    command = [sys.executable, "-m", "gsio", "run", str(resolved), f"--output={output}", f"--timeline={recorded}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GSIO_")}
     found = folder / "report.nsys-rep" if report is None else temporary_beside(report, report.suffix)
     try:
