@@ -185,19 +185,18 @@ def repair(output: Path) -> str:
             journal.clear()
             wrong = wrong or str(error)
         own_journal(output, found.output_id)
-        return f"{output}: {wrong}; {rebuild(output, journal)}" if wrong else f"{output}: nothing to repair"
+        return f"{output}: {wrong}; {rebuild(output, journal, found)}" if wrong else f"{output}: nothing to repair"
 
 
-def rebuild(output: Path, journal: Journal, *, keep: bool = True) -> str:
+def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    Damaged frames before that one are named in the attribute `DAMAGED`. The output as it was stays, under another name,
-    and so does its journal, which can place frames that nothing else can. Where `keep` is False and every frame was
-    saved, neither stays.
+    `found` is the result of a survey. The attribute `DAMAGED` names the damaged frames before that one. The output as it
+    was stays, under another name, and so does its journal, which can place frames that nothing else can. Where
+    `keep` is False and every frame was saved, neither stays.
 
     Raises DataError if no frame can be saved, and StorageError where storage fails.
     """
-    found = survey(output)
     with ExitStack() as opened:
         # What a process of its own could read, this one can.
         stack = opened.enter_context(open_stack(output)) if found.output_id else None
@@ -259,7 +258,6 @@ class Wreck:
         if stack is None and records is None:
             raise DataError(f"{output} cannot be read ({found.wrong}), and there is no '{journal_of(output).name}'")
         self._output, self._stack, self._records = output, stack, records
-        self._unreadable = set(found.damaged)
         if records is not None:
             self._attributes, per_chunk = records.attributes, records.frames_per_chunk
         else:

@@ -70,7 +70,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
     found = survey(output, start)
     records = own_journal(output, found.output_id)
     if found.wrong and (records is not None or found.output_id):
-        log.warning(f"{output} cannot be used as it is: {found.wrong}; {rebuild(output, journal, keep=False)}")
+        log.warning(f"{output} cannot be used as it is: {found.wrong}; {rebuild(output, journal, found, keep=False)}")
         found = survey(output, start)
         records = own_journal(output, found.output_id)
     if found.wrong:

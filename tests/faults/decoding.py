@@ -1,4 +1,4 @@
-"""Which frames of a run can be decoded from a file or folder, in any way there is, by readers that are not gsio's."""
+"""Readers that are not gsio's count the frames of a run that can be decoded from a file or folder, in any way."""
 
 import json
 import zlib

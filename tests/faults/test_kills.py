@@ -39,7 +39,7 @@ def kill(case: Case, dice: random.Random, most: int, seconds: float) -> str:
     if dice.random() < 0.3:
         ended = case.resume(kill_after=dice.uniform(0, seconds))
     else:
-        # Of some calls there are hundreds, of others a few: any of these alone meets what is seldom.
+        # Some calls come hundreds of times, others rarely: each kind is drawn alone, so that kills meet the rare ones.
         kinds = dice.choice([ANY, ANY, WRITE, TRUNCATE | SYNC])
         nth = dice.randint(1, max(2, most if kinds in (ANY, WRITE) else most // 20))
         ended = case.resume(fault=fault(case, kinds, nth, dice.choice([KILL_BEFORE, KILL_AFTER])))
