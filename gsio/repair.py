@@ -191,8 +191,8 @@ def repair(output: Path) -> str:
 def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    `found` is the result of a survey. The attribute `DAMAGED` names the damaged frames before that one. The output as it
-    was stays, under another name, and so does its journal, which can place frames that nothing else can. Where
+    `found` is the result of a survey. The attribute `DAMAGED` names the damaged frames before that one. The output as
+    it was stays, under another name, and so does its journal, which can place frames that nothing else can. Where
     `keep` is False and every frame was saved, neither stays.
 
     Raises DataError if no frame can be saved, and StorageError where storage fails.
