@@ -8,7 +8,7 @@ from gsio.errors import GsioError
 
 if TYPE_CHECKING:
     from gsio.reader import open_stack
-    from gsio.run import simulate
+    from gsio.run.simulate import simulate
 
 __all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate"]
 
@@ -16,7 +16,7 @@ __all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "s
 def __getattr__(name: str) -> Any:
     """Import `simulate` and `open_stack`, and with them Numba and HDF5, only when they are asked for."""
     if name == "simulate":
-        from gsio.run import simulate
+        from gsio.run.simulate import simulate
 
         return simulate
     if name == "open_stack":

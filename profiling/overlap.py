@@ -5,16 +5,17 @@
 
 Of the export are read start and end in CUPTI_ACTIVITY_KIND_KERNEL, CUPTI_ACTIVITY_KIND_GRAPH_TRACE (CUDA graphs, unless
 recorded with --cuda-graph-trace=node) and CUPTI_ACTIVITY_KIND_MEMCPY (copyKind 2, to the host); start, end, eventType,
-text, textId, domainId and globalTid in NVTX_EVENTS; id and value in StringIds. gsio/nsys.py says more of them.
+text, textId, domainId and globalTid in NVTX_EVENTS; id and value in StringIds. gsio/profile/nsys.py says more of them.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from gsio import nsys, timeline
 from gsio.errors import GsioError
-from gsio.overlap import overlap
+from gsio.profile import nsys
+from gsio.profile.overlap import overlap
+from gsio.trace import timeline
 
 
 def main() -> int:

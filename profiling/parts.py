@@ -24,13 +24,14 @@ from gsio.bench.storage import Drop, Record, Replay, loop
 from gsio.compute import open_solver, with_backend
 from gsio.config import Config, parse_assignment
 from gsio.files import require_new
-from gsio.run import encoding_threads, pool_size
-from gsio.staging import BlockPool, FrameLayout, layout_of
+from gsio.frames.block import BlockPool
+from gsio.frames.layout import FrameLayout, layout_of
+from gsio.run.plan import encoding_threads, pool_size
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
-from gsio.writer.base import Target
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import root_attributes
+from gsio.writer.protocol import Target
+from gsio.writer.provenance import root_attributes
 
 
 def compute_alone(config: Config, layout: FrameLayout) -> float:

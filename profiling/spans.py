@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import gsio
-from gsio import log, timeline
+from gsio import log
 from gsio.config import parse_assignment
-from gsio.timeline import Timeline
-from gsio.trace import CATEGORIES, Trace
+from gsio.trace import CATEGORIES, Trace, timeline
+from gsio.trace.timeline import Timeline
 
 SPANS = 20_000
 

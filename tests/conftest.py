@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from gsio.compute import reference
+from gsio.compute.peers import numpy as reference
 from gsio.config import Config, load_config
-from gsio.initial import initial_state
-from gsio.staging import layout_of
+from gsio.frames.layout import layout_of
+from gsio.run.initial import initial_state
 
 SMALL = {
     "grid.rows": 12,

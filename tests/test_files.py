@@ -17,14 +17,15 @@ import pytest
 import structlog
 
 import gsio
-from gsio import checkpoint, export, files, status
-from gsio import run as running
+from gsio import export, files
 from gsio.bench import tables
 from gsio.bench.tables import Column, Results, Row, Table
 from gsio.cli import TABLES, cli, main
 from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
-from gsio.pipeline import Pipeline
+from gsio.run import checkpoints, status
+from gsio.run import simulate as running
+from gsio.run.pipeline import Pipeline
 
 Captured = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -122,7 +123,7 @@ def folder(tmp_path: Path, source: Path, monkeypatch: Patch) -> Iterator[Path]:
     """Work in a folder with nothing but a link to an output, and without Nsight Systems but for `gsio profile`."""
     monkeypatch.chdir(tmp_path)
     Path("source").symlink_to(source.parent)
-    monkeypatch.setattr("gsio.nsys.find", lambda: None)
+    monkeypatch.setattr("gsio.profile.nsys.find", lambda: None)
     yield tmp_path
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -163,9 +164,9 @@ def fake_nsys(monkeypatch: Patch) -> None:
         report.write_bytes(b"report")
         return main(command[3:])
 
-    monkeypatch.setattr("gsio.nsys.find", lambda: "nsys")
-    monkeypatch.setattr("gsio.nsys.describe", lambda tool: ("", None))
-    monkeypatch.setattr("gsio.nsys.record", record)
+    monkeypatch.setattr("gsio.profile.nsys.find", lambda: "nsys")
+    monkeypatch.setattr("gsio.profile.nsys.describe", lambda tool: ("", None))
+    monkeypatch.setattr("gsio.profile.nsys.record", record)
 
 
 def parameters(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Parameter]]:
@@ -331,7 +332,7 @@ def test_what_takes_a_name_beside_a_running_output_stays(
     meanwhile(Write(RUN, ""), appear)
     assert main([*RUN, "-o", "run.h5", "--checkpoint-every", "1"]) == 0
     assert main(["verify", "run.h5"]) == 0
-    assert len(checkpoint.load(Path("run.h5"))) >= 1
+    assert len(checkpoints.load(Path("run.h5"))) >= 1
     for path in taken:
         names = [path] if path == status.status_of(Path("run.h5")) else folder.glob(f"{path.name}.????????")
         (kept,) = names
@@ -355,13 +356,13 @@ def test_export_does_not_replace_what_a_run_writes(output: str, source: Path, me
 def test_export_removes_what_the_replaced_run_left(
     output: str, source: Path, make_config: Make, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 1)
+    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 1)
     path = Path(output)
     compression = "lz4" if path.suffix == ".zarr" else "deflate"
     config = make_config({"run.frames": 10**5, "run.checkpoint_every": 1, "output.compression": compression})
 
     def fail_when_both_are_there(pipeline: Pipeline) -> None:
-        if all(saved.exists() for saved in checkpoint.paths_of(path)):
+        if all(saved.exists() for saved in checkpoints.paths_of(path)):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):

@@ -14,15 +14,17 @@ import zarr
 from numcodecs import blosc
 
 import gsio
-from gsio import timeline
-from gsio.compute import choose_backend, open_solver, reference, tune, with_backend
-from gsio.compute.tiling import Device, Job, Tiling, tilings
+from gsio import codec
+from gsio.compute import choose_backend, open_solver, tune, with_backend
+from gsio.compute.cuda.tiling import Device, Job, Tiling, tilings
+from gsio.compute.peers import numpy as reference
 from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.initial import initial_state
-from gsio.staging import Block, layout_of
-from gsio.verify import problems
-from gsio.writer import codec
+from gsio.frames.block import Block
+from gsio.frames.layout import layout_of
+from gsio.reader.verify import problems
+from gsio.run.initial import initial_state
+from gsio.trace import timeline
 
 Make = Callable[..., Config]
 pytestmark = pytest.mark.gpu
@@ -82,16 +84,16 @@ def test_auto_is_the_gpu(make_config: Make) -> None:
 
 
 def test_a_grid_too_large_for_the_gpu_is_refused(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsio.compute.cuda.free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr("gsio.compute.cuda.solver.free_bytes", lambda device: 1_000_000)
     config = make_config({"run.backend": "cupy", "grid.rows": 1000, "grid.cols": 1000})
     with pytest.raises(UsageError, match=r"device memory, 0\.0 GB are available"):
-        open_solver(config, layout_of(config), 3)
+        open_solver(config, layout_of(config), 3, initial_state)
 
 
 def test_a_gpu_that_is_not_there_is_refused(make_config: Make) -> None:
     config = make_config({"run.backend": "cupy", "run.device": 999})
     with pytest.raises(UsageError, match=r"run\.device"):
-        open_solver(config, layout_of(config), 3)
+        open_solver(config, layout_of(config), 3, initial_state)
 
 
 def some_tilings(job: Job, device: Device) -> list[Tiling]:
@@ -121,7 +123,7 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
 ) -> None:
     import cupy
 
-    from gsio.compute.cuda import CudaSolver
+    from gsio.compute.cuda.solver import CudaSolver
 
     config = make_config(
         {
@@ -197,7 +199,7 @@ LARGE = [((1080, 1920), {}), ((3001, 2999), {})]  # the last in slabs
 def test_the_gpu_encodes_what_the_cpu_would(
     shape: tuple[int, int], changes: dict[str, object], kind: str, compression: str, make_config: Make
 ) -> None:
-    from gsio.compute.cuda import CudaSolver
+    from gsio.compute.cuda.solver import CudaSolver
 
     if compression == "deflate" and "output.shard_frames" in changes:
         pytest.skip("Zarr has no such codec")
@@ -269,7 +271,7 @@ def test_readers_find_the_frames_that_the_gpu_encoded(
 @pytest.fixture
 def second_gpu() -> str:
     """Return the name of the second GPU; skip the test where there is none."""
-    from gsio.compute.cuda import count_devices
+    from gsio.compute.cuda.solver import count_devices
 
     if count_devices() < 2:
         pytest.skip("needs two GPUs")
@@ -328,5 +330,5 @@ def test_auto_is_the_second_gpu_and_its_tilings_are_measured(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = make_config({**RUN, "run.backend": "auto", "run.device": 1})
     assert choose_backend(config) == "cupy"
-    (_, speed), *_ = tune(with_backend(config), layout_of(config))
+    (_, speed), *_ = tune(with_backend(config), layout_of(config), initial_state(config))
     assert speed > 0

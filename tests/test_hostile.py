@@ -35,9 +35,9 @@ import pytest
 from PIL import Image
 
 import gsio
-from gsio import staging
 from gsio.cli import main
 from gsio.errors import Interrupted
+from gsio.frames import layout as staging
 
 SEED = 18
 SHORT, LONG = 88, 128  # cases; LONG: for each further round

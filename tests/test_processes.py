@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gsio import nsys, processes
+from gsio import processes
 from gsio.cli import main
 from gsio.processes import exists, started_at, terminable
+from gsio.profile import nsys
 
 DEADLINE = 60.0
 Captured = pytest.CaptureFixture[str]
@@ -85,7 +86,7 @@ def test_a_number_that_is_given_out_again_is_known_by_its_start() -> None:
 def test_a_signal_before_the_run_exits_143(
     number: int, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.run.simulate", lambda *arguments, **options: signal.raise_signal(number))
+    monkeypatch.setattr("gsio.run.simulate.simulate", lambda *arguments, **options: signal.raise_signal(number))
     before = signal.signal(number, signal.SIG_DFL)
     try:
         assert main(["run", "-q", "-o", str(tmp_path / "run.h5")]) == 143

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gsio.compute import open_solver, reference
-from gsio.compute.base import Solver
-from gsio.compute.stencil import check_stability
+from gsio.compute import open_solver
+from gsio.compute.solver import Solver
 from gsio.config import Config
-from gsio.initial import initial_state
-from gsio.staging import layout_of
+from gsio.frames.layout import layout_of
+from gsio.model.gray_scott import check_stability, step
+from gsio.run.initial import initial_state
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # relative L2
 STEPS = 32
@@ -23,7 +23,7 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
     """
     start, layout = initial_state(config), layout_of(config)
     check_stability(config.model, start.feed, start.kill)
-    solver = make(config, layout, start) if make else open_solver(config, layout, 1)
+    solver = make(config, layout, start) if make else open_solver(config, layout, 1, initial_state)
     solver.advance(STEPS)
     found = solver.fields()
     xp: Any = np
@@ -31,7 +31,7 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
         import cupy as xp  # type: ignore[no-redef]
     u, v, feed, kill = (xp.asarray(field) for field in start)
     for _ in range(STEPS):
-        u, v = reference.step(u, v, feed, kill, config.model, config.grid.boundary)
+        u, v = step(u, v, feed, kill, config.model, config.grid.boundary)
     errors = [
         float(xp.linalg.norm((xp.asarray(f) - s).ravel()) / xp.linalg.norm(s.ravel()))
         for f, s in zip(found, (u, v), strict=True)

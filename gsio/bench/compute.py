@@ -12,11 +12,13 @@ import numpy as np
 
 from gsio.bench.check import checked_solver
 from gsio.bench.tables import Column, Found, Options, Row, Table
-from gsio.compute.base import ArraySolver, Field, Solver, beginning
-from gsio.compute.stencil import largest_eigenvalue
-from gsio.config import Config, load_config, usable_cores
-from gsio.initial import Start
-from gsio.staging import FrameLayout, layout_of
+from gsio.compute.host import ArraySolver, beginning
+from gsio.compute.solver import Solver
+from gsio.config import Config, load_config
+from gsio.frames.layout import FrameLayout, layout_of
+from gsio.machine import usable_cores
+from gsio.model.gray_scott import Field, largest_eigenvalue
+from gsio.model.start import Start
 
 SECONDS = 0.3  # of one measurement, at least
 LABELS = {

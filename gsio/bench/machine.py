@@ -4,8 +4,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gsio.compute.driver import find_driver
-from gsio.config import usable_cores
+from gsio.machine import find_driver, usable_cores
 
 PACKAGES = "gsio", "numpy", "numba", "h5py", "zarr", "jax", "torch", "nvidia-cupynumeric", "tensorstore"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gsio.bench.tables import Found
-from gsio.config import usable_cores
+from gsio.machine import usable_cores
 
 NBYTES = 1 << 30  # of one array that is copied: more than any cache holds
 SIDE = {"gpu": 8192, "cpu": 2048}  # of matrices that are multiplied

@@ -7,9 +7,11 @@ from gsio.bench.check import checked_solver
 from gsio.bench.compute import main_grid, size_of
 from gsio.bench.storage import stored
 from gsio.bench.tables import Column, Found, Options, Row, Table
-from gsio.config import load_config, usable_cores
-from gsio.run import pool_size
-from gsio.staging import BlockPool, layout_of
+from gsio.config import load_config
+from gsio.frames.block import BlockPool
+from gsio.frames.layout import layout_of
+from gsio.machine import usable_cores
+from gsio.run.plan import pool_size
 from gsio.writer import for_output
 
 SIDES = 128, 256, 512, 1024, 2048, 4096, 8192, 16384

@@ -23,20 +23,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio import codec
 from gsio.bench.compute import main_grid
 from gsio.bench.tables import Column, Found, Options, Row, Table, empty, median
 from gsio.compute import open_solver
-from gsio.compute.base import Solver
-from gsio.config import Config, load_config, usable_cores
-from gsio.limits import available_memory
-from gsio.pipeline import Pipeline
-from gsio.run import encoding_threads, pool_size
-from gsio.staging import Block, BlockPool, FrameLayout, layout_of
+from gsio.compute.solver import Solver
+from gsio.config import Config, load_config
+from gsio.frames.block import Block, BlockPool
+from gsio.frames.layout import FrameLayout, layout_of
+from gsio.machine import available_memory, usable_cores
+from gsio.run.initial import initial_state
+from gsio.run.pipeline import Pipeline
+from gsio.run.plan import encoding_threads, pool_size
 from gsio.trace import Trace
-from gsio.writer import codec, for_output, open_writer
-from gsio.writer.base import Target
+from gsio.writer import for_output, open_writer
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import root_attributes
+from gsio.writer.protocol import Target
+from gsio.writer.provenance import root_attributes
 from gsio.writer.zarr import Folder
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
@@ -486,7 +489,7 @@ def use_page_cache(folder: Path, nbytes: int) -> None:
 
 def started_solver(config: Config, layout: FrameLayout, blocks: int, before: int) -> Solver:
     """Return gsio's solver after the steps before the first frame."""
-    solver = open_solver(config, layout, blocks)
+    solver = open_solver(config, layout, blocks, initial_state)
     if before:
         solver.advance(before)
         solver.fields()  # waits for the device

@@ -10,7 +10,7 @@ from gsio.bench.check import checked_solver
 from gsio.bench.compute import LARGE, MAIN
 from gsio.bench.tables import Column, Found, Options, Row, Table
 from gsio.config import load_config
-from gsio.staging import layout_of
+from gsio.frames.layout import layout_of
 
 FRAMES, STEPS = 20, 32
 WAYS = {  # steps before a copy, or 0 if the copy is all there is; the kind of memory

@@ -19,10 +19,11 @@ from gsio.bench.check import checked_solver
 from gsio.bench.compute import LABELS, contenders, main_grid, size_of
 from gsio.bench.storage import stored
 from gsio.bench.tables import Column, Found, Options, Row, Table
-from gsio.compute.base import Solver
+from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
-from gsio.run import pool_size
-from gsio.staging import BlockPool, layout_of
+from gsio.frames.block import BlockPool
+from gsio.frames.layout import layout_of
+from gsio.run.plan import pool_size
 from gsio.writer import for_output
 
 AHEAD = 4  # frames between the loop and the thread that writes

@@ -9,17 +9,17 @@ from typing import cast
 import structlog
 from msgspec.structs import replace
 
-from gsio.compute.base import Solver
-from gsio.compute.driver import find_driver, how_to_install_cupy, one_line
-from gsio.compute.stencil import check_stability
+from gsio.compute.solver import Solver
 from gsio.config import Backend, Config
 from gsio.errors import UsageError
-from gsio.initial import Start, initial_state
-from gsio.limits import available_memory
-from gsio.staging import FrameLayout
+from gsio.frames.layout import FrameLayout
+from gsio.machine import available_memory, find_driver, how_to_install_cupy, one_line
+from gsio.model.gray_scott import check_stability
+from gsio.model.start import Start
 
 # Array code in other libraries, to compare with: the module of each, which is also the extra that installs the library.
 ROUTES = {
+    "numpy": "numpy",
     "cupy-arrays": "cupy_arrays",
     "jax": "jax",
     "jax-convolve": "jax",
@@ -86,10 +86,8 @@ def _too_old(device: int) -> str | None:
     return f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, got {found[0]}.{found[1]}"
 
 
-def open_solver(
-    config: Config, layout: FrameLayout, blocks: int, start: Callable[[Config], Start] = initial_state
-) -> Solver:
-    """Return the solver of the run, at its `start`.
+def open_solver(config: Config, layout: FrameLayout, blocks: int, start: Callable[[Config], Start]) -> Solver:
+    """Return the solver of the run, at what `start` returns once it is known that there is memory for it.
 
     Raises
     ------
@@ -114,7 +112,7 @@ def open_solver(
     check_memory("host", needed, available_memory())
     if backend == "cupy":
         _check_cuda(config, layout)
-        from gsio.compute.cuda import CudaSolver
+        from gsio.compute.cuda.solver import CudaSolver
 
         return CudaSolver(config, layout, begin())
     if backend == "numba":
@@ -126,16 +124,16 @@ def open_solver(
         return CpuSolver(config, layout, begin())
     if backend == "cupy-arrays":
         _check_cuda(config, layout)
-    module = "reference" if backend == "numpy" else ROUTES[backend]
+    module = ROUTES[backend]
     try:
-        solver = import_module(f"gsio.compute.{module}").solver
+        solver = import_module(f"gsio.compute.peers.{module}").solver
     except ImportError as error:
         what = f"run.backend: {backend} cannot be used here: {one_line(error)}"
         raise UsageError(f"{what}; get it with pip install 'gsio[{module}]'") from None
     return cast(Solver, solver(config, layout, begin()))
 
 
-def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:
+def tune(config: Config, layout: FrameLayout, start: Start) -> Iterator[tuple[str, float]]:
     """Yield ways to cut the grid of a run into tiles and the Gcell/s measured of each; the fastest is kept for later.
 
     Raises
@@ -144,16 +142,16 @@ def tune(config: Config, layout: FrameLayout) -> Iterator[tuple[str, float]]:
         There is no GPU that can be used, the grid does not fit it, or the initial state cannot be read.
     """
     _check_cuda(config, layout)
-    from gsio.compute.cuda import tune
+    from gsio.compute.cuda.solver import tune
 
-    for tiling, speed in tune(config, layout, initial_state(config)):
+    for tiling, speed in tune(config, layout, start):
         yield str(tiling), speed
 
 
 def _check_cuda(config: Config, layout: FrameLayout) -> None:
     """Raise UsageError if a run cannot be done on its GPU."""
     try:
-        from gsio.compute.cuda import count_devices, free_bytes, needed_bytes
+        from gsio.compute.cuda.solver import count_devices, free_bytes, needed_bytes
 
         devices = count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways

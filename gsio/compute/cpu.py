@@ -30,12 +30,14 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
-from gsio.compute.base import Field, HostSolver, pack, stage
-from gsio.compute.stencil import coefficients
-from gsio.config import Config, usable_cores
-from gsio.initial import Start
+from gsio.compute.host import HostSolver, pack, stage
+from gsio.config import Config
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout
+from gsio.machine import usable_cores
+from gsio.model.gray_scott import Field, coefficients
+from gsio.model.start import Start
 from gsio.processes import check_threads
-from gsio.staging import Block, FrameLayout
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import numpy as np
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
-from gsio.writer.base import FrameWriter, Target
+from gsio.writer.protocol import FrameWriter, Target
 
 FORMATS = {".h5": "HDF5", ".hdf5": "HDF5", ".zarr": "Zarr"}
 

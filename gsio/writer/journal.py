@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
 from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
+from gsio.frames.layout import FrameLayout
 from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
-from gsio.staging import FrameLayout
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
 
@@ -203,7 +203,7 @@ def _lock(fd: int) -> bool:
 
 def _is_written(output: Path) -> bool:
     """Return whether, as far as its status file says, another process of this machine writes an output."""
-    from gsio.status import is_alive, is_here, read_status  # which reads journals
+    from gsio.writer.status_file import is_alive, is_here, read_status  # which reads journals
 
     status = read_status(output)
     running = status.get("state") == "running" and is_here(status) and status.get("pid") != os.getpid()
@@ -212,7 +212,7 @@ def _is_written(output: Path) -> bool:
 
 def _who(output: Path) -> str:
     """Return which process writes an output, if the status file says so."""
-    from gsio.status import read_status  # which reads journals
+    from gsio.writer.status_file import read_status  # which reads journals
 
     status = read_status(output)
     return f" (process {status['pid']} on {status['host']})" if status.get("state") == "running" else ""

@@ -12,10 +12,10 @@ from gsio.bench import compute, scaling, storage, tables, transfer, verdict
 from gsio.bench.check import checked_solver
 from gsio.bench.tables import Column, Options, Results, Row, Table, markdown
 from gsio.cli import main
-from gsio.compute import reference
+from gsio.compute.peers import numpy as reference
 from gsio.config import Config, load_config
-from gsio.initial import Start
-from gsio.staging import FrameLayout
+from gsio.frames.layout import FrameLayout
+from gsio.model.start import Start
 
 QUICK = Options(device="cpu", only="", repeats=0, timeout=0, folder=None, frames=1000, quick=True)
 Captured = pytest.CaptureFixture[str]

@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gsio.compute import reference
-from gsio.compute.base import Field, Solver, pack
 from gsio.compute.cpu import CpuSolver
-from gsio.compute.reference import laplacian
-from gsio.compute.stencil import STENCILS
+from gsio.compute.host import pack
+from gsio.compute.peers import numpy as reference
+from gsio.compute.solver import Solver
 from gsio.config import Config
-from gsio.initial import initial_state
-from gsio.staging import Block, FrameLayout, layout_of
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout, layout_of
+from gsio.model.gray_scott import STENCILS, Field, laplacian
+from gsio.run.initial import initial_state
 
 pytestmark = pytest.mark.numba
 
@@ -48,7 +49,7 @@ def make_solver(backend: str, config: Config, layout: FrameLayout, fields: tuple
         return reference.solver(config, layout, start)
     if backend == "numba":
         return CpuSolver(config, layout, start)
-    from gsio.compute.cuda import CudaSolver
+    from gsio.compute.cuda.solver import CudaSolver
 
     return CudaSolver(config, layout, start)
 
@@ -224,8 +225,9 @@ EVERY_NUMBER_OF_THREADS = """
 import hashlib
 from gsio.compute.cpu import CpuSolver
 from gsio.config import load_config
-from gsio.initial import initial_state
-from gsio.staging import Block, FrameLayout
+from gsio.run.initial import initial_state
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout
 
 for rows in (3, 67):
     for threads in (7, 3, 2, 1):

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsio.compute import ROUTES, open_solver, reference
+from gsio.compute import ROUTES, open_solver
 from gsio.config import Config
-from gsio.initial import initial_state
-from gsio.staging import layout_of
+from gsio.frames.layout import layout_of
+from gsio.model.gray_scott import step
+from gsio.run.initial import initial_state
 
 MakeConfig = Callable[..., Config]
 
@@ -75,6 +76,6 @@ def expected(config: Config, start: Any) -> list[np.ndarray]:
     members = []
     for u, v, feed, kill in zip(*fields, strict=True):
         for _ in range(32):
-            u, v = reference.step(u, v, feed, kill, config.model, config.grid.boundary)
+            u, v = step(u, v, feed, kill, config.model, config.grid.boundary)
         members.append((u, v))
     return [np.array(field).reshape(start.u.shape) for field in zip(*members, strict=True)]

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import gsio
-from gsio.compute import ROUTES, base, open_solver, reference
-from gsio.compute.base import Solver
+from gsio.compute import ROUTES, base, open_solver
+from gsio.compute.peers import numpy as reference
+from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.initial import initial_state
-from gsio.staging import Block, layout_of
+from gsio.frames.block import Block
+from gsio.frames.layout import layout_of
+from gsio.run.initial import initial_state
 
 MakeConfig = Callable[..., Config]
 
@@ -132,14 +134,14 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, f"gsio.compute.{library}", raising=False)
     config = make_config({"run.backend": route})
     with pytest.raises(UsageError, match=rf"run\.backend: {route} .* get it with pip install 'gsio\[{library}\]'"):
-        open_solver(config, layout_of(config), 1)
+        open_solver(config, layout_of(config), 1, initial_state)
 
 
 def test_cupy_arrays_without_a_gpu_points_at_doctor(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gsio.compute.cuda", None)
+    monkeypatch.setitem(sys.modules, "gsio.compute.cuda.solver", None)
     config = make_config({"run.backend": "cupy-arrays"})
     with pytest.raises(UsageError, match=r"run\.backend: cupy cannot be used here: .* see 'gsio doctor'"):
-        open_solver(config, layout_of(config), 1)
+        open_solver(config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.parametrize("route", ["jax", "torch", "cupynumeric"])
@@ -147,7 +149,7 @@ def test_a_device_that_is_not_there_is_refused(route: str, make_config: MakeConf
     need_library(route)
     config = make_config({"run.backend": route, "run.device": 99})
     with pytest.raises(UsageError, match=r"run\.device: expected .*, got 99"):
-        open_solver(config, layout_of(config), 1)
+        open_solver(config, layout_of(config), 1, initial_state)
 
 
 def test_where_numba_may_not_compile_auto_is_numpy(tmp_path: Path) -> None:

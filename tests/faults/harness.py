@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from patience import DEADLINE
 
-from gsio import checkpoint
 from gsio.reader import open_stack
-from gsio.verify import problems
+from gsio.reader.verify import problems
+from gsio.run import checkpoints
 from gsio.writer.journal import read_journal
 
 HERE = Path(__file__).parent
@@ -281,7 +281,7 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-    state = checkpoint.load(path)[0]
+    state = checkpoints.load(path)[0]
     return found | {"checkpoint": state.u.tobytes() + state.v.tobytes() + f"{state.frames} {state.config}".encode()}
 
 

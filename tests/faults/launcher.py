@@ -16,14 +16,14 @@ import numpy as np
 import zarr
 from decoding import decodable
 
-import gsio.repair
-import gsio.run
+import gsio.run.repair
+import gsio.run.simulate
 import gsio.writer.hdf5
 import gsio.writer.zarr  # noqa: F401 - imported here, so that no run has to
-from gsio import staging
 from gsio.cli import main
+from gsio.frames import layout as staging
 from gsio.reader import open_stack
-from gsio.verify import problems
+from gsio.reader.verify import problems
 
 
 def look(path: str, target: str) -> int:

@@ -30,7 +30,7 @@ from harness import (
 )
 from patience import DEADLINE
 
-from gsio import checkpoint
+from gsio.run import checkpoints
 from gsio.writer.journal import journal_of
 
 pytestmark = pytest.mark.faults
@@ -43,7 +43,7 @@ def kill_in_the_middle(case: Case, dice: random.Random) -> None:
     """Leave a wreck with a checkpoint, the one before it, and a journal."""
     case.clear()
     calls = case.run(fault=fault(case, ANY, 0)).calls_of(ANY)
-    wanted = *checkpoint.paths_of(case.output), journal_of(case.output)
+    wanted = *checkpoints.paths_of(case.output), journal_of(case.output)
 
     def kill(pid: int) -> None:
         wait_until(lambda: all(path.exists() for path in wanted) or not Path(f"/proc/{pid}").exists())
@@ -92,24 +92,24 @@ DAMAGES: dict[str, Callable[[Case], object]] = {
     "superblock zeroed": zero_superblock,
     "chunk index damaged": damage_index,
     "metadata torn": tear_metadata,
-    "checkpoint torn": lambda case: tear(checkpoint.paths_of(case.output)[0]),
-    "checkpoint deleted": lambda case: checkpoint.paths_of(case.output)[0].unlink(),
-    "both checkpoints deleted": lambda case: [path.unlink() for path in checkpoint.paths_of(case.output)],
-    "both checkpoints torn": lambda case: [tear(path) for path in checkpoint.paths_of(case.output)],
-    "checkpoint emptied": lambda case: os.truncate(checkpoint.paths_of(case.output)[0], 0),
+    "checkpoint torn": lambda case: tear(checkpoints.paths_of(case.output)[0]),
+    "checkpoint deleted": lambda case: checkpoints.paths_of(case.output)[0].unlink(),
+    "both checkpoints deleted": lambda case: [path.unlink() for path in checkpoints.paths_of(case.output)],
+    "both checkpoints torn": lambda case: [tear(path) for path in checkpoints.paths_of(case.output)],
+    "checkpoint emptied": lambda case: os.truncate(checkpoints.paths_of(case.output)[0], 0),
     "checkpoint torn, the one before deleted": lambda case: [
-        tear(checkpoint.paths_of(case.output)[0]),
-        checkpoint.paths_of(case.output)[1].unlink(),
+        tear(checkpoints.paths_of(case.output)[0]),
+        checkpoints.paths_of(case.output)[1].unlink(),
     ],
     "checkpoint deleted, the one before torn": lambda case: [
-        checkpoint.paths_of(case.output)[0].unlink(),
-        tear(checkpoint.paths_of(case.output)[1]),
+        checkpoints.paths_of(case.output)[0].unlink(),
+        tear(checkpoints.paths_of(case.output)[1]),
     ],
     "checkpoints and journal deleted": lambda case: [
-        path.unlink() for path in (*checkpoint.paths_of(case.output), journal_of(case.output))
+        path.unlink() for path in (*checkpoints.paths_of(case.output), journal_of(case.output))
     ],
     "checkpoints deleted, journal torn": lambda case: [
-        *(path.unlink() for path in checkpoint.paths_of(case.output)),
+        *(path.unlink() for path in checkpoints.paths_of(case.output)),
         tear(journal_of(case.output)),
     ],
     "journal emptied": lambda case: os.truncate(journal_of(case.output), 0),
@@ -148,8 +148,8 @@ def test_a_wreck_that_is_damaged_besides_goes_on(case: Case, tally: Tally, dice:
             case.check_prefix()  # without a journal nothing can be made of a file that was killed in a flush
             known = max(case.frames, case.journalled)
             DAMAGES[damage](case)
-            torn = [path for path in checkpoint.paths_of(case.output) if path.exists() and not is_whole(path)]
-            if torn and len(torn) == sum(path.exists() for path in checkpoint.paths_of(case.output)):
+            torn = [path for path in checkpoints.paths_of(case.output) if path.exists() and not is_whole(path)]
+            if torn and len(torn) == sum(path.exists() for path in checkpoints.paths_of(case.output)):
                 before = case.decodable(case.output)
                 ended = case.resume()
                 assert ended.code == 65, ended.text
@@ -173,7 +173,7 @@ def test_a_repair_that_is_killed_loses_nothing(case: Case, tally: Tally, dice: r
         def play() -> Iterator[str]:
             kill_in_the_middle(case, dice)
             case.check_prefix()
-            known = checkpoint.load(case.output)[0].frames
+            known = checkpoints.load(case.output)[0].frames
             (tear_metadata if case.output.is_dir() else zero_superblock)(case)
             wreck = everything(case.output)
             for action in (KILL_BEFORE, KILL_AFTER, errno.ENOSPC):
@@ -299,7 +299,7 @@ def test_signals_stop_a_run(case: Case, times: int, tally: Tally) -> None:
         yield "stopped"
         yield case.check_prefix()
         if times == 1:
-            assert case.frames == checkpoint.load(case.output)[0].frames < FRAMES
+            assert case.frames == checkpoints.load(case.output)[0].frames < FRAMES
         case.check_resume()
         yield "identical"
 

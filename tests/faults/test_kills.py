@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from harness import ANY, FRAMES, KILL_AFTER, KILL_BEFORE, SYNC, TRUNCATE, WRITE, Case, Tally, WreckError, fault
 
-from gsio import checkpoint
+from gsio.run import checkpoints
 
 pytestmark = pytest.mark.faults
 
 # By name: what is done to the checkpoints of the first part, so that the second computes long what is there.
 CHECKPOINTS: dict[str, Callable[[Case], object]] = {
-    "none": lambda case: [path.unlink(missing_ok=True) for path in checkpoint.paths_of(case.output)],
-    "an old one": lambda case: checkpoint.paths_of(case.output)[0].unlink(missing_ok=True),
+    "none": lambda case: [path.unlink(missing_ok=True) for path in checkpoints.paths_of(case.output)],
+    "an old one": lambda case: checkpoints.paths_of(case.output)[0].unlink(missing_ok=True),
     "the newest": lambda case: None,
 }
 

@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 
 import gsio
-import gsio.run
+import gsio.run.simulate
 import gsio.writer.hdf5
 import gsio.writer.zarr
-from gsio import staging
+from gsio.frames import layout as staging
 
 ROWS, COLS, FRAMES, FEW = 6, 9, 60, 8
 SIGNALS = {"running": signal.SIGSTOP, "stopped": signal.SIGTERM, "complete": None}

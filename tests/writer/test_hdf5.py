@@ -24,14 +24,15 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkIOHDF import vtkHDFReader
 
 import gsio
+from gsio import codec
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
-from gsio.staging import Block, FrameLayout, layout_of
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout, layout_of
 from gsio.trace import Trace
-from gsio.writer import codec, disk
-from gsio.writer.base import Target
-from gsio.writer.hdf5 import open_writer
+from gsio.writer.hdf5 import disk, open_writer
 from gsio.writer.journal import Journal
+from gsio.writer.protocol import Target
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]

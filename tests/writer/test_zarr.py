@@ -18,12 +18,13 @@ from ome_zarr_models.v05 import Image
 import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
-from gsio.staging import Block, layout_of
+from gsio.frames.block import Block
+from gsio.frames.layout import layout_of
+from gsio.frames.metadata import frame_series
 from gsio.trace import Trace
 from gsio.writer import for_output, open_writer
-from gsio.writer.base import Target
 from gsio.writer.journal import Journal
-from gsio.writer.metadata import frame_series
+from gsio.writer.protocol import Target
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
@@ -151,8 +152,8 @@ def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
-    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 900 * 80)
-    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 900 * 80)
+    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 900 * 80)
+    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 900 * 80)
     changes = {"grid.rows": 5, "grid.cols": 4, "run.frames": 2700, "run.steps_per_frame": 1}
     writer, encoded = new_writer(tmp_path / "run.zarr", make_config({**NOISE, **changes}))
     for number in range(3):
@@ -168,8 +169,8 @@ def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
 def test_a_full_disk_ends_the_run_with_what_is_committed(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.staging.BLOCK_BYTES", 2 * 12 * 17 * 4)
-    monkeypatch.setattr("gsio.staging.CHUNK_BYTES", 12 * 17 * 4)
+    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 2 * 12 * 17 * 4)
+    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 12 * 17 * 4)
     write, number = os.write, itertools.count()
 
     def full(fd: int, data: Any) -> int:
@@ -260,8 +261,8 @@ def test_a_pyramid_holds_the_means_of_the_cells(
     slabs: bool, changes: dict[str, Any], make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if slabs:
-        monkeypatch.setattr("gsio.staging.LARGE_BYTES", 100)
-        monkeypatch.setattr("gsio.staging.SLAB_BYTES", 300)
+        monkeypatch.setattr("gsio.frames.layout.LARGE_BYTES", 100)
+        monkeypatch.setattr("gsio.frames.layout.SLAB_BYTES", 300)
     config = make_config({**NOISE, "initial.amplitude": 0.3, "output.pyramid": 3, **changes})
     gsio.simulate(config, tmp_path / "run.zarr")
     group = zarr.open_group(tmp_path / "run.zarr", mode="r")

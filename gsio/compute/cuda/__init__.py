@@ -1,0 +1,1 @@
+"""The solver and the encoder for NVIDIA GPUs."""

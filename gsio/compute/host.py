@@ -1,0 +1,195 @@
+"""What every solver offers, solvers made of array code, and the staging of a frame that lies in host memory."""
+
+import time
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.config import Config
+from gsio.errors import UsageError
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout
+from gsio.model.gray_scott import Coefficients, Field, coefficients
+from gsio.model.start import Start
+
+State = TypeVar("State")
+Item = TypeVar("Item")
+
+
+class HostSolver:
+    """What follows from `field` where blocks are ordinary memory, and nothing is gained by copying later."""
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        raise NotImplementedError
+
+    def fields(self) -> tuple[Field, Field]:
+        """Return host copies of u and v, of the layout's shape."""
+        return self.field("u"), self.field("v")
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v, and return a function that returns the copies."""
+        copies = self.fields()
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
+
+
+class ArraySolver(HostSolver, Generic[State]):
+    """A solver made of array code.
+
+    The fields that are saved are copied to the host, where the threads that wait for a block stage its frames.
+
+    Parameters
+    ----------
+    state
+        The fields, in arrays of a library.
+    advance
+        Returns a state so many steps later; it may return before they are done, and use the old state's memory.
+    copy
+        Waits for u (0) or v (1) of a state, and returns it as an array of NumPy, of the layout's cells, which later
+        steps leave as it is.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        device: str,
+        config: Config,
+        layout: FrameLayout,
+        state: State,
+        advance: Callable[[State, int], State],
+        copy: Callable[[State, int], Field],
+    ) -> None:
+        self.backend = backend
+        self.device = device
+        self._steps = config.run.steps_per_frame
+        self._layout = layout
+        self._state = state
+        self._advance = advance
+        self._copy = copy
+        self._copied: dict[int, tuple[Lock, list[Field]]] = {}  # by the address of a block
+
+    def advance(self, steps: int) -> None:
+        """Advance both fields by `steps` time steps; may return before they are done."""
+        self._state = self._advance(self._state, steps)
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.shape)
+
+    def fill(self, block: Block) -> None:
+        """Compute the next `block.count` frames and copy them to the host."""
+        start = time.perf_counter()
+        planes = []
+        for _ in range(block.count):
+            self.advance(self._steps)
+            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.fields]
+        self._copied[block.buffer.ctypes.data] = Lock(), planes
+        block.compute_seconds = time.perf_counter() - start
+
+    def wait(self, block: Block) -> None:
+        """Stage the frames of `block`, or wait for the thread that does."""
+        lock, planes = self._copied[block.buffer.ctypes.data]
+        with lock:
+            for number, plane in enumerate(planes):
+                place = divmod(number, len(self._layout.fields))
+                stage(plane, self._layout, block.data[place], block.statistics[place])
+            planes.clear()
+
+
+def beginning(
+    config: Config, layout: FrameLayout, start: Start, array: Callable[[Field], Any]
+) -> tuple[Any, Any, Coefficients]:
+    """Return u and v at the start, of the layout's shape, and the constants of a step, made arrays by `array`.
+
+    All are of the precision of the run. Rates that do not vary are numbers, which libraries compile in or broadcast.
+    """
+    dtype, ndim = np.dtype(config.model.precision), len(layout.shape)
+
+    def made(rate: Field) -> Any:  # without the axis of members where the fields have none
+        return rate.item() if rate.size == 1 else array(rate.reshape(rate.shape[-ndim:]).astype(dtype))
+
+    c = coefficients(config.model, start.feed, start.kill)
+    u, v = (array(np.broadcast_to(field, layout.shape).astype(dtype)) for field in start[:2])
+    return u, v, c._replace(feed=made(c.feed), keep_v=made(c.keep_v))
+
+
+def set_outside(p: Any, boundary: str) -> None:
+    """Set the cells that frame `p` [..., rows + 2, cols + 2] in place; those of a zero boundary stay as they are."""
+    if boundary != "zero":
+        before, after = (-2, 1) if boundary == "periodic" else (1, -2)
+        p[..., 0, :], p[..., -1, :] = p[..., before, :], p[..., after, :]
+        p[..., 0], p[..., -1] = p[..., before], p[..., after]
+
+
+def nth_device(devices: Sequence[Item], number: int) -> Item:
+    """Return one of the devices of a library, or raise UsageError where there are fewer."""
+    if number >= len(devices):
+        raise UsageError(f"run.device: expected a device below {len(devices)}, got {number}")
+    return devices[number]
+
+
+def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+    """Copy one field of one frame into `data`, shuffled if the layout says so, and set its `statistics`.
+
+    Parameters
+    ----------
+    plane
+        Of the layout's shape, any float dtype; stored as the layout's.
+    data
+        uint8 [plane_nbytes].
+    statistics
+        float64 [5]: minimum, maximum and mean of the finite values, the largest error of those as stored, number of
+        non-finite ones.
+    """
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is counted
+        values = np.ascontiguousarray(plane, layout.computed).reshape(-1)
+    stored, error = pack(values, layout)
+    finite = values[np.isfinite(values)]
+    statistics[:4] = (finite.min(), finite.max(), finite.mean(dtype=np.float64), error) if finite.size else 0
+    statistics[4] = values.size - finite.size
+    raw = stored.view(np.uint8)
+    if layout.shuffle:
+        data.reshape(layout.dtype.itemsize, -1)[:] = raw.reshape(-1, layout.dtype.itemsize).T
+    else:
+        data[:] = raw
+
+
+def pack(values: Field, layout: FrameLayout) -> tuple[NDArray[Any], float]:
+    """Return `values` as they are stored, and the largest error of a finite one; ``stage.cu`` does the same.
+
+    Values outside 0 to 1 become 0 or 1 where integers are stored. Bits of the mantissa are rounded to the nearest, half
+    to even: BitRound, Klöwer et al. 2021, doi:10.1038/s43588-021-00156-2.
+    """
+    if not layout.lossy:
+        return values, 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        if layout.levels:
+            stored = np.rint(np.clip(values, 0, 1, dtype=np.float64) * layout.levels).astype(layout.dtype)
+            found = (stored * layout.scale).astype(np.float64)  # rounded as a reader does
+        else:
+            stored = values.astype(layout.dtype)
+            if layout.keep_bits:
+                stored = round_mantissa(stored, layout.keep_bits)
+            found = stored.astype(values.dtype)  # so close to the value that their difference is exact
+        errors = np.abs(found - values)
+    largest = errors.max()
+    if not np.isfinite(largest):
+        largest = np.max(errors, where=np.isfinite(errors), initial=0)
+    return stored, float(largest)
+
+
+def round_mantissa(values: NDArray[Any], keep_bits: int) -> NDArray[Any]:
+    """Return floating-point `values` with `keep_bits` bits of their mantissa, the others 0."""
+    words = values.view(f"u{values.itemsize}")
+    dropped = words.dtype.type(np.finfo(values.dtype).nmant - keep_bits)
+    one = words.dtype.type(1)
+    half = (one << (dropped - one)) - one + ((words >> dropped) & one)
+    rounded: NDArray[Any] = (words + half) & ~((one << dropped) - one)
+    return rounded.view(values.dtype)

@@ -1,0 +1,109 @@
+"""Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
+
+import itertools
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.frames.layout import STATISTICS, FrameLayout
+
+
+class Block:
+    """Host memory of up to `frames_per_block` consecutive frames, and what is known of them.
+
+    Attributes
+    ----------
+    buffer
+        uint8, the whole block in one piece: statistics, checksums, ends, frames. A solver may fill it with one copy.
+    statistics
+        float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
+    data
+        uint8 [frame, field, byte], a view of `buffer`: each field in C order, or its byte planes if the layout shuffles
+        (all first bytes, then all second bytes, …).
+    first, count
+        Number of the first frame, and how many frames the block holds now.
+    kept
+        How many of these the output holds already: they share a chunk or shard with the frames after them, and are
+        encoded again with these.
+    checksums, chunks
+        What the encoder made: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along the
+        frames of the block and along the slabs, one encoded chunk of each field. Where frames or lines end within one,
+        it is filled with zeros. A solver that encodes sets both itself, in the place of `data`.
+    ends
+        uint32 [chunk], a view of `buffer`: where each chunk of a solver that encodes ends in its place.
+    compute_seconds, link_seconds
+        Time the device spent computing and copying these frames; set by the solver.
+    compute_start, link_start
+        When it began to, in seconds of `time.perf_counter`; 0 where `fill` does the work before it returns.
+    """
+
+    def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
+        header, frames, fields = layout.header_nbytes, layout.frames_per_block, len(layout.fields)
+        self.layout = layout
+        self.buffer = buffer
+        numbers = layout.statistics_nbytes
+        self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
+        self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
+        self.ends = buffer[layout.ends_start :][: 4 * layout.chunks_of(frames)].view(np.uint32)
+        self.data = buffer[header:][: frames * layout.frame_nbytes].reshape(frames, fields, layout.plane_nbytes)
+        self.first = 0
+        self.count = 0
+        self.kept = 0
+        self.chunks: dict[tuple[int, int], list[Any]] = {}
+        self.compute_seconds = 0.0
+        self.link_seconds = 0.0
+        self.compute_start = 0.0
+        self.link_start = 0.0
+        self._encoded = itertools.count(1)
+
+    def chunk_numbers(self, part: int) -> tuple[range, int]:
+        """Return which chunks a part of the block has: their numbers along the frames, and their slab."""
+        layout = self.layout
+        piece, slab = divmod(part, layout.slabs)
+        first = piece * layout.frames_per_part
+        frames = first, min(first + layout.frames_per_part, self.count)
+        return range(*(-(-frame // layout.frames_per_chunk) for frame in frames)), slab
+
+    def put(self, frame: int, field: int, plane: NDArray[Any]) -> None:
+        """Put a plane of stored values, of the layout's shape, into `data`, shuffled if the layout says so."""
+        raw = np.ascontiguousarray(plane, self.layout.dtype).reshape(-1, 1).view(np.uint8)
+        self.data[frame, field] = (raw.T if self.layout.shuffle else raw).reshape(-1)
+
+    def encoded(self) -> bool:
+        """Count one part of the block as encoded, and return whether it was the last."""
+        return next(self._encoded) % self.layout.parts == 0
+
+
+class BlockPool:
+    """A fixed number of blocks, the only bound in the system: whoever fills frames waits here, and nowhere else."""
+
+    def __init__(self, layout: FrameLayout, blocks: int, allocate: Callable[[int], NDArray[np.uint8]]) -> None:
+        self.layout = layout
+        self.blocks = blocks
+        self._free: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
+        for _ in range(blocks):
+            self._free.put(Block(layout, allocate(layout.block_nbytes)))
+
+    @property
+    def in_use(self) -> int:
+        """Blocks acquired and not released."""
+        return self.blocks - self._free.qsize()
+
+    def acquire(self) -> Block | None:
+        """Wait for a free block; None once the pool is closed and no block is free."""
+        block = self._free.get()
+        if block is None:
+            self._free.put(None)  # for the next caller
+        return block
+
+    def release(self, block: Block) -> None:
+        """Give a block back; its bytes may be overwritten from now on."""
+        block.chunks, block.kept = {}, 0
+        self._free.put(block)
+
+    def close(self) -> None:
+        """Wake whoever waits for a block."""
+        self._free.put(None)

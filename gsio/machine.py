@@ -1,0 +1,107 @@
+"""What the NVIDIA driver says of this machine, asked without CuPy."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from gsio.files import UNSUPPORTED
+
+if TYPE_CHECKING:
+    pass
+import ctypes
+from typing import NamedTuple
+
+
+class Driver(NamedTuple):
+    """The driver's version of CUDA, (major, minor), and the names of its GPUs."""
+
+    cuda: tuple[int, int]
+    gpus: tuple[str, ...]
+
+
+def find_driver() -> Driver | None:
+    """Return what the driver knows, or None where there is no driver or it does not start."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version, count = ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return None
+    names = []
+    for ordinal in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        cuda.cuDeviceGetName(name, len(name), ordinal)
+        names.append(name.value.decode())
+    return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names))
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what CuPy reports, which can be long or empty."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def how_to_install_cupy(driver: Driver) -> str:
+    """Return the command that installs the CuPy this driver can run."""
+    return f"pip install 'gsio[cuda{13 if driver.cuda >= (13, 0) else 12}]'"
+
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+# Of a control group, cgroups(7), by the controllers its line names: where it is, the files of its limit and of what it
+# has taken, and of the latter what files left behind, which is given back.
+MEMORY = {
+    "": (".", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def available_memory() -> int:
+    """Return the bytes this process can still take: of the machine, or fewer if a container or Slurm allows no more."""
+    try:
+        available: int = psutil.virtual_memory().available
+    except OSError:  # no /proc
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        groups = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # none, or no /proc
+        groups = []
+    for line in groups:
+        _, controllers, place = line.split(":", 2)
+        if controllers in MEMORY:
+            folder, *names = MEMORY[controllers]
+            root = CGROUPS / folder
+            group = root / place.lstrip("/")
+            above = (parent for parent in group.parents if parent.is_relative_to(root))
+            available = min(available, *(_left(each, *names) for each in (group, *above)))
+    return available
+
+
+def free_space(folder: Path) -> int:
+    """Return the bytes free on the disk of a folder, or `sys.maxsize` where the file system does not know."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return sys.maxsize
+    return usage.free if usage.total else sys.maxsize  # no blocks at all: some network file systems tell so
+
+
+def _left(group: Path, limit: str, taken: str, kept: str) -> int:
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        most, used = (int((group / name).read_text()) for name in (limit, taken))
+        return max(0, most - used + int(statistics[kept]))
+    except (OSError, ValueError, KeyError):  # no limit, which version 2 calls "max", or not to be seen from here
+        return sys.maxsize
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may run on (a Slurm job has fewer than the machine)."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,146 @@
+"""`gsio profile`: one run, recorded by gsio itself and by Nsight Systems if it is there, and what overlapped in it."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from gsio.config import Config, with_absolute_paths
+from gsio.errors import DataError, GsioError, UsageError
+from gsio.files import new_file, publish, require_new, temporary_beside
+from gsio.profile import nsys
+from gsio.profile.lanes import check_plot, draw_lanes
+from gsio.profile.overlap import Report, overlap
+from gsio.run.pipeline import Pipeline
+from gsio.run.simulate import beside, check_output, simulate
+from gsio.trace import timeline
+from gsio.writer import for_output
+
+FAILED = {GsioError.exit_code, *(kind.exit_code for kind in GsioError.__subclasses__()), 130, 143}
+
+log = structlog.get_logger()
+
+
+def profile(
+    config: Config,
+    output: Path | None,
+    *,
+    overwrite: bool = False,
+    to_timeline: Path | None = None,
+    plot: Path | None = None,
+    report: Path | None = None,
+    quiet: bool = False,
+    watch: Callable[[Pipeline], None] | None = None,
+) -> list[Report]:
+    """Run `config`, and return what overlapped: as gsio recorded it, then as Nsight Systems did if it is on PATH.
+
+    Parameters
+    ----------
+    output
+        What the run makes; None: a file in the working folder, removed at the end.
+    to_timeline, plot, report
+        Files to make: the timeline for Perfetto, a picture of the lanes, the report of Nsight Systems (.nsys-rep). One
+        that is there is an error.
+    quiet, watch
+        Progress of the run: off, if it is a process of its own under nsys; called as in `gsio.simulate` if not.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be made, or `report` is asked for and there is no nsys; nothing was touched.
+    GsioError
+        The run failed, with its exit code.
+    """
+    tool = nsys.find()
+    if report is not None and tool is None:
+        raise UsageError("--report: expected nsys on PATH, got none; install Nsight Systems or leave the option out")
+    made = [output, *beside(output)] if output is not None else []
+    if report is not None:
+        require_new("--report", report, endings=[".nsys-rep"], apart_from=made)
+    if plot is not None:
+        check_plot(plot, apart_from=made)
+    if to_timeline is not None:
+        others = [path for path in (plot, report) if path is not None]
+        require_new("--timeline", to_timeline, apart_from=[*made, *others])
+    with _output(output) as (run, folder):
+        check_output(run, overwrite=overwrite)
+        recorded = folder / "timeline.json"
+        if tool is None:
+            simulate(config, run, overwrite=overwrite, timeline=recorded, watch=watch)
+            reports = [overlap(timeline.read(recorded))]
+        else:
+            options = ["--overwrite"] * overwrite + ["--quiet"] * quiet
+            reports = _under_nsys(tool, config, run, options, folder, report)
+        if to_timeline is not None:
+            with new_file("--timeline", to_timeline) as copy:
+                shutil.copyfile(recorded, copy)
+        if plot is not None:
+            draw_lanes(plot, timeline.read(recorded), _title(for_output(config, run)))
+    return reports
+
+
+def disagreement(reports: list[Report]) -> float:
+    """Return the largest difference between two reports of the share of the loop in which a lane is busy."""
+    shares = [{name: report.share(lane.busy) for name, lane in report.lanes.items()} for report in reports]
+    names = {name for share in shares for name in share}
+    return max((abs(shares[0].get(name, 0.0) - shares[1].get(name, 0.0)) for name in names), default=0.0)
+
+
+@contextmanager
+def _output(output: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Give the path of the run's output, and a folder for what is removed at the end."""
+    if output is None:  # in the working folder: the disk to measure is the one that runs are saved on
+        with tempfile.TemporaryDirectory(prefix="gsio-profile-", dir=Path.cwd()) as folder:
+            yield Path(folder) / "run.h5", Path(folder)
+    else:
+        with tempfile.TemporaryDirectory(prefix="gsio-profile-") as folder:
+            yield output, Path(folder)
+
+
+def _under_nsys(
+    tool: str, config: Config, output: Path, options: list[str], folder: Path, report: Path | None
+) -> list[Report]:
+    """Run `config` in a process of its own; its timeline, and what else is made on the way, is in `folder`.
+
+    nsys replaces what has the name of its report: that gets its own name, `report`, when it is there.
+    """
+    _, deaf = nsys.describe(tool)
+    if deaf:
+        log.warning(deaf)
+    resolved, recorded, database = (folder / name for name in ("config.toml", "timeline.json", "report.sqlite"))
+    resolved.write_text(with_absolute_paths(config).to_toml(), encoding="utf-8")
+    command = [sys.executable, "-m", "gsio", "run", str(resolved), f"--output={output}", f"--timeline={recorded}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GSIO_")}
+    found = folder / "report.nsys-rep" if report is None else temporary_beside(report, report.suffix)
+    try:
+        code = nsys.record(tool, found, [*command, *options], environment)
+        if report is not None and found.is_file():
+            publish("--report", found, report)
+    finally:
+        if report is not None:
+            found.unlink(missing_ok=True)
+            found = report
+    if code in FAILED or not recorded.is_file():  # nsys may end with a code of its own after a run that did well
+        failure = GsioError(f"expected a whole run under nsys, got one that ended with exit code {code}, as told above")
+        failure.exit_code = code or GsioError.exit_code
+        raise failure
+    reports = [overlap(timeline.read(recorded))]
+    try:
+        nsys.export(tool, found, database)
+        reports.append(overlap(nsys.read(database)))
+    except DataError as error:
+        log.warning(f"the report of Nsight Systems is left out: {error}")
+    return reports
+
+
+def _title(config: Config) -> str:
+    grid, run = config.grid, config.run
+    return (
+        f"gsio: {run.frames} frames of {grid.rows} × {grid.cols} {config.model.precision}, "
+        f"{run.steps_per_frame} steps apart, compression {config.output.compression}"
+    )

@@ -1,0 +1,117 @@
+"""Where a stopped run goes on, and which of its frames stay."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from gsio.config import Config
+from gsio.errors import DataError, UsageError
+from gsio.frames.metadata import DAMAGED
+from gsio.reader import Stack, open_stack
+from gsio.run.checkpoints import Checkpoint, check_same_run, load
+from gsio.run.repair import joined_series, own_journal, rebuild, survey
+from gsio.writer.journal import Journal
+
+log = structlog.get_logger()
+
+
+class Restart(NamedTuple):
+    """An output that a run goes on with.
+
+    Attributes
+    ----------
+    checkpoint
+        The newest state that is not behind the frames that stay; None: the initial state.
+    series
+        What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
+    checksums
+        The checksums, uint32 [frame], that frames have to have which are computed again. Frames behind a damaged one
+        do not stay, and are compared all the same.
+    last
+        The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
+        frame that comes next.
+    frames_per_chunk, output_id, device, status
+        What the output says of itself; `device` is the one that computed its frames.
+    """
+
+    checkpoint: Checkpoint | None
+    series: Mapping[str, NDArray[Any]]
+    checksums: NDArray[np.uint32]
+    last: list[NDArray[Any]]
+    frames_per_chunk: int
+    output_id: str
+    device: str
+    status: str
+
+    @property
+    def frames(self) -> int:
+        """Frames that stay."""
+        return len(self.series["step"])
+
+    @property
+    def computed_from(self) -> int:
+        """The frame from which the run computes, and compares as long as frames stay."""
+        return self.checkpoint.frames if self.checkpoint is not None else 0
+
+
+def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
+    """Return where `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+
+    A file that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint is of
+    another configuration, or damaged, and UsageError if there are fewer frames than `discard_after`.
+    """
+    # A power cut can tear any frame that no checkpoint has made durable.
+    start = max((state.frames for state in load(output)), default=0)
+    log.info("decoding the frames that no checkpoint has made durable", output=str(output), first=start)
+    found = survey(output, start)
+    records = own_journal(output, found.output_id)
+    if found.wrong and (records is not None or found.output_id):
+        log.warning(f"{output} cannot be used as it is: {found.wrong}; {rebuild(output, journal, found, keep=False)}")
+        found = survey(output, start)
+        records = own_journal(output, found.output_id)
+    if found.wrong:
+        raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
+    with open_stack(output) as stack:
+        check_same_run(config, stack.attributes["config"], f"'{output}'")
+        if "selection" in stack.attributes:
+            raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
+        frames = found.frames
+        if discard_after is not None:
+            if not 0 <= discard_after <= frames:
+                raise UsageError(f"--discard-after: expected 0 to {frames}, the committed frames, got {discard_after}")
+            frames = discard_after
+        checkpoints = load(output, stack.attributes.get("output_id", ""))
+        checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
+        if checkpoint is None:
+            log.warning(
+                f"{output} has no checkpoint of these frames: computing again from the first; all {frames} stay"
+            )
+        computed_from = checkpoint.frames if checkpoint is not None else 0
+        damaged = [int(frame) for frame in np.atleast_1d(stack.attributes.get(DAMAGED, ())) if frame < frames]
+        kept = min([frames, *(frame for frame in damaged if frame >= computed_from)])
+        if kept < frames:
+            log.warning(f"frame {kept} of {output} is damaged: this and all later frames are computed and stored again")
+        if damaged and damaged[0] < computed_from:
+            log.warning(f"{output} has damaged frames before its checkpoint, which stay as they are; see 'gsio verify'")
+        return Restart(
+            checkpoint,
+            {name: joined_series(records, stack, name, kept) for name in stack.recorded},
+            joined_series(records, stack, "integrity/crc32c", frames),
+            _last_frames(stack, kept),
+            next(iter(stack.fields.values())).frames_per_chunk,
+            stack.attributes.get("output_id", ""),
+            *(stack.attributes[name] for name in ("device", "status")),
+        )
+
+
+def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
+    """Return the stored values of the frames behind the last whole chunk or shard, of each field; [] if none are."""
+    fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
+    first = frames - frames % fields[0].frames_together
+    per_chunk = fields[0].frames_per_chunk
+    chunks = range(first // per_chunk, -(-frames // per_chunk))
+    return [np.concatenate([field.chunk(number) for number in chunks])[: frames - first] for field in fields if chunks]

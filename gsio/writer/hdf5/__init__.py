@@ -1,0 +1,404 @@
+"""HDF5: chunks, compressed or raw, appended as frames commit.
+
+Files are made with the default library version and flushed at every commit, so that a killed process leaves a file that
+opens plainly. They are not locked: others may read the committed frames while the run goes on.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numcodecs import blosc
+from numpy.typing import NDArray
+
+from gsio import codec
+from gsio.config import Config
+from gsio.errors import StorageError, UsageError
+from gsio.files import is_file, publish, sync_folder, temporary_beside
+from gsio.frames.block import Block
+from gsio.frames.layout import PAGE, FrameLayout
+from gsio.frames.metadata import (
+    AXES,
+    COORDINATES,
+    DAMAGED,
+    QUANTIZATION,
+    SERIES_CHUNK,
+    field_attributes,
+    frame_series,
+    nexus_attributes,
+    quantization_attributes,
+    series_attributes,
+)
+from gsio.writer.hdf5.disk import Disk
+from gsio.writer.journal import PLACE
+from gsio.writer.protocol import FrameWriter, Target
+from gsio.writer.provenance import now
+
+LARGEST_CHUNK = 2**32 - 1  # of HDF5
+BLOSC = 32001  # registered number of the filter
+PLAIN = ("title", "coordinates", "cell_methods")  # which NCO and ncview take in ASCII of fixed length only
+VTK = "VTKHDF"
+OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
+SAVED = ".chunks_before_resume_"  # groups
+
+
+def open_writer(target: Target) -> FrameWriter:
+    """Return the writer of `target`; raises as `gsio.writer.open_writer`."""
+    if (nbytes := target.layout.chunk_nbytes) > LARGEST_CHUNK:
+        raise UsageError(
+            f"grid.cols: expected rows of at most 4 GiB, HDF5's largest chunk, got {nbytes / 2**30:.1f} GiB; "
+            "choose an output that ends in .zarr"
+        )
+    if target.series is not None:
+        return ChunkWriter(target, target.path)
+    temporary = temporary_beside(target.path)
+    try:
+        return ChunkWriter(target, temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class ChunkWriter:
+    """Chunks that are encoded outside HDF5 and stored by `write_direct_chunk`.
+
+    HDF5 runs one call at a time whatever the number of threads: compressing outside it is what makes it parallel. The
+    time axis grows with each commit, so that its length is the number of committed frames.
+    """
+
+    def __init__(self, target: Target, place: Path) -> None:
+        """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
+        self._path, self._config, self._layout, self._trace = target.path, target.config, target.layout, target.trace
+        self._journal = target.journal
+        self._saved: tuple[str, NDArray[np.void]] | None = None  # a group, and where the chunks themselves are
+        self._disk = Disk(place, new=target.series is None)
+        self._file: Any = None
+        try:
+            with self._disk.raising():
+                self._open(target)
+            if place != target.path:
+                publish("--output", place, target.path, replaces=is_file if target.overwrite else None)
+        except BaseException:
+            self._disk.abandon()
+            with suppress(OSError, RuntimeError):
+                if self._file is not None:
+                    self._file.close()
+            self._disk.close()
+            raise
+
+    def _open(self, target: Target) -> None:
+        """Lay the file out, or cut it to the frames of which `target.series` are recorded."""
+        config, layout, attributes = target.config, target.layout, target.attributes
+        # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
+        pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if config.output.compression == "none" else {}
+        self._disk.reserve(0)
+        self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
+        series = frame_series(config, layout, []) if target.series is None else target.series
+        frames, stale = len(series["step"]), []
+        if target.series is None:
+            _lay_out(self._file, config, layout, attributes)
+        self._fields = [self._file[name].id for name in layout.fields]
+        places = self._places(frames)
+        # From here on the journal can restore what a kill tears, also of an output that was complete and had none.
+        if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
+            self._journal.begin(attributes, series, layout, places)
+        if target.series is not None:
+            self._journal.sync()
+            stale = [name for name in self._file if name.startswith(SAVED)]  # left by a kill
+            _go_on(self._file, attributes, frames)
+        along_time = {**series, OFFSETS + layout.fields[0]: np.arange(frames)}
+        self._series = {name: _Series(self._file[name], values) for name, values in along_time.items()}
+        self._cut(frames, places)
+        self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
+        self._vtk_steps.write(np.array(frames))
+        for name in stale:
+            del self._file[name]
+        self._file.flush()
+        self.nbytes = self._disk.size
+
+    def encode(self, block: Block, part: int) -> None:
+        """Compress one part of `block`, and take the checksums of its frames."""
+        with self._trace.span("encode", block.first):
+            codec.encode(block, self._config.output, part)
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Append the frames of `blocks` and flush: from now on a reader finds them."""
+        first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
+        kept = blocks[0].kept
+        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
+        self._disk.check(self._path)
+        with self._trace.span("write", first), self._disk.raising():
+            self._disk.reserve(
+                sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
+            )
+            for field in self._fields:
+                field.set_extent((frames, *layout.shape))
+            for block in blocks:
+                for (number, slab), chunk in block.chunks.items():
+                    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
+                    place = (block.first + frame, line, *[0] * len(layout.shape[1:]))
+                    start = block.first + frame - first
+                    for i, (field, encoded) in enumerate(zip(self._fields, chunk, strict=True)):
+                        offset = self._disk.place(field, place, encoded)
+                        places[start : start + layout.frames_per_chunk, i, slab] = offset, len(encoded)
+            self._disk.write_placed()
+        with self._trace.span("commit", first), self._disk.raising():
+            series = frame_series(self._config, layout, blocks)
+            for name, values in series.items():
+                self._series[name].append(first + kept, values)
+            self._series[OFFSETS + layout.fields[0]].append(first + kept, np.arange(first + kept, frames))
+            self._vtk_steps.write(np.array(frames))
+            self._file.flush()
+        self._journal.append(first + kept, series, places[kept:])
+        if kept:
+            self._journal.move(first, places[:kept])
+            if self._saved is not None:
+                del self._file[self._saved[0]]
+                self._saved = None
+        self.nbytes = self._disk.size
+
+    def _cut(self, frames: int, places: NDArray[np.void]) -> None:
+        """Let the fields have so many frames, with their chunks at `places` [frame, field, slab].
+
+        The next commit replaces a last chunk that is not full. HDF5 may use the space of a chunk again before the one
+        that replaces it is committed: a copy stays until then, and the journal says so. A chunk that is cut is stored
+        again as it was, since HDF5 would decode it, for which it may lack the filter.
+        """
+        layout, behind = self._layout, frames % self._layout.frames_per_chunk
+        last, chunks = places[frames - behind :], {}
+        if behind:
+            group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
+            self._saved, last = (group, last), last.copy()
+            for field, slab in np.ndindex(places.shape[1:]):
+                offset, nbytes = (int(number) for number in last[0, field, slab])
+                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
+                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
+                last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
+            self._file.flush()
+            self._journal.move(frames - behind, last)
+        for number, field in enumerate(self._fields):
+            if field.shape[0] == frames:
+                continue
+            field.set_extent((frames - behind, *layout.shape))
+            field.set_extent((frames, *layout.shape))
+            for slab in range(layout.slabs if behind else 0):
+                place = (frames - behind, slab * layout.lines_per_chunk, *[0] * len(layout.shape[1:]))
+                if len(chunk := chunks[number, slab]):
+                    places["offset"][frames - behind :, number, slab] = self._disk.place(field, place, chunk)
+        self._disk.write_placed()
+
+    def sync(self) -> None:
+        """Wait until the disk has what is committed, and the journal, which holds whatever a commit leaves torn."""
+        self._disk.sync()
+        self._journal.sync()
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, close the file, and wait until the disk has it.
+
+        A file that somebody else has changed is left as it is.
+        """
+        try:
+            try:
+                self._disk.check(self._path)
+            except StorageError:
+                self._disk.abandon()
+                with suppress(OSError, RuntimeError):
+                    self._file.close()
+                raise
+            with self._disk.raising():
+                try:
+                    if self._saved is not None:  # nothing was committed
+                        group, places = self._saved
+                        self._journal.move(len(self._file["step"]) - len(places), places)
+                        del self._file[group]
+                    _finish(self._file, status)
+                finally:
+                    self._file.close()
+            self._disk.check(self._path)
+        finally:
+            try:
+                self._disk.sync()
+                sync_folder(self._path.parent)
+            finally:
+                self._disk.close()
+
+    def _places(self, frames: int) -> NDArray[np.void]:
+        """Return where the chunks of the first `frames` frames are, [frame, field, slab]."""
+        layout = self._layout
+        places = np.zeros((frames, len(layout.fields), layout.slabs), PLACE)
+        for number, field in enumerate(self._fields):
+
+            def keep(chunk: h5py.h5d.StoreInfo, number: int = number) -> None:
+                frame, line = chunk.chunk_offset[:2]
+                here = slice(frame, frame + layout.frames_per_chunk)
+                places[here, number, line // layout.lines_per_chunk] = chunk.byte_offset, chunk.size
+
+            field.chunk_iter(keep)
+        return places
+
+
+def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
+    """Create every array and attribute, without a frame."""
+    _describe(file, attributes)
+    # Of fixed size, so that the end of a run overwrites them in place and never needs new space.
+    file.attrs.create("status", b"running", dtype="S16")
+    file.attrs.create("ended", b"", dtype="S32")
+    growing: dict[str, Any] = {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
+    axes = AXES[-len(layout.shape) :]
+    file.attrs.update(nexus_attributes(layout))
+    for name, size in zip(axes, layout.shape, strict=True):
+        file.create_dataset(name, data=np.arange(size, dtype=np.float64))
+        file[name].make_scale(name)
+        file[name].attrs.update(COORDINATES[name])
+    for name, values in frame_series(config, layout, []).items():
+        series = file.create_dataset(name, (0,), values.dtype, **growing)
+        _describe(series, series_attributes(name, layout))
+        if name == "time":
+            series.make_scale("time")
+        else:
+            series.dims[0].attach_scale(file["time"])
+        group = name.rpartition("/")[0]
+        if group and "time" not in file[group]:  # so that the group has its coordinate where read alone
+            file[group]["time"] = h5py.SoftLink("/time")
+    for name in layout.fields:
+        with _no_plugins():
+            field = file.create_dataset(
+                name,
+                (0, *layout.shape),
+                layout.dtype,
+                chunks=layout.chunk_shape,
+                maxshape=(None, *layout.shape),
+                **_filters(config, layout),
+            )
+        _describe(field, field_attributes(name, layout), layout.computed)
+        for axis, scale in enumerate(("time", *axes)):
+            field.dims[axis].attach_scale(file[scale])
+    if layout.keep_bits:
+        file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
+    file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
+    _lay_out_for_vtk(file, layout, growing)
+
+
+def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | None = None) -> None:
+    """Set attributes, floats as `dtype`: readers decode packed integers as the dtype of their scale."""
+    for name, value in attributes.items():
+        number = dtype is not None and isinstance(value, float)
+        of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
+
+
+def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, Any]) -> None:
+    """Show the fields as temporal ImageData of the VTKHDF format, 2.0 (docs.vtk.org): points, members along z.
+
+    VTK reads an image with one z as [time, y, x], as the fields are, so that links are enough.
+    """
+    members, rows, cols = (1, *layout.shape)[-3:]
+    root = file.create_group(VTK)
+    root.attrs["Version"] = np.array([2, 0], np.int64)
+    root.attrs["Type"] = np.bytes_("ImageData")
+    root.attrs["WholeExtent"] = np.array([0, cols - 1, 0, rows - 1, 0, members - 1], np.int64)
+    root.attrs["Origin"] = np.zeros(3)
+    root.attrs["Spacing"] = np.ones(3)
+    root.attrs["Direction"] = np.eye(3).reshape(-1)
+    steps = root.create_group("Steps")
+    steps.attrs["NSteps"] = np.int64(0)
+    steps["Values"] = h5py.SoftLink("/time")
+    offsets = file.create_dataset(OFFSETS + layout.fields[0], (0,), np.int64, **growing)
+    offsets.dims[0].attach_scale(file["time"])  # without which cf-python reads nothing of the file
+    for name in layout.fields:
+        root[f"PointData/{name}"] = h5py.SoftLink(f"/{name}")
+        if name != layout.fields[0]:
+            file[OFFSETS + name] = offsets
+
+
+def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
+    """Return what readers have to undo, as arguments of `create_dataset`."""
+    if config.output.compression == "none":
+        return {}
+    if (how := codec.blosc_of(config.output)) is None:
+        return {"shuffle": True, "compression": "gzip", "compression_opts": config.output.level}
+    compressor = {"lz4": 1, "zstd": 5}[how.cname]
+    options = (
+        2,
+        2,
+        layout.dtype.itemsize,
+        layout.chunk_nbytes,
+        how.clevel,
+        int(blosc.SHUFFLE),
+        compressor,
+    )  # versions first
+    return {"compression": BLOSC, "compression_opts": options, "allow_unknown_filter": True}
+
+
+@contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Hide the plugins of HDF5_PLUGIN_PATH: encoding is done here, and a filter they bring can refuse to be set up."""
+    paths = [h5py.h5pl.get(0)]
+    while h5py.h5pl.size() > 1:
+        paths.append(h5py.h5pl.get(1))
+        h5py.h5pl.remove(1)
+    h5py.h5pl.replace(b"/", 0)  # there has to be one
+    try:
+        yield
+    finally:
+        h5py.h5pl.replace(paths[0], 0)
+        for path in paths[1:]:
+            h5py.h5pl.append(path)
+
+
+def _go_on(file: h5py.File, attributes: Mapping[str, Any], frames: int) -> None:
+    """Let the file say that the run goes on after so many frames, and with which configuration."""
+    history = f"{file.attrs['history']}\n{attributes['history']}"
+    file.attrs.update({"history": history} | {name: attributes[name] for name in ("config", "device", "backend")})
+    file.attrs.modify("status", np.array(b"running", "S16"))
+    file.attrs.modify("ended", np.array(b"", "S32"))
+    if DAMAGED in file.attrs:
+        file.attrs[DAMAGED] = np.array([frame for frame in file.attrs[DAMAGED] if frame < frames], np.int64)
+
+
+class _Series:
+    """A 1-D dataset that grows after its first `values`, and its last chunk in memory.
+
+    Storing that chunk again for each append takes two calls of HDF5, where a selection takes five; and of a commit's
+    time most is spent between Python and HDF5.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, values: NDArray[Any]) -> None:
+        self._id = dataset.id
+        self._chunk = np.zeros(SERIES_CHUNK, dataset.dtype)
+        started = len(values) % SERIES_CHUNK
+        self._chunk[:started] = values[len(values) - started :]
+        self._id.set_extent((len(values),))
+
+    def append(self, first: int, values: NDArray[Any]) -> None:
+        """Put `values` at the indices from `first` on, the present end."""
+        self._id.set_extent((first + len(values),))
+        while len(values):
+            start = first % SERIES_CHUNK
+            here = values[: SERIES_CHUNK - start]
+            self._chunk[start : start + len(here)] = here
+            self._id.write_direct_chunk((first - start,), self._chunk)
+            first, values = first + len(here), values[len(here) :]
+
+
+def _finish(file: h5py.File, status: str) -> None:
+    file.attrs.modify("status", np.array(status.encode(), "S16"))
+    file.attrs.modify("ended", np.array(now().encode(), "S32"))
+
+
+def is_open_here(path: Path) -> bool:
+    """Return whether this process has a file open by h5py, or an object of it, so that it cannot be opened to go on."""
+    if not path.exists():
+        return False
+    kinds = h5py.h5f.OBJ_ALL & ~h5py.h5f.OBJ_DATATYPE  # types in memory, which belong to no file, count as open
+    for opened in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, kinds):
+        with suppress(OSError, RuntimeError, ValueError):  # closed meanwhile by another thread
+            file = h5py.h5i.get_file_id(opened)
+            on_disk = file.get_access_plist().get_driver() == h5py.h5fd.SEC2  # only this driver has a file descriptor
+            if on_disk and os.path.samestat(os.fstat(file.get_vfd_handle()), path.stat()):
+                return True
+    return False

@@ -1,0 +1,68 @@
+"""The metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gsio.config import Config
+from gsio.frames.layout import FrameLayout
+from gsio.frames.metadata import AXES, Attributes
+
+
+def levels_of(config: Config) -> range:
+    """Return the numbers of the smaller levels of the fields; level 0 is the field itself."""
+    return range(1, config.output.pyramid + 1)
+
+
+def level_path(name: str, level: int) -> str:
+    """Return the path of the array of a level of a field: the arrays of a group are of one size, as xarray wants."""
+    return f"pyramid/{level}/{name}" if level else name
+
+
+def ome_attributes(
+    config: Config, layout: FrameLayout, limits: Mapping[str, tuple[float, float]]
+) -> dict[str, dict[str, Any]]:
+    """Return the metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5, by which viewers find the fields.
+
+    `limits` are the least and the largest value of each field: with them no viewer scans the file for its contrast.
+    """
+    axes: list[Attributes] = [{"name": "time", "type": "time"}]
+    axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.shape) :]]
+    step = config.run.steps_per_frame * config.model.dt
+    members = [1.0] * len(layout.shape[:-2])
+    places = []
+    for level in (0, *levels_of(config)):
+        cells = 1 << level
+        scale = {"type": "scale", "scale": [step, *members, cells, cells]}
+        middle = [(cells - 1) / 2] * 2  # of the first cell
+        places.append([scale, {"type": "translation", "translation": [step, *[0.0] * len(members), *middle]}])
+    images = [
+        {
+            "name": name,
+            "axes": axes,
+            "datasets": [
+                {"path": level_path(name, level), "coordinateTransformations": place}
+                for level, place in enumerate(places)
+            ],
+        }
+        for name in reversed(layout.fields)  # v first: viewers open the first
+    ]
+    ome: Attributes = {"version": "0.5", "multiscales": images}
+    if limits:
+        low, high = (limit * (layout.levels or 1) for limit in limits[layout.fields[-1]])  # of what is stored
+        ome["omero"] = {"channels": [ome_channel(layout.fields[-1], low, high)]}
+    return {"ome": ome}
+
+
+def ome_channel(name: str, low: float, high: float, color: str = "FFFFFF") -> Attributes:
+    """Return a channel of OME-Zarr 0.5 whose contrast reaches from `low` to `high`."""
+    low, high = contrast(low, high)
+    window = {"min": low, "max": high, "start": low, "end": high}
+    return {"label": name, "color": color, "active": True, "window": window}
+
+
+def contrast(low: float, high: float) -> tuple[float, float]:
+    """Return the limits of the contrast of values from `low` to `high`.
+
+    Viewers refuse limits that are the same: those of a field that is the same everywhere end a little above it.
+    """
+    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # which float32 tells apart from `low`

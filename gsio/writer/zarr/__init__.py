@@ -1,0 +1,427 @@
+"""Zarr version 3: a file for each chunk, put in place by the encoding threads; the arrays grow when frames commit.
+
+Nobody looks beyond the end of an array, so chunks may come in any order; the metadata that say how long the arrays are
+come after them. They lie in each array's own file and together in the group's, which is replaced last, so that readers
+of that one file always find arrays of the same length. All codecs are in the core specification.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from crc32c import crc32c
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from gsio import codec
+from gsio.config import Config
+from gsio.files import LIBC, UNSUPPORTED, changed, publish, require_same, temporary_beside, write
+from gsio.frames.block import Block
+from gsio.frames.layout import FrameLayout
+from gsio.frames.metadata import (
+    AXES,
+    COORDINATES,
+    DAMAGED,
+    QUANTIZATION,
+    SERIES_CHUNK,
+    field_attributes,
+    frame_series,
+    quantization_attributes,
+    series_attributes,
+)
+from gsio.writer import is_zarr
+from gsio.writer.journal import PLACE
+from gsio.writer.ome import level_path, levels_of, ome_attributes
+from gsio.writer.protocol import Target
+from gsio.writer.provenance import now
+
+PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
+METADATA = "zarr.json"
+O_TMPFILE = getattr(os, "O_TMPFILE", 0)
+NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # of file systems, or kernels, without nameless files
+NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
+
+
+class Folder:
+    """A store: values by key, each of them there as a whole or not at all. A store of objects would offer the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._nameless = O_TMPFILE != 0  # until it turns out that files have to have a name here
+
+    def get(self, key: str) -> bytes:
+        """Return a value."""
+        return (self.path / key).read_bytes()
+
+    def put(self, key: str, value: Any) -> None:
+        """Set or replace a value, any bytes-like object."""
+        place = self.path / key
+        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                write(fd, value)
+            finally:
+                os.close(fd)
+            temporary.rename(place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def put_new(self, key: str, parts: Sequence[Any]) -> None:
+        """Set a value of any bytes-like parts, in a file that gets its name last.
+
+        Where there is one of that name, or files have to have one, it is `put`; but to create a file by name locks the
+        folder while one is made, and several threads then wait for one another.
+        """
+        place = f"{self.path}/{key}"
+        try:
+            fd = os.open(place.rpartition("/")[0], os.O_WRONLY | O_TMPFILE, 0o666) if self._nameless else None
+        except OSError as error:
+            if error.errno not in NAMES_ONLY:
+                raise
+            fd = None
+        if fd is None:
+            self._nameless = False
+            self.put(key, b"".join(parts))
+            return
+        try:
+            for part in parts:  # to join them would stop all threads
+                write(fd, part)
+            try:
+                # With a folder, though the path is absolute: Python's other call does not follow links.
+                os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
+            except OSError as error:
+                if not isinstance(error, FileExistsError):  # no /proc, or no links
+                    self._nameless = False
+                self.put(key, b"".join(parts))  # which raises what is wrong with the storage
+        finally:
+            os.close(fd)
+
+    def sync(self) -> None:
+        """Wait until the disk has all values."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            if not hasattr(LIBC, "syncfs"):
+                os.sync()
+            elif LIBC.syncfs(fd):  # one call for the thousands of files of a run
+                code = ctypes.get_errno()
+                if code not in UNSUPPORTED:
+                    raise OSError(code, os.strerror(code))
+                os.sync()
+        finally:
+            os.close(fd)
+
+
+class ZarrWriter:
+    """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
+
+    def __init__(self, target: Target) -> None:
+        path, config, layout, attributes, journal, self._trace, known, overwrite = target
+        self._config, self._layout, self._journal = config, layout, journal
+        self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
+        self._lock = threading.Lock()  # of what is published
+        self._frames = 0 if known is None else len(known["step"])
+        self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
+        self._published = 0.0
+        self.nbytes = 0
+        series = frame_series(config, layout, []) if known is None else known
+        if known is None:
+            temporary = temporary_beside(path)
+            try:
+                _lay_out(temporary, config, layout, attributes)
+                Folder(temporary).sync()
+                journal.begin(attributes, series, layout, self._places(0))
+                publish("--output", temporary, path, replaces=is_zarr if overwrite else None)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        self._store, self._folder = Folder(path), path.stat()
+        text = self._store.get(METADATA)
+        self._group = json.loads(text)
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        # All metadata as they were published last, by key: by these it is seen that somebody else has replaced some.
+        self._there = {METADATA: text}
+        for key in (f"{name}/{METADATA}" for name in arrays):
+            with suppress(
+                FileNotFoundError
+            ):  # of a damaged store, which can be read by the group's; those of arrays come back
+                self._there[key] = self._store.get(key)
+        published = arrays["step"]["shape"][0]
+        self._series = {name: _Series(values, min(published, self._frames)) for name, values in series.items()}
+        if known is not None:
+            self._go_on(attributes, known, published)
+        self._missing = self._chunks_missing()
+
+    def _go_on(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], published: int) -> None:
+        """Let the store hold the frames of which `series` are recorded, and say that the run goes on."""
+        for left in self._store.path.rglob(".*.tmp"):  # by a kill
+            left.unlink()
+        if not self._journal.resume(attributes["output_id"], self._frames, self._places(self._frames)):
+            self._journal.begin(attributes, series, self._layout, self._places(self._frames))
+        if self._frames:
+            self._widen_limits(series)
+        for name in self._layout.fields if self._frames else ():
+            self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
+        known = self._group["attributes"]
+        history = f"{known['history']}\n{attributes['history']}"
+        known |= {"history": history, "status": "running", "ended": ""}
+        known |= {name: attributes[name] for name in ("config", "device", "backend")}
+        if DAMAGED in known:
+            known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
+        if self._frames < published:
+            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
+                self._put_metadata(key, value)
+        self._publish()
+
+    def encode(self, block: Block, part: int) -> None:
+        """Compress one part of `block`, take checksums, and store its chunks, where no reader looks yet."""
+        with self._trace.span("encode", block.first):
+            codec.encode(block, self._config.output, part)
+        require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
+        with self._trace.span("write", block.first):
+            layout = self._layout
+            numbers, slab = block.chunk_numbers(part)
+            together = max(1, layout.frames_per_shard // layout.frames_per_chunk)
+            chunks = [block.chunks[number, slab] for number in numbers]
+            first = (block.first // layout.frames_per_chunk + numbers.start) // together
+            for number in range(-(-len(chunks) // together)):
+                of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
+                for name, encoded in zip(layout.fields, of_fields, strict=True):
+                    parts = _shard(encoded, together) if layout.frames_per_shard else encoded
+                    self._store.put_new(_key(name, first + number, slab, layout), parts)
+        if self._levels:
+            with self._trace.span("encode", block.first):
+                self._encode_levels(block, part)
+
+    def _encode_levels(self, block: Block, part: int) -> None:
+        """Compress and store the smaller levels of one part of `block`."""
+        layout = self._layout
+        compress = codec.compressor(self._config.output, layout.dtype.itemsize)
+        numbers, slab = block.chunk_numbers(part)
+        for number in numbers:
+            for field, name in enumerate(layout.fields):
+                values = codec.gathered(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
+                for level in levels_of(self._config):
+                    values = halved(values)
+                    key = _key(level_path(name, level), block.first // layout.frames_per_chunk + number, slab, layout)
+                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8))])
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
+        with self._trace.span("commit", blocks[0].first), self._lock:
+            series = frame_series(self._config, self._layout, blocks)
+            for name, values in series.items():
+                self._series[name].append(values)
+            self._journal.append(self._frames, series, self._places(len(series["step"])))
+            self._widen_limits(series)
+            for block in blocks:
+                self._frames += block.count - block.kept
+                self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
+            if time.monotonic() - self._published > PUBLISH_SECONDS:
+                self._publish()
+
+    def sync(self) -> None:
+        """Publish what is committed, and wait until the disk has it."""
+        with self._lock:
+            self._publish()
+        self._store.sync()
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, and wait until the disk has everything.
+
+        A store that somebody else has changed is left as it is.
+        """
+        self._check()
+        if self._chunks_missing() > self._missing:
+            raise changed(self._store.path, "stripped of chunks")
+        self._group["attributes"] |= {"status": status, "ended": now()}
+        self.sync()
+
+    def _chunks_missing(self) -> int:
+        """Return how many files of the committed frames are not there."""
+        layout, missing = self._layout, 0
+        of_arrays = dict.fromkeys(layout.fields, layout.frames_together)
+        for name, together in (of_arrays | dict.fromkeys(self._levels, layout.frames_per_chunk)).items():
+            numbers = -(-self._frames // together)
+            there = (path.name for path in (self._store.path / name).glob("c.*"))
+            missing += numbers * layout.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
+        return missing
+
+    def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
+        """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
+        for name, (low, high) in self._limits.items():
+            lows, highs = series[f"stats/{name}_min"], series[f"stats/{name}_max"]
+            self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
+
+    def _places(self, frames: int) -> NDArray[np.void]:
+        """Return that frames have no place in a file: each chunk is one."""
+        return np.zeros((frames, len(self._layout.fields), self._layout.slabs), PLACE)
+
+    def _check(self) -> None:
+        """Raise StorageError if somebody else has replaced the store, or metadata of it."""
+        require_same(self._store.path, self._folder)
+        for key, text in self._there.items():
+            try:
+                same = self._store.get(key) == text
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise changed(self._store.path / key, "deleted or changed")
+
+    def _put_metadata(self, key: str, text: bytes) -> None:
+        self._store.put(key, text)
+        self._there[key] = text
+
+    def _publish(self) -> None:
+        self._check()
+        for name, series in self._series.items():
+            for number, values in series.new_chunks():
+                self._store.put(f"{name}/c.{number}", values)
+        for key, value in self._metadata().items():
+            self._put_metadata(key, value)
+        self._published = time.monotonic()
+
+    def _metadata(self) -> dict[str, bytes]:
+        """Return what says how long the arrays are, by key; in the order in which they grow, the group last."""
+        found = {}
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        for name in (*self._series, *self._levels, *self._layout.fields):
+            arrays[name]["shape"][0] = self._frames
+            found[f"{name}/{METADATA}"] = _json(arrays[name])
+        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
+        return found | {METADATA: _json(self._group)}
+
+
+def _key(name: str, number: int, slab: int, layout: FrameLayout) -> str:
+    """Return where a chunk, or a shard, of an array is in the store."""
+    return f"{name}/c.{number}.{slab}" + ".0" * len(layout.shape[1:])
+
+
+def halved(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the means of 2 × 2 cells of [frame, …, row, col], of the same dtype; an odd last row or column is left."""
+    rows, cols = (size - size % 2 for size in values.shape[-2:])
+    whole = values[..., :rows, :cols]
+    if whole.dtype.itemsize < 4:  # float16, or an integer
+        whole = whole.astype(np.float32)
+    pairs = whole[..., ::2, :] + whole[..., 1::2, :]
+    means = (pairs[..., ::2] + pairs[..., 1::2]) * pairs.dtype.type(0.25)
+    found: NDArray[Any] = (np.rint(means) if values.dtype.kind == "u" else means).astype(values.dtype)
+    return found
+
+
+def _shard(chunks: Sequence[Any], most: int) -> list[Any]:
+    """Return the parts of a value of up to `most` chunks, by the codec `sharding_indexed` of the core specification."""
+    index = np.full((most, 2), NO_CHUNK, "<u8")
+    offset = 0
+    for place, chunk in enumerate(chunks):
+        index[place] = offset, len(chunk)
+        offset += len(chunk)
+    tail = index.tobytes()
+    return [*chunks, tail + crc32c(tail).to_bytes(4, "little")]
+
+
+class _Series:
+    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full.
+
+    The first `stored` values are in the store.
+    """
+
+    def __init__(self, values: NDArray[Any], stored: int) -> None:
+        self._first = stored // SERIES_CHUNK  # chunk
+        self._values = values[self._first * SERIES_CHUNK :]
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._values = np.concatenate([self._values, values])
+
+    def new_chunks(self) -> list[tuple[int, NDArray[Any]]]:
+        """Return the chunks to store, by number; the last can be stored again when it holds more."""
+        chunks = []
+        for number in range(-(-len(self._values) // SERIES_CHUNK)):
+            chunk = np.zeros(SERIES_CHUNK, self._values.dtype)
+            values = self._values[number * SERIES_CHUNK : (number + 1) * SERIES_CHUNK]
+            chunk[: len(values)] = values
+            chunks.append((self._first + number, chunk))
+        full = len(self._values) // SERIES_CHUNK
+        self._first, self._values = self._first + full, self._values[full * SERIES_CHUNK :]
+        return chunks
+
+
+def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
+    """Create every array and attribute, without a frame."""
+    root = zarr.open_group(path, mode="w-", zarr_format=3)
+    root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(config, layout, {})})
+    keys: Any = {"name": "default", "separator": "."}  # all chunks of an array in one folder
+    axes = AXES[-len(layout.shape) :]
+    for name, size in zip(axes, layout.shape, strict=True):
+        axis = root.create_array(
+            name,
+            data=np.arange(size, dtype=np.float64),
+            chunks=(size,),
+            compressors=None,
+            dimension_names=(name,),
+            chunk_key_encoding=keys,
+        )
+        axis.attrs.update(COORDINATES[name])
+    for name, values in frame_series(config, layout, []).items():
+        if "/" in name:
+            root.require_group(name.partition("/")[0])
+        series = root.create_array(
+            name,
+            shape=(0,),
+            dtype=values.dtype,
+            chunks=(SERIES_CHUNK,),
+            compressors=None,
+            dimension_names=("time",),
+            chunk_key_encoding=keys,
+        )
+        series.attrs.update(series_attributes(name, layout))
+    how = codec.blosc_of(config.output)
+    compressor: Any = how and BloscCodec(cname=how.cname, clevel=how.clevel, blocksize=how.blocksize, shuffle="shuffle")
+    for name in layout.fields:
+        field = root.create_array(
+            name,
+            shape=(0, *layout.shape),
+            dtype=layout.dtype,
+            chunks=layout.chunk_shape,
+            shards=(layout.frames_per_shard, *layout.chunk_shape[1:]) if layout.frames_per_shard else None,
+            compressors=compressor,
+            dimension_names=("time", *axes),
+            chunk_key_encoding=keys,
+        )
+        field.attrs.update(field_attributes(name, layout))
+        for level in levels_of(config):
+            smaller = tuple(size >> level for size in layout.shape[-2:])
+            lines = layout.lines_per_chunk >> level if len(layout.shape) == 2 else layout.lines_per_chunk
+            key = level_path(name, level)
+            root.require_group(key.rpartition("/")[0])
+            array = root.create_array(
+                key,
+                shape=(0, *layout.shape[:-2], *smaller),
+                dtype=layout.dtype,
+                chunks=(layout.frames_per_chunk, lines, *(*layout.shape[:-2], *smaller)[1:]),
+                compressors=compressor,
+                dimension_names=("time", *axes),
+                chunk_key_encoding=keys,
+            )
+            array.attrs.update(field_attributes(name, layout))
+    if layout.keep_bits:
+        root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
+    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
+        zarr.consolidate_metadata(root.store)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2).encode()

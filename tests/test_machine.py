@@ -1,0 +1,58 @@
+"""The memory a process may take."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gsio.machine import available_memory
+
+GB = 10**9
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 100 GB available, and where its control groups are, of which there are none yet."""
+    monkeypatch.setattr("gsio.machine.CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr("gsio.machine.OWN_CGROUPS", tmp_path / "own")
+    memory = psutil.virtual_memory()._replace(available=100 * GB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    return tmp_path
+
+
+def make_group(folder: Path, limit: str, taken: int, kept: int, version: int = 2) -> None:
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{taken}\n")
+    (folder / "memory.stat").write_text(f"anon 12\n{names[2]} {kept}\n")
+
+
+def test_without_control_groups_it_is_what_the_machine_has(machine: Path) -> None:
+    assert available_memory() == 100 * GB
+    (machine / "own").write_text("0::/job/step\n")
+    assert available_memory() == 100 * GB
+
+
+def test_a_job_may_take_what_its_group_and_those_above_leave(machine: Path) -> None:
+    (machine / "own").write_text("0::/job/step\n")
+    make_group(machine / "groups/job/step", "max", 5 * GB, 0)
+    assert available_memory() == 100 * GB
+    make_group(machine / "groups/job", str(32 * GB), 20 * GB, 4 * GB)  # files that were read take what is left
+    assert available_memory() == 16 * GB
+    make_group(machine / "groups/job/step", str(8 * GB), 5 * GB, 0)
+    assert available_memory() == 3 * GB
+    make_group(machine / "groups/job/step", str(8 * GB), 9 * GB, 0)
+    assert available_memory() == 0
+
+
+def test_version_1_has_other_names(machine: Path) -> None:
+    (machine / "own").write_text("4:memory:/slurm/job_7\n2:cpuacct:/\n0::/\n")
+    make_group(machine / "groups/memory/slurm/job_7", str(2**63 - 4096), 3 * GB, GB, version=1)
+    assert available_memory() == 100 * GB
+    make_group(machine / "groups/memory/slurm", str(6 * GB), 3 * GB, GB, version=1)
+    assert available_memory() == 4 * GB
+    make_group(machine / "groups/job", str(GB), 0, 0)  # of another
+    assert available_memory() == 4 * GB
