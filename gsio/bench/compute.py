@@ -1,17 +1,17 @@
-"""The time steps alone, gsio beside its peers, on a random start; nothing is saved.
+"""The time steps alone, of gsio and of its peers, from a random start; nothing is saved.
 
-gsio is timed on the GPU itself, others by the host's clock, less the copy that waits for them.
+The GPU's own clock times gsio. The host's clock times the others, without the copy that waits for them.
 """
 
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gsio.bench.check import checked_solver
-from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.compute.host import ArraySolver, beginning
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
@@ -20,20 +20,8 @@ from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, largest_eigenvalue
 from gsio.model.start import Start
 
-SECONDS = 0.3  # of one measurement, at least
-LABELS = {
-    "cupy": "gsio, CUDA",
-    "numba": "gsio, CPU",
-    "naive": "naive fused kernel",
-    "cupy-arrays": "CuPy slices, fused",
-    "jax": "JAX slices, fori_loop",
-    "jax-convolve": "JAX convolve, fori_loop",
-    "jax-scan": "JAX slices, scan",
-    "torch": "PyTorch conv2d",
-    "torch-compile": "PyTorch slices, compiled",
-    "cupynumeric": "cuPyNumeric slices",
-}
-SLOW = ("torch-compile",)  # to start
+MIN_SECONDS = 0.3  # of one measurement
+SLOW = ("torch-compile",)  # these take minutes to start
 MAIN = {"grid.rows": 1080, "grid.cols": 1920}
 LARGE = {"grid.rows": 16384, "grid.cols": 16384}
 SMALL = {"grid.rows": 256, "grid.cols": 256}
@@ -115,12 +103,12 @@ def size_of(grid: dict[str, int]) -> str:
 
 
 def contenders(device: str) -> list[str]:
-    """Return what runs on a device; beside a GPU's, the best of the CPU."""
-    return [name for name in LABELS if device == "gpu" or name not in ("cupy", "naive", "cupy-arrays", "cupynumeric")]
+    """Return the names of the contenders on a device; on a GPU these include gsio on the CPU."""
+    return [name for name, contender in CONTENDERS.items() if device == "gpu" or not contender.needs_gpu]
 
 
 def _row(grid: str, contender: str, changes: dict[str, Any]) -> Row:
-    return Row(f"{grid}, {LABELS[contender]}", [contender, changes])
+    return Row(f"{grid}, {CONTENDERS[contender].label}", [contender, changes])
 
 
 def _cpu_rows() -> list[Row]:
@@ -151,7 +139,7 @@ def _gpu_rows() -> list[Row]:
         _row("2160 × 3840", "cupy", {"grid.rows": 2160, "grid.cols": 3840}),
         _row("1079 × 1921", "cupy", {"grid.rows": 1079, "grid.cols": 1921}),
     ]
-    peers = [peer for peer in LABELS if peer not in ("cupy", "numba")]
+    peers = [peer for peer in CONTENDERS if peer not in ("cupy", "numba")]
     rows += [_row("1080 × 1920", peer, MAIN) for peer in peers]
     rows += [_row("16384²", peer, LARGE) for peer in ("naive", "cupy-arrays", "jax", "torch", "torch-compile")]
     return [*rows, _row("256²", "jax", SMALL)]
@@ -167,25 +155,25 @@ def _stable(stencil: str) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) -> Found:
-    """Check one contender, then time it; one frame at least, as many as take SECONDS."""
+def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) -> Measurement:
+    """Check one contender, then time it; one frame at least, as many as take `MIN_SECONDS`."""
     backend = "cupy" if contender == "naive" else contender
     config = load_config(overrides={**RANDOM, "run.backend": backend, **changes}, environ={})
     solver, error = checked_solver(config, device, naive if contender == "naive" else None)
+    how = CONTENDERS[contender]
     steps, cells = config.run.steps_per_frame, layout_of(config).cells
     solver.advance(steps)
-    seconds = getattr(solver, "seconds", partial(wall_seconds, solver))
     times = 1
-    while (taken := seconds(steps, times)) < SECONDS and times < 100_000:
-        times = max(2 * times, int(1.2 * times * SECONDS / max(taken, SECONDS / 100)))
-    found = {"rate": cells * steps * times / taken / 1e9, "error": error, "tiling": str(getattr(solver, "tiling", ""))}
+    while (taken := how.seconds(solver, steps, times)) < MIN_SECONDS and times < 100_000:
+        times = max(2 * times, int(1.2 * times * MIN_SECONDS / max(taken, MIN_SECONDS / 100)))
+    found = {"rate": cells * steps * times / taken / 1e9, "error": error, "tiling": how.tiling(solver)}
     if config.run.steps_per_frame == 32 and config.model.precision == "float32":
-        found["traffic"] = 16 * passes(solver, steps) / steps
+        found["traffic"] = 16 * how.passes(solver, steps) / steps
     return found
 
 
 def wall_seconds(solver: Solver, steps: int, times: int) -> float:
-    """Return the seconds of `times` frames by the host's clock: copying a field waits for them, and is subtracted."""
+    """Return the seconds of `times` frames by the host's clock, without those of the copy that waits for the frames."""
     solver.field("v")
     start = time.perf_counter()
     solver.field("v")
@@ -196,12 +184,41 @@ def wall_seconds(solver: Solver, steps: int, times: int) -> float:
     return (time.perf_counter() - copied) - (copied - start)
 
 
-def passes(solver: Any, steps: int) -> int:
-    """Return how many times `steps` steps read and write the fields, or at least how many if that is not known."""
-    if solver.backend == "cupy":
-        return int(solver.launches(steps))
-    if solver.backend == "numba":
-        from gsio.compute.cpu import LEVELS
+def _passes_of_numba(solver: Any, steps: int) -> int:
+    from gsio.compute.cpu import LEVELS
 
-        return -(-steps // LEVELS)
-    return steps
+    return -(-steps // LEVELS)
+
+
+class Contender(NamedTuple):
+    """What a table shows of a solver, and how a measurement asks it.
+
+    `seconds(solver, steps, times)` is the time of `times` frames, and `passes(solver, steps)` the number of times that
+    `steps` steps read and write the fields; a peer that does not tell makes at least one pass a step.
+    """
+
+    label: str
+    needs_gpu: bool = False
+    seconds: Callable[[Any, int, int], float] = wall_seconds
+    passes: Callable[[Any, int], int] = lambda solver, steps: steps
+    tiling: Callable[[Any], str] = lambda solver: ""
+
+
+CONTENDERS = {
+    "cupy": Contender(
+        "gsio, CUDA",
+        needs_gpu=True,
+        seconds=lambda solver, steps, times: solver.seconds(steps, times),
+        passes=lambda solver, steps: solver.launches(steps),
+        tiling=lambda solver: str(solver.tiling),
+    ),
+    "numba": Contender("gsio, CPU", passes=_passes_of_numba),
+    "naive": Contender("naive fused kernel", needs_gpu=True),
+    "cupy-arrays": Contender("CuPy slices, fused", needs_gpu=True),
+    "jax": Contender("JAX slices, fori_loop"),
+    "jax-convolve": Contender("JAX convolve, fori_loop"),
+    "jax-scan": Contender("JAX slices, scan"),
+    "torch": Contender("PyTorch conv2d"),
+    "torch-compile": Contender("PyTorch slices, compiled"),
+    "cupynumeric": Contender("cuPyNumeric slices", needs_gpu=True),
+}

@@ -6,13 +6,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gsio.bench.roofline import OPERATIONS
-from gsio.bench.tables import Found, Results, median
+from gsio.bench.tables import Measurement, Results, median
 from gsio.files import new_file
 
 COLOURS = "#0072b2", "#e69f00", "#009e73"  # told apart with any eyes: Okabe & Ito
 
 
-def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Found | None) -> list[Path]:
+def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Measurement | None) -> list[Path]:
     """Write the plots of a table into `folder` as PNG and SVG, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {results.name: bars(results, facts)}
@@ -27,7 +27,7 @@ def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Found | N
     return paths
 
 
-def measured(results: Results) -> dict[str, list[Found]]:
+def measured(results: Results) -> dict[str, list[Measurement]]:
     """Return the rows that ran."""
     return {name: found for name, found in results.found.items() if found and name not in results.reasons}
 
@@ -59,7 +59,7 @@ def bars(results: Results, facts: dict[str, str]) -> Figure:
     return figure
 
 
-def roofline(results: Results, facts: dict[str, str], roofs: Found) -> Figure:
+def roofline(results: Results, facts: dict[str, str], roofs: Measurement) -> Figure:
     """Draw the operations a second of each row over those it does with a byte of the fields read or written."""
     figure = Figure(figsize=(8, 5))
     axes: Any = figure.subplots()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gsio.bench.tables import Found
+from gsio.bench.tables import Measurement
 from gsio.machine import usable_cores
 
 NBYTES = 1 << 30  # of one array that is copied: more than any cache holds
@@ -16,7 +16,7 @@ SIDE = {"gpu": 8192, "cpu": 2048}  # of matrices that are multiplied
 OPERATIONS = 24  # of a time step of one cell, both fields: two sums of nine cells in two passes, then the equations
 
 
-def measure(folder: Path, device: str) -> Found:
+def measure(folder: Path, device: str) -> Measurement:
     """Return `bandwidth`, GB/s read and written by a copy, and `operations`, 10⁹ a second in a product of matrices."""
     side = SIDE[device]
     xp: Any = np

@@ -6,7 +6,7 @@ from typing import Any
 from gsio.bench.check import checked_solver
 from gsio.bench.compute import main_grid, size_of
 from gsio.bench.storage import stored
-from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.config import load_config
 from gsio.frames.block import BlockPool
 from gsio.frames.layout import layout_of
@@ -51,7 +51,7 @@ def _row(name: str, changes: dict[str, Any], frames: float, asked: int) -> Row:
     return Row(name, [{**changes, "run.frames": max(2, min(round(frames), MOST * asked))}])
 
 
-def measure(folder: Path, device: str, changes: dict[str, Any]) -> Found:
+def measure(folder: Path, device: str, changes: dict[str, Any]) -> Measurement:
     """Save a run after checking its solver."""
     backend, output = "cupy" if device == "gpu" else "numba", folder / "run.h5"
     config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)

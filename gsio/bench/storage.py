@@ -13,11 +13,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,13 +25,15 @@ from numpy.typing import NDArray
 
 from gsio import codec
 from gsio.bench.compute import main_grid
-from gsio.bench.tables import Column, Found, Options, Row, Table, empty, median
+from gsio.bench.peers import PEERS, Contender
+from gsio.bench.replay import RecordingWriter, ReplaySolver
+from gsio.bench.tables import Column, Measurement, Options, Row, Table, empty, median
 from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool
 from gsio.frames.layout import FrameLayout, layout_of
-from gsio.machine import available_memory, usable_cores
+from gsio.machine import available_memory
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, pool_size
@@ -40,7 +42,6 @@ from gsio.writer import for_output, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
-from gsio.writer.zarr import Folder
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
 DENSE_STEPS = 1024  # before the first frame
@@ -65,231 +66,6 @@ class Job(NamedTuple):
     before: int = 0  # time steps before the first frame
 
 
-class Peer(Protocol):
-    """Stores float32 frames [frame, row, col]; `batch` frames at once, or if 0 as many as gsio stages together."""
-
-    threads: int
-    batch: int
-
-    def write(self, first: int, frames: NDArray[np.float32]) -> None:
-        """Store the frames from number `first` on; called from `threads` threads."""
-
-    def flush(self) -> None:
-        """Hand everything to the operating system."""
-
-    def sync(self) -> None:
-        """Wait until the disk has everything, and close."""
-
-
-class Drop:
-    """A writer that drops every frame."""
-
-    nbytes = 0
-
-    def encode(self, block: Block, part: int) -> None:
-        """Do nothing."""
-
-    def commit(self, blocks: Sequence[Block]) -> None:
-        """Do nothing."""
-
-    def close(self, status: str) -> None:
-        """Do nothing."""
-
-
-# Bytes and statistics of a block, and its chunks if the solver has encoded them.
-Recorded = tuple[NDArray[Any], NDArray[Any], dict[tuple[int, int], list[bytes]]]
-
-
-class Record(Drop):
-    """A writer that keeps every block in memory."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, Recorded] = {}
-
-    def encode(self, block: Block, part: int) -> None:
-        """Keep a copy of `block`."""
-        if part:
-            return
-        chunks = {place: [bytes(chunk) for chunk in chunks] for place, chunks in block.chunks.items()}
-        self.blocks[block.first] = block.data.copy(), block.statistics.copy(), chunks
-
-
-class Replay:
-    """A solver that hands out recorded blocks at once."""
-
-    backend = device = "replay"
-
-    def __init__(self, blocks: dict[int, Recorded]) -> None:
-        self._blocks = blocks
-
-    def fill(self, block: Block) -> None:
-        """Point `block` at the recorded frames."""
-        block.data, recorded, chunks = self._blocks[block.first]
-        block.statistics[:] = recorded
-        block.chunks = dict(chunks)
-
-    def wait(self, block: Block) -> None:
-        """Return at once."""
-
-    def allocate(self, nbytes: int) -> NDArray[Any]:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
-
-
-class H5py:
-    """One chunked dataset, a chunk a frame, one thread: HDF5 runs one call at a time whatever their number."""
-
-    threads, batch = 1, 0
-
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
-        import h5py
-
-        self.path = path
-        self.file = h5py.File(path, "w", rdcc_nbytes=0)  # chunks are written once and whole: no cache of them
-        self.frames = self.file.create_dataset("v", shape, np.float32, chunks=(1, *shape[1:]))
-
-    def write(self, first: int, frames: NDArray[np.float32]) -> None:
-        """Store frames by a selection."""
-        self.frames[first : first + len(frames)] = frames
-
-    def flush(self) -> None:
-        """Flush HDF5's buffers."""
-        self.file.flush()
-
-    def sync(self) -> None:
-        """Close, then fsync the file."""
-        self.file.close()
-        with self.path.open("rb") as file:
-            os.fsync(file)
-
-
-class ZarrPython:
-    """Batches of frames, encoded by zarr-python's threads; two batches at once, so that these never run dry."""
-
-    threads, batch = 2, usable_cores()
-    pipeline: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
-        import zarr
-        from zarr.codecs import BloscCodec
-
-        cores = usable_cores()
-        zarr.config.set({"async.concurrency": 2 * cores, "threading.max_workers": cores, **self.pipeline})
-        self.path = path
-        self.frames = zarr.create_array(
-            path / "v",
-            shape=tuple(shape),
-            dtype=np.float32,
-            chunks=(1, *shape[1:]),
-            compressors=BloscCodec(cname=how.cname, clevel=how.clevel, shuffle="shuffle", blocksize=how.blocksize),
-            config={"write_empty_chunks": True},  # else every chunk is compared with the fill value
-        )
-
-    def write(self, first: int, frames: NDArray[np.float32]) -> None:
-        """Store frames by a selection."""
-        self.frames[first : first + len(frames)] = frames
-
-    def flush(self) -> None:
-        """Do nothing: chunks are files, written when `write` returns."""
-
-    def sync(self) -> None:
-        """Sync the file system."""
-        Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
-
-
-class ZarrFused(ZarrPython):
-    """The pipeline that zarr-python 3.3 has for local files, one thread a chunk; it must be chosen."""
-
-    pipeline: ClassVar[dict[str, Any]] = {
-        "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
-        "codec_pipeline.max_workers": usable_cores(),
-    }
-
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
-        import zarr
-        import zarr.core.codec_pipeline
-
-        if not hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
-            raise ImportError(f"zarr-python {zarr.__version__} has no FusedCodecPipeline")
-        super().__init__(path, shape, how)
-
-
-class TensorStore:
-    """Asynchronous writes to a zarr3 array, as many blocks in flight as there are cores; fsync once, at the end."""
-
-    threads, batch = usable_cores(), 0
-
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
-        import tensorstore
-
-        self.path = path
-        blosc = {**how._asdict(), "shuffle": "shuffle", "typesize": 4}
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{path}/v/"},
-            "metadata": {
-                "shape": list(shape),
-                "data_type": "float32",
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *shape[1:]]}},
-                "codecs": [
-                    {"name": "bytes", "configuration": {"endian": "little"}},
-                    {"name": "blosc", "configuration": blosc},
-                ],
-            },
-            "context": {
-                "data_copy_concurrency": {"limit": usable_cores()},
-                "file_io_concurrency": {"limit": usable_cores()},
-                "file_io_sync": False,
-            },
-        }
-        self.frames = tensorstore.open(spec, create=True).result()
-
-    def write(self, first: int, frames: NDArray[np.float32]) -> None:
-        """Start writing and wait for it; nobody touches `frames` before, so that they need not be copied."""
-        array = self.frames[first : first + len(frames)]
-        array.write(frames, can_reference_source_data_indefinitely=True).result()
-
-    def flush(self) -> None:
-        """Do nothing: chunks are files, written when `write` returns."""
-
-    def sync(self) -> None:
-        """Sync the file system."""
-        Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
-
-
-class Floor:
-    """Raw frames put in place by `pwrite` from threads, in one preallocated file: no format, no codec."""
-
-    threads, batch = usable_cores(), 0
-
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        self.frame_nbytes = 4 * shape[1] * shape[2]
-        os.posix_fallocate(self.fd, 0, shape[0] * self.frame_nbytes)
-
-    def write(self, first: int, frames: NDArray[np.float32]) -> None:
-        """Write frames to their place."""
-        rest, place = frames.reshape(-1).view(np.uint8).data, first * self.frame_nbytes
-        while rest:
-            written = os.pwrite(self.fd, rest, place)
-            rest, place = rest[written:], place + written
-
-    def flush(self) -> None:
-        """Do nothing: the operating system has everything."""
-
-    def sync(self) -> None:
-        """Sync and close the file."""
-        os.fsync(self.fd)
-        os.close(self.fd)
-
-
-PEERS: dict[str, Any] = {
-    "h5py": H5py,
-    "zarr-python": ZarrPython,
-    "zarr-python fused": ZarrFused,
-    "TensorStore": TensorStore,
-    "pwrite": Floor,
-}
 OUTPUTS = {
     f"{name} {compression}": (output, {"output.compression": compression})
     for name, output, compressions in (
@@ -340,7 +116,7 @@ def table(options: Options) -> Table:
     return Table(DESCRIPTION, [Row(name, list(job)) for name, job in jobs.items()], columns)
 
 
-def measure(folder: Path, device: str, *values: Any) -> Found:
+def measure(folder: Path, device: str, *values: Any) -> Measurement:
     """Run one row with few frames, to warm up, then with all, in `folder`; check three frames of what it wrote."""
     job = Job(*values)
     output = folder / job.output
@@ -410,10 +186,12 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 
     Medians of some rounds: a machine that is shared changes its speed within seconds.
     """
-    layout = dataclasses.replace(layout_of(config), gpu_codec="")
+    # The layout of a CPU: what is measured is encoding on the host, in the tasks in which a run hands it out.
+    on_cpu = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, backend="numba"))
+    layout = layout_of(on_cpu)
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
-    record = Record()
+    record = RecordingWriter()
     loop(config, solver, BlockPool(layout, blocks, solver.allocate), record, Trace(), threads)
     parts: list[tuple[Block, int]] = []
     for first, (data, _, _) in sorted(record.blocks.items()):
@@ -426,7 +204,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
             codec.encode(block, config.output, part)
             block.chunks.clear()  # as a writer lets go of what it wrote
 
-    rounds: list[Found] = []
+    rounds: list[Measurement] = []
     for _ in range(CODEC_ROUNDS):
         if rounds:
             empty(output.rename(Path(tempfile.mkdtemp(dir=output.parent), output.name)))
@@ -434,21 +212,21 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
         with ThreadPoolExecutor(threads) as executor:
             list(executor.map(encode, [shared] * threads))
         alone = time.perf_counter() - start
-        pool = BlockPool(layout, blocks, Replay({}).allocate)
-        rounds.append({**stored(config, output, layout, Replay(record.blocks), pool), "alone": alone})
+        pool = BlockPool(layout, blocks, ReplaySolver({}).allocate)
+        rounds.append({**stored(config, output, layout, ReplaySolver(record.blocks), pool), "alone": alone})
     return {**{key: median(rounds, key) for key in ("loop", "durable", "alone")}, "device": solver.device}
 
 
-def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, Any]:
+def run_peer(config: Config, output: Path, before: int, contender: Contender) -> dict[str, Any]:
     """Store the frames of gsio's solver by a peer."""
     layout, frames = layout_of(config), config.run.frames
-    layout = dataclasses.replace(layout, frames_per_block=make.batch or layout.frames_per_block, gpu_codec="")
-    per_block, blocks = layout.frames_per_block, make.threads + 4
+    layout = dataclasses.replace(layout, frames_per_block=contender.batch or layout.frames_per_block, gpu_codec="")
+    per_block, blocks = layout.frames_per_block, contender.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)
     how = codec.blosc_of(config.output)
     assert how is not None
-    peer: Peer = make(output, (frames, *layout.shape), how)
+    peer = contender.make(output, (frames, *layout.shape), how)
 
     def store(block: Block) -> None:
         try:
@@ -459,7 +237,7 @@ def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, 
 
     use_page_cache(output.parent, frames * layout.frame_nbytes)
     start = time.perf_counter()
-    with ThreadPoolExecutor(peer.threads) as executor:
+    with ThreadPoolExecutor(contender.threads) as executor:
         stores = []
         for first in range(0, frames, per_block):
             block = pool.acquire()

@@ -17,7 +17,7 @@ from gsio.errors import UsageError
 from gsio.files import new_file, require_folder, require_new
 from gsio.processes import python_module, with_parent
 
-Found = dict[str, Any]  # what one measurement gave: numbers by key, and text
+Measurement = dict[str, Any]  # what one measurement gave: numbers by key, and text
 
 
 class Options(NamedTuple):
@@ -64,17 +64,17 @@ class Results(NamedTuple):
 
     name: str
     table: Table
-    found: dict[str, list[Found]]
+    found: dict[str, list[Measurement]]
     reasons: dict[str, str]
 
 
-def measure_table(name: str, options: Options, tell: Callable[[str], None]) -> Results:
+def measure_table(name: str, options: Options, log: Callable[[str], None]) -> Results:
     """Measure all rows, then all again, so that a drift of the machine meets all alike."""
     table: Table = import_module(f"gsio.bench.{name}").table(options)
     repeats = options.repeats or (1 if options.quick else table.repeats)
     rows = [row for row in table.rows if options.only in row.name]
     table = table._replace(rows=rows, repeats=repeats)
-    found: dict[str, list[Found]] = {row.name: [] for row in rows}
+    found: dict[str, list[Measurement]] = {row.name: [] for row in rows}
     reasons: dict[str, str] = {}
     for repeat in range(repeats):
         for row in rows:
@@ -84,11 +84,11 @@ def measure_table(name: str, options: Options, tell: Callable[[str], None]) -> R
                 found[row.name].append(measure_row(name, options, row.arguments, table.timeout))
             except RuntimeError as error:
                 reasons[row.name] = str(error)
-            tell(f"{repeat + 1}/{repeats} {row.name} {reasons.get(row.name, '')}".rstrip())
+            log(f"{repeat + 1}/{repeats} {row.name} {reasons.get(row.name, '')}".rstrip())
     return Results(name, table, found, reasons)
 
 
-def measure_row(name: str, options: Options, arguments: list[Any], timeout: float) -> Found:
+def measure_row(name: str, options: Options, arguments: list[Any], timeout: float) -> Measurement:
     """Measure one row in a process of its own, empty its files; raise RuntimeError with the reason if it cannot be."""
     timeout = options.timeout or timeout
     # JAX takes three quarters of the memory else, and the reference needs some too.
@@ -110,7 +110,7 @@ def measure_row(name: str, options: Options, arguments: list[Any], timeout: floa
     if process.returncode:
         last = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise RuntimeError(last.partition("Error: ")[2] or last)
-    found: Found = json.loads(out.splitlines()[-1])
+    found: Measurement = json.loads(out.splitlines()[-1])
     return found
 
 
@@ -124,12 +124,12 @@ def empty(place: Path) -> None:
             os.truncate(path, 0)
 
 
-def median(found: list[Found], key: str) -> float:
+def median(found: list[Measurement], key: str) -> float:
     """Return the median of a key."""
     return float(statistics.median(one[key] for one in found))
 
 
-def report(name: str, options: Options, json_path: Path | None, plots: Path | None, tell: Callable[[str], None]) -> str:
+def report(name: str, options: Options, json_path: Path | None, plots: Path | None, log: Callable[[str], None]) -> str:
     """Measure a table and return it as Markdown, the machine at its head; write JSON and plots if asked for.
 
     Raises
@@ -148,7 +148,7 @@ def report(name: str, options: Options, json_path: Path | None, plots: Path | No
     machine = facts()
     with tempfile.TemporaryDirectory(prefix="gsio-bench-", dir=options.folder) as folder:
         options = options._replace(folder=Path(folder))
-        results = measure_table(name, options, tell)
+        results = measure_table(name, options, log)
         roofs = None
         if plots and name == "compute":
             roofs = measure_row("roofline", options, [], results.table.timeout)
@@ -162,7 +162,7 @@ def report(name: str, options: Options, json_path: Path | None, plots: Path | No
         from gsio.bench.plots import plot
 
         for path in plot(results, plots, machine, roofs):
-            tell(f"wrote {path}")
+            log(f"wrote {path}")
     head = [f"{what}: {finding}" for what, finding in machine.items()]
     medians = f"{results.table.title}; medians of {results.table.repeats}"
     return "\n".join(["\\\n".join([*head, medians]), "", *markdown(results)])
@@ -181,7 +181,7 @@ def markdown(results: Results) -> Iterator[str]:
             yield f"| {name} | " + " | ".join(_cell(column, found, first) for column in columns) + " |"
 
 
-def _cell(column: Column, found: list[Found], first: list[Found]) -> str:
+def _cell(column: Column, found: list[Measurement], first: list[Measurement]) -> str:
     values = [one[column.key] for one in found if column.key in one]
     if not values or isinstance(values[0], str):
         return values[0] if values else ""

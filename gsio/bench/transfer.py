@@ -8,7 +8,7 @@ import numpy as np
 
 from gsio.bench.check import checked_solver
 from gsio.bench.compute import LARGE, MAIN
-from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.config import load_config
 from gsio.frames.layout import layout_of
 
@@ -38,7 +38,7 @@ def table(options: Options) -> Table:
     return Table(f"a frame is v, float32, {STEPS} steps after the one before", rows, columns, timeout=120)
 
 
-def measure(folder: Path, device: str, way: str, changes: dict[str, Any]) -> Found:
+def measure(folder: Path, device: str, way: str, changes: dict[str, Any]) -> Measurement:
     """Time one way to copy frames from the GPU, and the steps alone."""
     config = load_config(overrides={"run.backend": "cupy", **changes}, environ={})
     solver: Any

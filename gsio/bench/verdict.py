@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from gsio.bench.check import checked_solver
-from gsio.bench.compute import LABELS, contenders, main_grid, size_of
+from gsio.bench.compute import CONTENDERS, contenders, main_grid, size_of
 from gsio.bench.storage import stored
-from gsio.bench.tables import Column, Found, Options, Row, Table
+from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import BlockPool
@@ -26,9 +26,9 @@ from gsio.frames.layout import layout_of
 from gsio.run.plan import pool_size
 from gsio.writer import for_output
 
-AHEAD = 4  # frames between the loop and the thread that writes
+MAX_WAITING = 4  # frames between the loop and the thread that writes
 QUICK = {"gpu": 50, "cpu": 5}  # frames
-SLOW = "jax-convolve", "jax-scan", "torch-compile", "cupynumeric"  # to start
+SLOW = "jax-convolve", "jax-scan", "torch-compile", "cupynumeric"  # these take minutes to start
 
 
 def table(options: Options) -> Table:
@@ -46,17 +46,17 @@ def table(options: Options) -> Table:
         Column("error", "error", ".1e"),
         Column("device", "device"),
     ]
-    rows = [Row(LABELS[backend], [backend, {**grid, "run.frames": frames}]) for backend in backends]
+    rows = [Row(CONTENDERS[backend].label, [backend, {**grid, "run.frames": frames}]) for backend in backends]
     title = f"{frames} frames of {size_of(grid)} float32, 32 steps apart, from the first step until all are in the file"
     return Table(title, rows, columns, timeout=900)
 
 
-def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) -> Found:
+def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) -> Measurement:
     """Save the frames of one backend three ways, first by gsio; to h5py, which does not compress, all are alike."""
     output = folder / "run.h5"
     config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
     solver, error = checked_solver(config, device)
-    found: Found = {"error": error, "device": solver.device}
+    found: Measurement = {"error": error, "device": solver.device}
     for name, save in (("gsio", by_gsio), ("synchronous", in_the_loop), ("threaded", in_a_thread)):
         found[name] = save(solver, config, output)
         with h5py.File(output) as file:
@@ -92,7 +92,7 @@ def in_a_thread(solver: Solver, config: Config, output: Path) -> float:
         for number in range(config.run.frames):
             solver.advance(config.run.steps_per_frame)
             writing.append(thread.submit(frames.__setitem__, number, solver.field("v")))
-            if len(writing) > AHEAD:
+            if len(writing) > MAX_WAITING:
                 writing.popleft().result()
         for written in writing:
             written.result()
