@@ -13,7 +13,6 @@ import os
 import random
 import re
 import resource
-import runpy
 import select
 import shutil
 import socket
@@ -492,7 +491,7 @@ def hostile_timeline(case: Case) -> list[str]:
     path.write_text(json.dumps(data))
     if case.dice.random() < 0.5:
         (case.replace if case.dice.random() < 0.5 else case.damage)(path)
-    return ["overlap", str(path)]
+    return ["profile", "--read", str(path)]
 
 
 KINDS: list[Callable[[Case], list[str]]] = [
@@ -542,7 +541,7 @@ def play(outputs: Path, number: int) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # forgets how much memory there was at most
     before, began = _memory("VmRSS"), time.perf_counter()
     with _caught() as text:
-        code = _overlap(arguments[1:]) if arguments[0] == "overlap" else main(arguments)
+        code = main(arguments)
     seconds, nbytes = time.perf_counter() - began, _memory("VmHWM") - before
     os.chdir(outputs)
     shutil.rmtree(folder)
@@ -551,13 +550,6 @@ def play(outputs: Path, number: int) -> dict[str, Any]:
 
 def _memory(name: str) -> int:
     return int(re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) << 10  # type: ignore[index]
-
-
-def _overlap(arguments: list[str]) -> int:
-    sys.argv = ["overlap", *arguments]
-    script = Path(__file__).parents[1] / "profiling" / "overlap.py"
-    code: int = runpy.run_path(str(script))["main"]()
-    return code
 
 
 @contextlib.contextmanager

@@ -234,6 +234,7 @@ def run(
 @click.option("--timeline", metavar="PATH.json", type=PATH, help="Save what ran when, for Perfetto.")
 @click.option("--plot", metavar="PATH", type=PATH, help="Draw it: .png or .svg.")
 @click.option("--report", metavar="PATH.nsys-rep", type=PATH, help="Keep the report of Nsight Systems.")
+@click.option("--read", metavar="FILE", type=PATH, help="Run nothing: report on a timeline or a report made before.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @_debug
 def profile(
@@ -245,6 +246,7 @@ def profile(
     timeline: Path | None,
     plot: Path | None,
     report: Path | None,
+    read: Path | None,
     quiet: bool,
     debug: bool,
     **options: Any,
@@ -253,6 +255,11 @@ def profile(
 
     Where nsys is on PATH the run is recorded by Nsight Systems too, and told of both.
     """
+    if read is not None:
+        from gsio.profile import read_report
+
+        _say(read_report(read))
+        return
     config = _load(config_path, preset, assignments, options)
     from gsio import log
     from gsio.profile import disagreement

@@ -1,4 +1,4 @@
-"""`gsio profile`: one run, recorded by gsio itself and by Nsight Systems if it is there, and what overlapped in it."""
+"""`gsio profile`: records one run, by gsio and where possible by Nsight Systems, and reports its overlap."""
 
 import os
 import shutil
@@ -37,17 +37,18 @@ def profile(
     quiet: bool = False,
     watch: Callable[[Pipeline], None] | None = None,
 ) -> list[Report]:
-    """Run `config`, and return what overlapped: as gsio recorded it, then as Nsight Systems did if it is on PATH.
+    """Run `config` and return a report of its overlap by gsio, and a second one by Nsight Systems if nsys is on PATH.
 
     Parameters
     ----------
     output
-        What the run makes; None: a file in the working folder, removed at the end.
+        The output of the run; None: a file in the working folder, which is removed at the end.
     to_timeline, plot, report
-        Files to make: the timeline for Perfetto, a picture of the lanes, the report of Nsight Systems (.nsys-rep). One
-        that is there is an error.
+        Files to make: the timeline for Perfetto, a picture of the lanes, the report of Nsight Systems (.nsys-rep). A
+        file that exists is an error.
     quiet, watch
-        Progress of the run: off, if it is a process of its own under nsys; called as in `gsio.simulate` if not.
+        Under nsys the run is a process of its own, and `quiet` hides its progress. Without nsys the run calls `watch`,
+        as in `gsio.simulate`.
 
     Raises
     ------
@@ -84,8 +85,32 @@ def profile(
     return reports
 
 
+def read_report(path: Path) -> Report:
+    """Return what overlapped in a run that was recorded before.
+
+    `path` is a timeline (.json) of ``gsio run --timeline``, a report of Nsight Systems (.nsys-rep), or what
+    ``nsys export --type sqlite`` made of one.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or nsys, which has to read its own report, is not on PATH.
+    DataError
+        The file is neither of these.
+    """
+    if path.suffix == ".json":
+        return overlap(timeline.read(path))
+    if path.suffix != ".nsys-rep":
+        return overlap(nsys.read(path))
+    if (tool := nsys.find()) is None:
+        raise UsageError(f"--read: expected nsys on PATH, which exports '{path}'; install Nsight Systems")
+    with tempfile.TemporaryDirectory(prefix="gsio-profile-") as folder:
+        nsys.export(tool, path, Path(folder) / "report.sqlite")
+        return overlap(nsys.read(Path(folder) / "report.sqlite"))
+
+
 def disagreement(reports: list[Report]) -> float:
-    """Return the largest difference between two reports of the share of the loop in which a lane is busy."""
+    """Return the largest difference between two reports in the busy share of a lane."""
     shares = [{name: report.share(lane.busy) for name, lane in report.lanes.items()} for report in reports]
     names = {name for share in shares for name in share}
     return max((abs(shares[0].get(name, 0.0) - shares[1].get(name, 0.0)) for name in names), default=0.0)
@@ -93,8 +118,8 @@ def disagreement(reports: list[Report]) -> float:
 
 @contextmanager
 def _output(output: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Give the path of the run's output, and a folder for what is removed at the end."""
-    if output is None:  # in the working folder: the disk to measure is the one that runs are saved on
+    """Give the path of the output, and a folder for files that are removed at the end."""
+    if output is None:  # on the disk of the working folder, where runs are saved too
         with tempfile.TemporaryDirectory(prefix="gsio-profile-", dir=Path.cwd()) as folder:
             yield Path(folder) / "run.h5", Path(folder)
     else:
@@ -105,9 +130,9 @@ def _output(output: Path | None) -> Iterator[tuple[Path, Path]]:
 def _under_nsys(
     tool: str, config: Config, output: Path, options: list[str], folder: Path, report: Path | None
 ) -> list[Report]:
-    """Run `config` in a process of its own; its timeline, and what else is made on the way, is in `folder`.
+    """Run `config` in a process of its own, which leaves its timeline in `folder`, and return both reports.
 
-    nsys replaces what has the name of its report: that gets its own name, `report`, when it is there.
+    nsys replaces any file that has the name of its report, so the report gets its name, `report`, at the end.
     """
     _, deaf = nsys.describe(tool)
     if deaf:
@@ -125,7 +150,7 @@ def _under_nsys(
         if report is not None:
             found.unlink(missing_ok=True)
             found = report
-    if code in FAILED or not recorded.is_file():  # nsys may end with a code of its own after a run that did well
+    if code in FAILED or not recorded.is_file():  # nsys can end with a code of its own after a complete run
         failure = GsioError(f"expected a whole run under nsys, got one that ended with exit code {code}, as told above")
         failure.exit_code = code or GsioError.exit_code
         raise failure

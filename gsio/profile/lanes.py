@@ -1,4 +1,4 @@
-"""What the device and the threads of a run did when, as a picture."""
+"""A picture of the work of the device and of the threads of a run over time."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from gsio.errors import UsageError
 from gsio.files import new_file, require_new
 from gsio.profile.overlap import Pair, union
-from gsio.trace.timeline import DEVICE, Recording, roles
+from gsio.trace.timeline import DEVICE, Recording, thread_roles
 
-# Fills that are told apart by every kind of sight, and in print: Okabe & Ito, jfly.uni-koeln.de/color.
+# Colours that people with any colour vision can tell apart, also in print: Okabe & Ito, jfly.uni-koeln.de/color.
 COLOURS = {
     "compute": "#0072b2",
     "copy": "#e69f00",
@@ -19,7 +19,7 @@ COLOURS = {
     "wait_block": "#d0d0d0",
 }
 PIXELS = 1500  # along the time axis
-BARS = 100  # of one kind that can be told apart in a row
+MAX_BARS = 100  # more bars of one kind in a row cannot be told apart
 
 
 def check_plot(path: Path, apart_from: Iterable[Path] = ()) -> None:
@@ -32,7 +32,7 @@ def check_plot(path: Path, apart_from: Iterable[Path] = ()) -> None:
 
 
 def draw_lanes(path: Path, recording: Recording, title: str, blocks: int = 20) -> None:
-    """Draw the whole of a recording, and below it `blocks` blocks from its middle; the ending of `path` is the format.
+    """Draw a whole recording, and below it `blocks` blocks from its middle; the ending of `path` names the format.
 
     Raises UsageError if matplotlib is not installed or `path` exists, OSError if it cannot be written.
     """
@@ -49,7 +49,7 @@ def draw_lanes(path: Path, recording: Recording, title: str, blocks: int = 20) -
             for kind, pairs in drawn.items():
                 bars = _visible(pairs, begin, end)
                 times = [((a - origin) * 1e3, (b - a) * 1e3) for a, b in bars]
-                # A white edge parts one block from the next, and would cover a thin bar.
+                # A white edge separates neighbouring blocks, but would cover a thin bar.
                 thin = 6 * (end - begin) / PIXELS
                 widths = [0.5 if b - a > thin else 0 for a, b in bars]
                 axes.broken_barh(
@@ -74,8 +74,8 @@ def draw_lanes(path: Path, recording: Recording, title: str, blocks: int = 20) -
 
 
 def _rows(recording: Recording) -> dict[str, dict[str, list[Pair]]]:
-    """Return what is drawn in each row, from the top: the device, the threads in the order of a frame's way."""
-    names = roles(recording.intervals)
+    """Return the intervals of each row by kind; the rows are the device, then the threads along the way of a frame."""
+    names = thread_roles(recording.intervals)
     on_device = any(interval.name == "compute" for interval in recording.intervals)
     encoders = sorted(
         {name for name in names.values() if name.startswith("encode")}, key=lambda name: (len(name), name)
@@ -91,7 +91,7 @@ def _rows(recording: Recording) -> dict[str, dict[str, list[Pair]]]:
 
 
 def _middle(recording: Recording, blocks: int) -> tuple[int, Pair]:
-    """Return how many blocks, up to `blocks`, are in the middle of a recording, and when they were computed."""
+    """Return the number of blocks, at most `blocks`, in the middle of a recording, and the time that spans them."""
     of = {name: [i for i in recording.intervals if i.name == name] for name in ("compute", "advance")}
     computed = of["compute"] or of["advance"]
     if not computed:
@@ -105,4 +105,4 @@ def _visible(pairs: list[Pair], begin: float, end: float) -> list[Pair]:
     """Return the bars of one kind in a row, none thinner than a pixel; where they are too many to part, their union."""
     pixel = (end - begin) / PIXELS
     bars = [(a, max(b, a + pixel)) for a, b in pairs if a < end and begin < b]
-    return bars if len(bars) <= BARS else union((a, b + pixel) for a, b in bars)
+    return bars if len(bars) <= MAX_BARS else union((a, b + pixel) for a, b in bars)

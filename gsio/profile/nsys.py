@@ -1,7 +1,7 @@
 """Nsight Systems: how a run is recorded with `nsys`, and how its export is read.
 
-The export is a database whose tables exist only if they have rows. Read of it are, as "SQLite Schema Reference" in
-Nsight Systems' documentation has them, with times in nanoseconds:
+The export is a database, whose tables exist only if they have rows. gsio reads these tables, which the "SQLite Schema
+Reference" of Nsight Systems describes; times are in nanoseconds:
 
 NVTX_EVENTS                       start, end, eventType (59: a pushed and popped range, 75: the name of a domain), text,
                                   textId, domainId, globalTid (its lowest 24 bits: the thread)
@@ -30,7 +30,7 @@ from gsio.processes import Terminated, with_parent
 from gsio.trace import CATEGORIES
 from gsio.trace.timeline import DEVICE, Interval, Recording, recording
 
-# Recorded is the frame loop, not what leads to it; graphs as a whole, for kernels one by one slow the run down.
+# Record only the frame loop, and trace each CUDA graph as one item: tracing single kernels slows the run down.
 FLAGS = (
     "--trace=cuda,nvtx",
     "--sample=none",
@@ -42,8 +42,9 @@ FLAGS = (
     "--kill=none",
     "--force-overwrite=true",
 )
-DEAF = 2023  # Nsight Systems of this year and before record nothing of nvtx from DEAFENING on
-DEAFENING = (0, 2, 12)
+# Nsight Systems up to LAST_DEAF_NSYS records no ranges of the package nvtx from FIRST_SILENT_NVTX on.
+LAST_DEAF_NSYS = 2023
+FIRST_SILENT_NVTX = (0, 2, 12)
 NAMED = "SELECT start, end, globalTid & 16777215 AS thread, domainId, {name} AS name FROM NVTX_EVENTS {join}"
 DEVICE_QUERIES = {
     "CUPTI_ACTIVITY_KIND_KERNEL": ("compute", "SELECT start, end FROM CUPTI_ACTIVITY_KIND_KERNEL"),
@@ -58,23 +59,27 @@ def find() -> str | None:
 
 
 def describe(nsys: str) -> tuple[str, str | None]:
-    """Return the version of `nsys`, and why it would record none of gsio's ranges, or None if it records them."""
+    """Return the version of `nsys`, and the reason why it cannot record gsio's ranges, or None if it can."""
     answer = subprocess.run([nsys, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     found = re.search(r"\d{4}(\.\d+)+", answer)
     name = found[0] if found else answer.partition("\n")[0] or "of an unknown version"
     binding = installed("nvtx")
-    if found is None or int(name[:4]) > DEAF or tuple(map(int, re.findall(r"\d+", binding)[:3])) < DEAFENING:
+    if (
+        found is None
+        or int(name[:4]) > LAST_DEAF_NSYS
+        or tuple(map(int, re.findall(r"\d+", binding)[:3])) < FIRST_SILENT_NVTX
+    ):
         return name, None
     return name, (
-        f"nsys {name} records no ranges of nvtx {binding}; expected Nsight Systems {DEAF + 1} or later, or else "
-        f"pip install 'nvtx<{'.'.join(map(str, DEAFENING))}'"
+        f"nsys {name} records no ranges of nvtx {binding}; expected Nsight Systems {LAST_DEAF_NSYS + 1} or later, or "
+        f"else pip install 'nvtx<{'.'.join(map(str, FIRST_SILENT_NVTX))}'"
     )
 
 
 def record(nsys: str, report: Path, command: list[str], environment: Mapping[str, str] = os.environ) -> int:
     """Run `command` under `nsys`, leave a report of its frame loop at `report`, and return its exit code.
 
-    A command of gsio is stopped when this process is, or has ended, and makes a checkpoint.
+    When this process is stopped or ends, a command of gsio stops too, with a checkpoint.
     """
     arguments = [nsys, "profile", *FLAGS, f"--output={report}", *command]
     with subprocess.Popen(arguments, env=with_parent(environment)) as process:
@@ -82,14 +87,14 @@ def record(nsys: str, report: Path, command: list[str], environment: Mapping[str
             try:
                 return process.wait()
             except Terminated as error:
-                if error.number == signal.SIGTERM:  # while a terminal that is closed tells all its processes
+                if error.number == signal.SIGTERM:  # a terminal that closes signals all its processes itself
                     _terminate_below(process.pid)
-            except KeyboardInterrupt:  # the run got it too, and stops in its own way
+            except KeyboardInterrupt:  # the terminal signalled the run too, which stops in its own way
                 continue
 
 
 def _terminate_below(pid: int) -> None:
-    """Send SIGTERM to all that a process has started, or to itself if it has become what it was to start."""
+    """Send SIGTERM to all descendants of a process, or to the process itself if it has none."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for each in process.children(recursive=True) or [process]:
@@ -109,16 +114,16 @@ def export(nsys: str, report: Path, database: Path) -> None:
 
 
 def read(path: Path) -> Recording:
-    """Return what an export of Nsight Systems holds of a run: device, and ranges of the domain `gsio`.
+    """Return the work of the device and the ranges of the domain `gsio` in an export of Nsight Systems.
 
-    The process is taken to be the only one with such a domain. Frame numbers are not read: they are 0.
+    The export is expected to hold one process with such a domain. All frame numbers are 0: they are not read.
 
     Raises
     ------
     UsageError
         There is no such file.
     DataError
-        It is no such export, or holds neither ranges of gsio nor work of a device.
+        The file is no such export, or holds neither ranges of gsio nor work of a device.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected one that 'nsys export --type sqlite' made")
@@ -129,7 +134,7 @@ def read(path: Path) -> Recording:
             for table in tables & DEVICE_QUERIES.keys():
                 name, query = DEVICE_QUERIES[table]
                 intervals += [_interval(name, DEVICE, *times) for times in database.execute(query)]
-    except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError) as error:  # of SQLite, or of a value of it
+    except (sqlite3.DatabaseError, TypeError, ValueError, OverflowError) as error:  # SQLite, and values of another type
         raise DataError(
             f"{path}: expected what 'nsys export --type sqlite' makes, got another file ({error})"
         ) from None
@@ -144,7 +149,7 @@ def read(path: Path) -> Recording:
 
 
 def _ranges(database: sqlite3.Connection, tables: set[str]) -> list[Interval]:
-    """Return the ranges of gsio: those of its domain, if the names of domains are there, else those of its names."""
+    """Return the ranges of the domain `gsio`; if the export does not name domains, all ranges with gsio's names."""
     if "NVTX_EVENTS" not in tables:
         return []
     named = NAMED.format(name="text", join="")

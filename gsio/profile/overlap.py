@@ -1,7 +1,7 @@
-"""How much of a run's copying, encoding and writing went on while the device computed, and what bounds the run.
+"""The share of copying, encoding and writing that was hidden under computing, and the resource that bounds a run.
 
-Arithmetic of time intervals, as plain functions. An interval is (begin, end); a union is a sorted list of intervals of
-positive length that neither overlap nor touch.
+The functions below are arithmetic of time intervals. An interval is (begin, end); a union is a sorted list of intervals
+of positive length that neither overlap nor touch.
 """
 
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ from gsio.trace.timeline import DEVICE, Recording
 Pair = tuple[float, float]
 
 LANES = {"compute": "compute", "copy": "copy", "encode": "encode", "write": "write", "commit": "write"}
-TOGETHER = "encode, write"
-LONG = 50e-6  # seconds; a shorter gap of the device is the price of a launch
-SATURATED = 0.8  # of the time busy: less, and a resource bounds nothing
+ENCODE_AND_WRITE = "encode, write"  # a lane of both
+LONG_GAP_SECONDS = 50e-6  # a launch alone costs a shorter gap of the device
+SATURATED = 0.8  # a resource that is busy for a smaller share of the time bounds nothing
 ADVICE = {
-    "compute": "all else can hide under it; 'gsio bench tune' or fewer steps per frame shorten it",
+    "compute": "all other work can hide under computing; 'gsio bench tune' or fewer steps per frame shorten it",
     "copy": "move fewer bytes, by --store uint16, one of --fields or more steps per frame",
     "encode": "encode faster, by --compression lz4, or by more output.threads if cores are left",
     "write": "write fewer bytes, by --compression zstd, --keep-bits or --store, or to a faster disk",
-    "": "they wait for one another; more blocks (--memory) let them run apart",
+    "": "the resources wait for one another; more blocks (--memory) let them run apart",
 }
 
 
 def union(intervals: Iterable[Pair]) -> list[Pair]:
-    """Return the union of any intervals; those that end before they begin, or when they begin, are nothing."""
+    """Return the union of any intervals; an interval that does not end after its begin counts as empty."""
     merged: list[Pair] = []
     for begin, end in sorted(intervals):
         if end <= begin:
@@ -38,12 +38,12 @@ def union(intervals: Iterable[Pair]) -> list[Pair]:
 
 
 def length(spans: list[Pair]) -> float:
-    """Return how long a union is."""
+    """Return the length of a union."""
     return sum(end - begin for begin, end in spans)
 
 
 def intersection(one: list[Pair], other: list[Pair]) -> list[Pair]:
-    """Return what two unions have in common."""
+    """Return the intersection of two unions."""
     common = []
     i = j = 0
     while i < len(one) and j < len(other):
@@ -58,7 +58,7 @@ def intersection(one: list[Pair], other: list[Pair]) -> list[Pair]:
 
 
 def gaps(spans: list[Pair], begin: float, end: float) -> list[Pair]:
-    """Return the union of what of `begin` to `end` a union leaves out."""
+    """Return the gaps of a union between `begin` and `end`."""
     edges = [begin, *(edge for span in intersection(spans, [(begin, end)]) for edge in span), end]
     return [(edges[i], edges[i + 1]) for i in range(0, len(edges), 2) if edges[i] < edges[i + 1]]
 
@@ -70,13 +70,13 @@ class Lane:
     Attributes
     ----------
     busy, hidden
-        With at least one thread at work, and of that while the device computed.
+        The time with at least one thread at this work, and the part of this time in which the device computed.
     work
-        Summed over threads.
+        The time at this work, summed over threads.
     threads
-        How many do this work; 0: the device does.
+        The number of threads that do this work; 0 means that the device does it.
     occupied
-        The share of the loop in which they, each counted by how much of this work it does, are at this or other work.
+        The mean share of the loop in which these threads do any work, weighted by their shares of this work.
     """
 
     busy: float
@@ -88,7 +88,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Gap:
-    """A time in which the device did not compute, and the share of it that each kind of span of the host covers."""
+    """A gap in which the device did not compute, and the share of the gap that each kind of host span covers."""
 
     begin: float
     end: float
@@ -97,18 +97,18 @@ class Gap:
 
 @dataclass(frozen=True)
 class Report:
-    """What `overlap` found; times in seconds.
+    """The result of `overlap`; times in seconds.
 
     Attributes
     ----------
     lanes
-        `compute`, `copy`, `encode`, `write` and the last two together, as far as they were seen.
+        `compute`, `copy`, `encode`, `write` and the last two together, as far as the recording has them.
     idle_before, idle_between, idle_after
-        Of the loop, the time the device did not compute: before it began, in between, and after it was done.
+        The time in the loop before the device began to compute, between its blocks, and after its last block.
     gaps
-        Those of it in between that are longer than `LONG`.
+        The gaps between blocks that are longer than `LONG_GAP_SECONDS`.
     bound
-        The lane that bounds the run, or "".
+        The lane that bounds the run, or "" where none does.
     """
 
     source: str
@@ -123,7 +123,7 @@ class Report:
     notes: list[str]
 
     def share(self, seconds: float) -> float:
-        """Return the share of the loop that `seconds` are."""
+        """Return `seconds` as a share of the loop."""
         return seconds / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class Report:
         for name, lane in self.lanes.items():
             hidden = "" if name == "compute" else f"{lane.hidden / lane.busy:.1%}"
             line = f"{name:14}{lane.busy:7.3f}{self.share(lane.busy):14.1%}{hidden:>23}"
-            if lane.threads and name != TOGETHER:
+            if lane.threads and name != ENCODE_AND_WRITE:
                 line += f"   {lane.threads} thread{'s' * (lane.threads > 1)}, {lane.occupied:.0%} occupied"
             lines.append(line.rstrip())
         before, between, after = map(self.share, (self.idle_before, self.idle_between, self.idle_after))
@@ -145,7 +145,7 @@ class Report:
         return "\n".join([*lines, *(f"note          {note}" for note in self.notes)])
 
     def _gaps(self) -> str:
-        limit = f"{LONG * 1e6:.0f} µs"
+        limit = f"{LONG_GAP_SECONDS * 1e6:.0f} µs"
         if not self.gaps:
             return f"none between blocks over {limit}"
         spans = [gap.end - gap.begin for gap in self.gaps]
@@ -153,8 +153,8 @@ class Report:
         for gap, span in zip(self.gaps, spans, strict=True):
             for name, share in gap.host.items():
                 covered[name] = covered.get(name, 0.0) + share * span
-        most = sorted(covered, key=lambda name: covered[name], reverse=True)[:3]
-        host = ", ".join(f"{name} {covered[name] / sum(spans):.0%}" for name in most) or "no span"
+        longest_first = sorted(covered, key=lambda name: covered[name], reverse=True)[:3]
+        host = ", ".join(f"{name} {covered[name] / sum(spans):.0%}" for name in longest_first) or "no span"
         longest = max(self.gaps, key=lambda gap: gap.end - gap.begin)
         return (
             f"{len(spans)} over {limit}, {sum(spans) * 1e3:.2f} ms in all, the longest {max(spans) * 1e3:.2f} ms "
@@ -163,19 +163,23 @@ class Report:
 
 
 def overlap(recording: Recording) -> Report:
-    """Return what overlapped in a run, and what bounds it.
+    """Return a report of the lanes of a run, of the gaps between blocks, and of the lane that bounds the run.
 
-    Where the device told nothing of its own, computing is what `advance` spans, as it is on a CPU.
+    Where the recording has no times of a device, computing is the time in `advance`, as on a CPU.
     """
     begin, end = recording.begin, recording.end
     window = [(begin, end)] if begin < end else []
     notes = []
     intervals = recording.intervals
     if not any(interval.name == "compute" for interval in intervals):
-        notes.append("nothing is told by a device: computing is taken to be what 'advance' spans, as on a CPU")
+        notes.append(
+            "the recording has no times of a device: the time in 'advance' is taken for computing, as on a CPU"
+        )
         intervals = [i._replace(name="compute", thread=DEVICE) if i.name == "advance" else i for i in intervals]
     if all(interval.thread == DEVICE for interval in intervals):
-        notes.append("no spans of the host, so encoding and writing are not seen; 'gsio doctor' says why that may be")
+        notes.append(
+            "the recording has no spans of the host, so encoding and writing are missing; 'gsio doctor' says why"
+        )
 
     def covered(names: set[str], thread: int | None = None) -> list[Pair]:
         chosen = (i for i in intervals if i.name in names and thread in (None, i.thread))
@@ -183,7 +187,7 @@ def overlap(recording: Recording) -> Report:
 
     compute = covered({"compute"})
     lanes = {}
-    for lane in [*dict.fromkeys(LANES.values()), TOGETHER]:
+    for lane in [*dict.fromkeys(LANES.values()), ENCODE_AND_WRITE]:
         members = {name for name, its in LANES.items() if its in lane.split(", ")}
         if not (spans := covered(members)):
             continue
@@ -210,14 +214,14 @@ def overlap(recording: Recording) -> Report:
         idle_before=first - begin,
         idle_between=length(between),
         idle_after=end - last,
-        gaps=_explained([gap for gap in between if gap[1] - gap[0] > LONG], host, begin),
+        gaps=_explained([gap for gap in between if gap[1] - gap[0] > LONG_GAP_SECONDS], host, begin),
         bound=_bound(lanes),
         notes=notes,
     )
 
 
 def _explained(long: list[Pair], host: dict[str, list[Pair]], origin: float) -> list[Gap]:
-    """Return `long` gaps, counted from `origin`, each with the share of it that the host's spans cover."""
+    """Return `long` gaps, with times since `origin`, each with the shares that the spans of the host cover."""
     shares: list[dict[str, float]] = [{} for _ in long]
     for name, spans in host.items():
         place = 0
@@ -230,13 +234,14 @@ def _explained(long: list[Pair], host: dict[str, list[Pair]], origin: float) -> 
 
 
 def _bound(lanes: dict[str, Lane]) -> str:
-    """Return the lane that is occupied most, or "" if that is not most of the time.
+    """Return the lane that is occupied most, or "" if no lane is occupied for a share of `SATURATED`.
 
-    Threads may do the work of two lanes: of lanes that are nearly as occupied, it is the one each of them does more of.
+    The same threads may do the work of two lanes. Among lanes that are nearly equally occupied, the lane with the most
+    work for each thread counts.
     """
-    occupied = {name: lane.occupied for name, lane in lanes.items() if name != TOGETHER}
-    most = max(occupied.values(), default=0.0)
-    if most < SATURATED:
+    occupied = {name: lane.occupied for name, lane in lanes.items() if name != ENCODE_AND_WRITE}
+    highest = max(occupied.values(), default=0.0)
+    if highest < SATURATED:
         return ""
-    near = [name for name, share in occupied.items() if share >= 0.95 * most]
+    near = [name for name, share in occupied.items() if share >= 0.95 * highest]
     return max(near, key=lambda name: lanes[name].work / max(1, lanes[name].threads))

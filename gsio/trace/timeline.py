@@ -115,8 +115,8 @@ def read(path: Path) -> Recording:
         raise DataError(f"{path}: expected a timeline written by --timeline, got another file ({error})") from None
 
 
-def roles(intervals: Iterable[Interval]) -> dict[int, str]:
-    """Return the threads of a run by what they do: the solver, those that encode, the writer, checkpoints."""
+def thread_roles(intervals: Iterable[Interval]) -> dict[int, str]:
+    """Return the role of each thread of a run, by its number: solver, encode N, writer or checkpoint."""
     names: dict[int, set[str]] = {}
     for interval in intervals:
         if interval.thread != DEVICE:
@@ -135,7 +135,7 @@ DEVICE_ROWS = {"compute": 1, "copy": 2}
 
 def _events(intervals: list[Interval], origin: float) -> Iterator[dict[str, Any]]:
     """Yield trace events: names of the rows, then a complete event ("X") for each interval, in microseconds."""
-    threads = roles(intervals)
+    threads = thread_roles(intervals)
     rows = [(PROCESSES["device"], row, name) for name, row in DEVICE_ROWS.items()]
     rows += [(PROCESSES["gsio"], thread, role) for thread, role in threads.items()]
     for name, pid in PROCESSES.items():

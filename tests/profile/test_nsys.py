@@ -1,7 +1,6 @@
 """Nsight Systems: what is read of its exports, how a run is recorded with it, and how `gsio profile` ends."""
 
 import os
-import runpy
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -165,23 +164,14 @@ def test_a_table_without_its_columns_and_another_file_are_refused(export: Export
         nsys.read(tmp_path / "missing.sqlite")
 
 
-def overlap_script(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["overlap.py", str(path)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(Path(__file__).parents[2] / "profiling/overlap.py"), run_name="__main__")
-    return int(ended.value.code or 0)
-
-
-def test_the_script_reports_of_an_export_and_of_a_timeline(
-    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    assert overlap_script(whole(export).kernels((101, 105)).path, monkeypatch) == 0
+def test_a_recording_that_was_made_before_is_reported(export: Export, tmp_path: Path, capsys: Captured) -> None:
+    assert main(["profile", "--read", str(whole(export).kernels((101, 105)).path)]) == 0
     assert "1 blocks in 0.010 s (Nsight Systems)" in capsys.readouterr().out
     timeline.Timeline().write(tmp_path / "run.json")
-    assert overlap_script(tmp_path / "run.json", monkeypatch) == 0
+    assert main(["profile", "--read", str(tmp_path / "run.json")]) == 0
     assert "0 blocks" in capsys.readouterr().out
-    assert overlap_script(tmp_path / "missing.sqlite", monkeypatch) == 2
-    assert capsys.readouterr().err.startswith("overlap: error: ")
+    assert main(["profile", "--read", str(tmp_path / "missing.sqlite")]) == 2
+    assert "no such file" in capsys.readouterr().err
 
 
 # With a stand-in for nsys
