@@ -1,5 +1,5 @@
-"""What this machine can do, for `gsio bench`: one module a table, each with its rows and how one of them is measured.
+"""Benchmarks of this machine for `gsio bench`, with one module for each table.
 
-A module has `table(options)`, which returns its `Table`, and `measure(folder, device, *arguments)`, which checks and
-times one row in a process of its own and may write into `folder`.
+Such a module has `table(options)`, which returns its `Table`, and `measure(folder, device, *arguments)`, which checks
+and measures one row in a process of its own and may write into `folder`.
 """

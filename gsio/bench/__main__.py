@@ -1,4 +1,4 @@
-"""Measure one row of a table: the job is JSON, so is what is printed."""
+"""Measure one row of a table: the argument is JSON, and so is the printed result."""
 
 import json
 import sys

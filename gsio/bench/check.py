@@ -1,4 +1,4 @@
-"""No figure without the right answer: solvers compared with the float64 reference before they are timed."""
+"""The check before each measurement: a solver has to agree with the float64 reference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,9 @@ STEPS = 32
 
 
 def checked_solver(config: Config, device: str, make: Callable[..., Solver] | None = None) -> tuple[Solver, float]:
-    """Return the solver of `config`, or what `make` makes, 32 steps on, and its error there.
+    """Return the solver of `config`, or of `make`, 32 steps after the start, and its relative L2 error there.
 
-    The reference is computed on the GPU if `device` says so. Raises ValueError if the error is too large.
+    The reference runs on the GPU if `device` is "gpu". Raises ValueError if the error is too large.
     """
     start, layout = initial_state(config), layout_of(config)
     check_stability(config.model, start.feed, start.kill)

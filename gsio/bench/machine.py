@@ -1,4 +1,4 @@
-"""What the machine is, for the head of a table."""
+"""A description of the machine for the head of a table."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

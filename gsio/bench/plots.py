@@ -1,4 +1,4 @@
-"""Pictures of a table: bars, and for the time steps a roofline."""
+"""Plots of a table: bars, and a roofline for the time steps."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from gsio.bench.roofline import OPERATIONS
 from gsio.bench.tables import Measurement, Results, median
 from gsio.files import new_file
 
-COLOURS = "#0072b2", "#e69f00", "#009e73"  # told apart with any eyes: Okabe & Ito
+COLOURS = "#0072b2", "#e69f00", "#009e73"  # people with any colour vision can tell these apart: Okabe & Ito
 
 
 def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Measurement | None) -> list[Path]:
@@ -28,12 +28,12 @@ def plot(results: Results, folder: Path, facts: dict[str, str], roofs: Measureme
 
 
 def measured(results: Results) -> dict[str, list[Measurement]]:
-    """Return the rows that ran."""
+    """Return the measurements of the rows that ran."""
     return {name: found for name, found in results.found.items() if found and name not in results.reasons}
 
 
 def bars(results: Results, facts: dict[str, str]) -> Figure:
-    """Draw a bar for each row and column with a spread, from its least to its largest value a line."""
+    """Draw a bar for each row and each column with a spread, and a line from its smallest to its largest value."""
     rows = measured(results)
     columns = [column for column in results.table.columns if column.spread]
     figure = Figure(figsize=(9, 1.2 + 0.22 * len(rows) * (1 + len(columns))))

@@ -1,4 +1,4 @@
-"""The two roofs of a machine: what it copies in memory, and what it computes, float32."""
+"""The two roofs of a machine: the bandwidth of its memory, and its float32 operations a second."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,13 @@ import numpy as np
 from gsio.bench.tables import Measurement
 from gsio.machine import usable_cores
 
-NBYTES = 1 << 30  # of one array that is copied: more than any cache holds
-SIDE = {"gpu": 8192, "cpu": 2048}  # of matrices that are multiplied
-OPERATIONS = 24  # of a time step of one cell, both fields: two sums of nine cells in two passes, then the equations
+NBYTES = 1 << 30  # of the array to copy, which is larger than any cache
+SIDE = {"gpu": 8192, "cpu": 2048}  # of the matrices to multiply
+OPERATIONS = 24  # a cell and step: for both fields a sum of nine cells in two passes, and the equations
 
 
 def measure(folder: Path, device: str) -> Measurement:
-    """Return `bandwidth`, GB/s read and written by a copy, and `operations`, 10⁹ a second in a product of matrices."""
+    """Return the `bandwidth` of a copy, GB/s read and written, and the `operations` of a matrix product, 10⁹ a second."""
     side = SIDE[device]
     xp: Any = np
     if device == "gpu":

@@ -1,4 +1,4 @@
-"""How a run scales: with the size of the grid, the steps between two frames and the threads that encode."""
+"""The speed of a run by the size of the grid, the steps between two frames, and the number of encoding threads."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from gsio.writer import for_output
 
 SIDES = 128, 256, 512, 1024, 2048, 4096, 8192, 16384
 STEPS = 1, 4, 16, 32, 128, 1024
-MOST = 20  # times as many frames as asked for, where they are small
+MAX_FACTOR = 20  # small grids save more frames than asked for, up to this factor
 
 
 def table(options: Options) -> Table:
-    """Return rows that differ from the main job in one thing, and compute about as much."""
+    """Return rows that differ from the main job in one property and take about the same number of cell updates."""
     frames = min(options.frames, 20) if options.quick else options.frames
     grid = main_grid(options)
     cells = grid["grid.rows"] * grid["grid.cols"]
@@ -48,11 +48,11 @@ def table(options: Options) -> Table:
 
 
 def _row(name: str, changes: dict[str, Any], frames: float, asked: int) -> Row:
-    return Row(name, [{**changes, "run.frames": max(2, min(round(frames), MOST * asked))}])
+    return Row(name, [{**changes, "run.frames": max(2, min(round(frames), MAX_FACTOR * asked))}])
 
 
 def measure(folder: Path, device: str, changes: dict[str, Any]) -> Measurement:
-    """Save a run after checking its solver."""
+    """Check the solver of a run, then save the run."""
     backend, output = "cupy" if device == "gpu" else "numba", folder / "run.h5"
     config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
     solver, error = checked_solver(config, device)

@@ -1,8 +1,7 @@
-"""Storage: gsio's writers, peers that store what gsio's solver computes, and codecs alone.
+"""Storage: gsio's writers, peers that store the frames of gsio's solver, and codecs alone.
 
-A peer gets frames as cheaply as gsio's writers do: the solver copies them into pinned blocks, as many as its threads
-can use, and a thread that stores one gives it back. The codec has the same parameters for all, so that storage alone
-differs. Files are made, and where the row says so reserved, before the clock starts.
+A peer gets its frames as gsio's writers do: the solver copies them into pinned blocks, and the pool has enough blocks
+to keep the threads of the peer busy. Files are made, and some are reserved, before the clock starts.
 """
 
 import dataclasses
@@ -43,21 +42,21 @@ from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
 
-DENSE = {"initial.kind": "spots", "initial.count": 5000}  # fills 1080 × 1920; what it becomes is 1.2 times smaller
+DENSE = {"initial.kind": "spots", "initial.count": 5000}  # the pattern fills 1080 × 1920: deflate gains a factor of 1.2
 DENSE_STEPS = 1024  # before the first frame
 SMALL = {"grid.rows": 256, "grid.cols": 256}
 LARGE = {"grid.rows": 16384, "grid.cols": 16384}
 DESCRIPTION = (
-    "the main job; loop: from the first step until the operating system has all, durable: until the disk has it; GB/s "
-    f"of raw frames, in the loop; dense: from 5000 spots, {DENSE_STEPS} steps before the first frame; codec alone: the "
-    "loop encodes and writes frames kept in memory"
+    "the main job; loop: from the first step until the operating system has all frames; durable: until the disk has "
+    f"them; GB/s counts raw frames in the loop; dense: the run starts from 5000 spots and {DENSE_STEPS} steps before "
+    "its first frame; codec alone: the loop encodes and writes frames that memory holds"
 )
 SMALL_FRAMES, LARGE_FRAMES = 20, 1 / 50  # of the frames of the main job
 CODEC_ROUNDS = 5
 
 
 class Job(NamedTuple):
-    """What is measured: `how` is gsio, codec or a peer; the ending of `output` says the format."""
+    """One row: `how` is gsio, codec or the name of a peer; the ending of `output` names the format."""
 
     how: str
     output: str
@@ -78,10 +77,10 @@ MAIN_OUTPUTS = "HDF5 deflate", "Zarr lz4"  # the defaults of the two formats
 
 
 def table(options: Options) -> Table:
-    """Return gsio's outputs, peers and codecs, for a main job of `options.frames` frames."""
+    """Return the rows of gsio's outputs, of peers and of codecs, for a main job of `options.frames` frames."""
     frames = min(options.frames, 20) if options.quick else options.frames
     small, large = SMALL_FRAMES * frames, max(2, round(LARGE_FRAMES * frames))
-    peer = {"output.compression": "lz4"}  # whose layout is that of plain frames
+    peer = {"output.compression": "lz4"}  # the blocks of lz4 hold plain frames
     jobs = {f"gsio, {name}": Job("gsio", *of, frames) for name, of in OUTPUTS.items()}
     for name in MAIN_OUTPUTS:
         output, changes = OUTPUTS[name]
@@ -117,21 +116,21 @@ def table(options: Options) -> Table:
 
 
 def measure(folder: Path, device: str, *values: Any) -> Measurement:
-    """Run one row with few frames, to warm up, then with all, in `folder`; check three frames of what it wrote."""
+    """Run one row with few frames, to warm up, then with all, in `folder`; check three frames of the file."""
     job = Job(*values)
     output = folder / job.output
     backend = "cupy" if device == "gpu" else "numba"
     config = load_config(overrides={"run.backend": backend, "run.frames": job.frames, **job.changes}, environ={})
     if job.how not in PEERS:
         config = for_output(config, output)
-    if job.how == "codec":  # whose frames all stay in memory, raw and encoded
+    if job.how == "codec":  # memory holds all frames, raw and encoded
         affordable = available_memory() // 4 // layout_of(config).frame_nbytes
         config = with_frames(config, min(job.frames, max(1, affordable)))
     few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
     run_job(job, few, output)
     shutil.rmtree(output) if output.is_dir() else output.unlink()
     free()
-    os.sync()  # what others and the warm-up left is not to be waited for
+    os.sync()  # the row must not wait for bytes that other programs and the warm-up left
     found = run_job(job, config, output)
     found["frames"] = config.run.frames
     found["speed"] = layout_of(config).frame_nbytes * config.run.frames / found["loop"] / 1e9
@@ -145,7 +144,7 @@ def measure(folder: Path, device: str, *values: Any) -> Measurement:
 
 
 def run_job(job: Job, config: Config, output: Path) -> dict[str, Any]:
-    """Store all frames of `config` as the job says, and return the seconds and the device."""
+    """Store all frames of `config` by the way of the job, and return the seconds and the device."""
     if job.how == "gsio":
         return run_gsio(config, output, job.before)
     if job.how == "codec":
@@ -182,9 +181,9 @@ def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool:
 
 
 def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
-    """Keep the frames of a run in memory; encode them, and encode and write them, with the same threads, in turn.
+    """Keep the frames of a run in memory, then encode them, and then encode and write them, with the same threads.
 
-    Medians of some rounds: a machine that is shared changes its speed within seconds.
+    The result has medians of several rounds, because a shared machine changes its speed within seconds.
     """
     # The layout of a CPU: what is measured is encoding on the host, in the tasks in which a run hands it out.
     on_cpu = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, backend="numba"))
@@ -202,7 +201,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
     def encode(parts: Iterator[tuple[Block, int]]) -> None:
         for block, part in parts:
             codec.encode(block, config.output, part)
-            block.chunks.clear()  # as a writer lets go of what it wrote
+            block.chunks.clear()  # a writer too drops the chunks that it has written
 
     rounds: list[Measurement] = []
     for _ in range(CODEC_ROUNDS):
@@ -232,7 +231,7 @@ def run_peer(config: Config, output: Path, before: int, contender: Contender) ->
         try:
             solver.wait(block)
             peer.write(block.first, block.data[: block.count].view(layout.dtype).reshape(-1, *layout.shape))
-        finally:  # else computing would wait for it forever
+        finally:  # without the block, computing would wait forever
             pool.release(block)
 
     use_page_cache(output.parent, frames * layout.frame_nbytes)
@@ -254,10 +253,10 @@ def run_peer(config: Config, output: Path, before: int, contender: Contender) ->
 
 
 def use_page_cache(folder: Path, nbytes: int) -> None:
-    """Write a file in `folder`, as large as so many raw bytes are once they are encoded, and delete it.
+    """Write a file of a quarter of `nbytes`, about the size of encoded frames, in `folder`, and delete it.
 
-    A virtual machine has to ask its host for memory that nobody used for seconds, which took 10 µs a page where to
-    write it takes 1 µs; that is no matter of storage.
+    A virtual machine asks its host for memory that was unused for seconds. Each such page took 10 µs, where writing
+    takes 1 µs, and would count as storage.
     """
     piece = bytes(8 << 20)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -266,7 +265,7 @@ def use_page_cache(folder: Path, nbytes: int) -> None:
 
 
 def started_solver(config: Config, layout: FrameLayout, blocks: int, before: int) -> Solver:
-    """Return gsio's solver after the steps before the first frame."""
+    """Return gsio's solver, `before` steps after the start."""
     solver = open_solver(config, layout, blocks, initial_state)
     if before:
         solver.advance(before)
@@ -275,7 +274,7 @@ def started_solver(config: Config, layout: FrameLayout, blocks: int, before: int
 
 
 def wrong_frames(config: Config, output: Path, before: int) -> list[int]:
-    """Compute the run again, saving nothing, and return which of three frames in the file differ in any byte."""
+    """Compute the run again without saving, and return the numbers of those of three stored frames that differ."""
     solver = started_solver(config, layout_of(config), 1, before)
     last = config.run.frames - 1
     wrong = []
@@ -289,11 +288,11 @@ def wrong_frames(config: Config, output: Path, before: int) -> list[int]:
 
 
 def read_frame(output: Path, number: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a frame as the format's usual reader gives it."""
+    """Return a frame of the file by the usual reader of its format."""
     if output.suffix == ".h5":
         import h5py
 
-        with suppress(ImportError):  # then h5py says which filter it lacks
+        with suppress(ImportError):  # h5py then names the filter that it lacks
             import hdf5plugin  # noqa: F401
         with h5py.File(output) as file:
             return np.asarray(file["v"][number])
@@ -311,7 +310,7 @@ def with_frames(config: Config, frames: int) -> Config:
 
 
 def free() -> None:
-    """Give the memory of the solver before this back, on the GPU too, which CuPy else keeps."""
+    """Release the memory of the last solver, on the GPU too, where CuPy keeps it for later."""
     gc.collect()
     if "cupy" in sys.modules:
         import cupy

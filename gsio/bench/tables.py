@@ -17,11 +17,11 @@ from gsio.errors import UsageError
 from gsio.files import new_file, require_folder, require_new
 from gsio.processes import python_module, with_parent
 
-Measurement = dict[str, Any]  # what one measurement gave: numbers by key, and text
+Measurement = dict[str, Any]  # numbers and texts by key
 
 
 class Options(NamedTuple):
-    """What the command line says; `device` is gpu or cpu, and `repeats` and `timeout` are 0 for those of the table."""
+    """Options of the command; `device` is gpu or cpu, and 0 for `repeats` or `timeout` means the value of the table."""
 
     device: str
     only: str
@@ -33,14 +33,14 @@ class Options(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is measured, and the arguments that say so, which JSON can hold."""
+    """The name of a row, and the arguments of its measurement, which JSON can hold."""
 
     name: str
     arguments: list[Any]
 
 
 class Column(NamedTuple):
-    """The medians of a key, with the spread if asked for; `relative` to those of the first row that ran."""
+    """The medians of a key, with their spread if `spread`, and divided by the median of the first row if `relative`."""
 
     title: str
     key: str
@@ -50,7 +50,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows and columns; the first column of numbers is the one to plot."""
+    """The rows and columns of a table; a plot shows the first column of numbers."""
 
     title: str
     rows: list[Row]
@@ -60,7 +60,7 @@ class Table(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What was found for each row, or the reason why it was not run."""
+    """The measurements of each row, or the reason why the row was not run."""
 
     name: str
     table: Table
@@ -69,7 +69,7 @@ class Results(NamedTuple):
 
 
 def measure_table(name: str, options: Options, log: Callable[[str], None]) -> Results:
-    """Measure all rows, then all again, so that a drift of the machine meets all alike."""
+    """Measure all rows once, then all again, so that a drift of the machine affects all rows alike."""
     table: Table = import_module(f"gsio.bench.{name}").table(options)
     repeats = options.repeats or (1 if options.quick else table.repeats)
     rows = [row for row in table.rows if options.only in row.name]
@@ -89,9 +89,9 @@ def measure_table(name: str, options: Options, log: Callable[[str], None]) -> Re
 
 
 def measure_row(name: str, options: Options, arguments: list[Any], timeout: float) -> Measurement:
-    """Measure one row in a process of its own, empty its files; raise RuntimeError with the reason if it cannot be."""
+    """Measure one row in a process of its own and empty its files; raise RuntimeError with the reason of a failure."""
     timeout = options.timeout or timeout
-    # JAX takes three quarters of the memory else, and the reference needs some too.
+    # Without this variable JAX takes three quarters of the memory, of which the reference needs a part.
     environ = with_parent() | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     folder = tempfile.mkdtemp(dir=options.folder)
     command = python_module("gsio.bench", json.dumps([name, folder, options.device, *arguments]))
@@ -101,7 +101,7 @@ def measure_row(name: str, options: Options, arguments: list[Any], timeout: floa
         try:
             out, errors = process.communicate(timeout=timeout)
         except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)  # compilers that it started too
+            os.killpg(process.pid, signal.SIGKILL)  # and the compilers that the process started
             if isinstance(error, subprocess.TimeoutExpired):
                 raise RuntimeError(f"longer than {timeout:g} s") from None
             raise
@@ -115,9 +115,9 @@ def measure_row(name: str, options: Options, arguments: list[Any], timeout: floa
 
 
 def empty(place: Path) -> None:
-    """Empty a file, or all in a folder, but let them stay.
+    """Empty a file, or all files in a folder, without deleting them.
 
-    Where ten thousand had been deleted in the last minutes, to create one took 0.5 ms, with the folder locked.
+    After ten thousand deletions within minutes, creating a file took 0.5 ms, and the folder was locked meanwhile.
     """
     for path in (place, *place.rglob("*")):
         if path.is_file():
@@ -130,12 +130,12 @@ def median(found: list[Measurement], key: str) -> float:
 
 
 def report(name: str, options: Options, json_path: Path | None, plots: Path | None, log: Callable[[str], None]) -> str:
-    """Measure a table and return it as Markdown, the machine at its head; write JSON and plots if asked for.
+    """Measure a table and return it as Markdown below a description of the machine; write JSON and plots if asked.
 
     Raises
     ------
     UsageError
-        The plots need matplotlib, which is not installed; or a file to write is there, before or after measuring.
+        matplotlib, which the plots need, is not installed; or a file that is to be written exists.
     """
     drawn = [name, *["roofline"] * (name == "compute")]
     pictures = [f"{picture}.{ending}" for picture in drawn for ending in ("png", "svg")]
@@ -169,7 +169,7 @@ def report(name: str, options: Options, json_path: Path | None, plots: Path | No
 
 
 def markdown(results: Results) -> Iterator[str]:
-    """Yield the lines of a table."""
+    """Yield the lines of a table in Markdown."""
     columns = results.table.columns
     yield "| | " + " | ".join(column.title for column in columns) + " |"
     yield "|---" * (len(columns) + 1) + "|"

@@ -1,4 +1,4 @@
-"""The toll of the link: what it costs to bring frames from the GPU to the host, against what their steps cost."""
+"""The time to copy frames from the GPU to the host, beside the time of their steps."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from gsio.config import load_config
 from gsio.frames.layout import layout_of
 
 FRAMES, STEPS = 20, 32
-WAYS = {  # steps before a copy, or 0 if the copy is all there is; the kind of memory
+WAYS = {  # the steps before each copy (0: no steps), and the kind of host memory
     "the steps of a frame, nothing copied": (STEPS, ""),
     "a frame copied, pageable": (0, "pageable"),
     "a frame copied, pinned": (0, "pinned"),
@@ -26,7 +26,7 @@ WAYS = {  # steps before a copy, or 0 if the copy is all there is; the kind of m
 
 
 def table(options: Options) -> Table:
-    """Return each way to copy, for the main job's grid and a large one; only GPUs have a link."""
+    """Return a row for each way to copy, for the grid of the main job and a large one; the table needs a GPU."""
     grids = {"1080 × 1920": MAIN} if options.quick else {"1080 × 1920": MAIN, "16384²": LARGE}
     columns = [
         Column("ms a frame", "milliseconds", spread=True),
@@ -39,7 +39,7 @@ def table(options: Options) -> Table:
 
 
 def measure(folder: Path, device: str, way: str, changes: dict[str, Any]) -> Measurement:
-    """Time one way to copy frames from the GPU, and the steps alone."""
+    """Measure one way to copy frames from the GPU, and the steps alone."""
     config = load_config(overrides={"run.backend": "cupy", **changes}, environ={})
     solver: Any
     solver, error = checked_solver(config, device)
@@ -74,7 +74,7 @@ def measure(folder: Path, device: str, way: str, changes: dict[str, Any]) -> Mea
         link.synchronize()
         return (time.perf_counter() - start) / FRAMES
 
-    seconds()  # builds what is launched
+    seconds()  # compiles the kernels and captures the graphs
     taken, step = seconds(), solver.seconds(STEPS, FRAMES) / FRAMES / STEPS
     found = {"milliseconds": 1e3 * taken, "steps": taken / step, "error": error}
     if memory:

@@ -1,7 +1,7 @@
 """The Gray Scott School's job by every backend: 1000 frames of 1080 × 1920 float32, 32 steps apart, in one HDF5 file.
 
-Three ways to save them: by h5py in the loop; by h5py in a thread of its own, with a few frames between; by gsio. The
-solver is checked against the reference before, and the last frame of each file against the fields at its end.
+Each backend saves its frames in three ways: by h5py in the loop, by h5py in a thread that may be a few frames behind,
+and by gsio. The solver is checked against the reference first, and the last frame of each file against the solver.
 """
 
 import time
@@ -32,7 +32,7 @@ SLOW = "jax-convolve", "jax-scan", "torch-compile", "cupynumeric"  # these take 
 
 
 def table(options: Options) -> Table:
-    """Return every backend but the reference."""
+    """Return a row for each backend except the reference."""
     backends = [name for name in contenders(options.device) if name != "naive"]
     frames, grid = options.frames, main_grid(options)
     if options.quick:
@@ -52,7 +52,7 @@ def table(options: Options) -> Table:
 
 
 def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) -> Measurement:
-    """Save the frames of one backend three ways, first by gsio; to h5py, which does not compress, all are alike."""
+    """Save the frames of one backend in three ways, first by gsio; h5py does not compress, so content is no matter."""
     output = folder / "run.h5"
     config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
     solver, error = checked_solver(config, device)
@@ -68,14 +68,14 @@ def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) ->
 
 @contextmanager
 def dataset(config: Config, output: Path) -> Iterator[Any]:
-    """Open a data set of the frames, a chunk a frame, not compressed; close the file in the end."""
+    """Give an uncompressed dataset with a frame in each chunk, and close the file at the end."""
     shape = layout_of(config).shape
     with h5py.File(output, "w") as file:
         yield file.create_dataset("v", (config.run.frames, *shape), np.float32, chunks=(1, *shape))
 
 
 def in_the_loop(solver: Solver, config: Config, output: Path) -> float:
-    """Compute a frame, write it, and so on."""
+    """Compute and write one frame after the other."""
     start = time.perf_counter()
     with dataset(config, output) as frames:
         for number in range(config.run.frames):
@@ -85,7 +85,7 @@ def in_the_loop(solver: Solver, config: Config, output: Path) -> float:
 
 
 def in_a_thread(solver: Solver, config: Config, output: Path) -> float:
-    """Compute frames while a thread writes those before."""
+    """Compute frames while a thread writes the frames before them."""
     writing: deque[Future[None]] = deque()
     start = time.perf_counter()
     with dataset(config, output) as frames, ThreadPoolExecutor(1) as thread:

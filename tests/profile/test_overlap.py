@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsio.profile.overlap import TOGETHER, Pair, Report, gaps, intersection, length, overlap, union
+from gsio.profile.overlap import ENCODE_AND_WRITE, Pair, Report, gaps, intersection, length, overlap, union
 from gsio.trace.timeline import DEVICE, Interval, Recording
 
 SOLVER, ENCODER, WRITER = 1, 2, 3
@@ -112,7 +112,7 @@ def test_a_run_whose_every_number_is_known() -> None:
         "copy": (3, 1),
         "encode": (3, 2),
         "write": (2.5, 1),
-        TOGETHER: (4.5, 2),
+        ENCODE_AND_WRITE: (4.5, 2),
     }
     assert (report.idle_before, report.idle_between, report.idle_after) == (1, 2, 2)
     (gap,) = report.gaps
