@@ -17,7 +17,7 @@ OPERATIONS = 24  # a cell and step: for both fields a sum of nine cells in two p
 
 
 def measure(folder: Path, device: str) -> Measurement:
-    """Return the `bandwidth` of a copy (GB/s read and written) and the `operations` of a matrix product (10⁹ a second)."""
+    """Return the `bandwidth` of a copy, GB/s read and written, and the `operations` of a matrix product, 10⁹/s."""
     side = SIDE[device]
     xp: Any = np
     if device == "gpu":
