@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from gsio import codec
 from gsio.bench.compute import main_grid
 from gsio.bench.tables import Column, Found, Options, Row, Table, empty, median
+from gsio.codec.blosc import Blosc, lz4_parameters
 from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
@@ -141,7 +142,7 @@ class H5py:
 
     threads, batch = 1, 0
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import h5py
 
         self.path = path
@@ -169,7 +170,7 @@ class ZarrPython:
     threads, batch = 2, usable_cores()
     pipeline: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import zarr
         from zarr.codecs import BloscCodec
 
@@ -205,7 +206,7 @@ class ZarrFused(ZarrPython):
         "codec_pipeline.max_workers": usable_cores(),
     }
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import zarr
         import zarr.core.codec_pipeline
 
@@ -219,7 +220,7 @@ class TensorStore:
 
     threads, batch = usable_cores(), 0
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import tensorstore
 
         self.path = path
@@ -262,7 +263,7 @@ class Floor:
 
     threads, batch = usable_cores(), 0
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self.frame_nbytes = 4 * shape[1] * shape[2]
         os.posix_fallocate(self.fd, 0, shape[0] * self.frame_nbytes)
@@ -446,9 +447,7 @@ def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, 
     per_block, blocks = layout.frames_per_block, make.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)
-    how = codec.blosc_of(config.output)
-    assert how is not None
-    peer: Peer = make(output, (frames, *layout.shape), how)
+    peer: Peer = make(output, (frames, *layout.shape), lz4_parameters(config.output.level))
 
     def store(block: Block) -> None:
         try:

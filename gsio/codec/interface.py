@@ -1,0 +1,71 @@
+"""The type of a codec: each file of this folder makes one or two values of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Hdf5Filter(NamedTuple):
+    """How HDF5 names a codec."""
+
+    numbers: tuple[
+        int, ...
+    ]  # of the filters, in the order in which a writer applies them; a reader knows them by these
+    arguments: Callable[[int, int, int], dict[str, Any]]  # of create_dataset: (bytes of a value, of a chunk, level)
+    plugin: str = ""  # the package that a reader with h5py needs
+
+
+class Kernels(NamedTuple):
+    """The CUDA kernels that encode chunks as a codec does."""
+
+    source: str  # a file in gsio/compute/cuda/kernels
+    threads: int  # that make one stream
+    around: int  # bytes that the slot of a stream has beyond the bytes before compression
+    levels: range  # the levels of the codec at which a GPU may encode
+
+
+class Codec(NamedTuple):
+    """All that gsio knows of a codec: whatever differs between codecs is asked here, and no name is compared.
+
+    Attributes
+    ----------
+    name
+        The value of `output.compression`.
+    family
+        The name that `gsio info` shows: a reader needs to know no more.
+    encode
+        From the bytes of a chunk (uint8 [byte]), the bytes of a value, and the level, to bytes-like. It releases the
+        interpreter lock.
+    decode
+        From the bytes-like that `encode` returned, the bytes of a value, and the size of the chunk, to bytes-like in
+        C order. It allocates at most one byte more than that size; a damaged chunk raises any exception.
+    levels
+        The values that `output.level` may have.
+    hdf5, zarr
+        The filter of HDF5; and the function from the level to zarr-python's compressors. None where the format has no
+        such codec.
+    byte_planes
+        Whether `encode` gets all first bytes of the values, then all second bytes, …; else it gets C order.
+    raw
+        Whether chunks are stored as they are.
+    kernels
+        The kernels by which a GPU encodes, if there are any.
+    """
+
+    name: str
+    family: str
+    encode: Callable[[NDArray[np.uint8], int, int], Any]
+    decode: Callable[[Any, int, int], Any]
+    levels: range
+    hdf5: Hdf5Filter | None
+    zarr: Callable[[int], list[Any]] | None
+    byte_planes: bool = False
+    raw: bool = False
+    kernels: Kernels | None = None
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats that can hold chunks of this codec."""
+        return tuple(name for name, how in (("HDF5", self.hdf5), ("Zarr", self.zarr)) if how is not None)
