@@ -8,13 +8,21 @@ from numpy.typing import NDArray
 
 
 class Hdf5Filter(NamedTuple):
-    """How HDF5 names a codec."""
+    """The filters by which HDF5 decodes the chunks of a codec.
 
-    numbers: tuple[
-        int, ...
-    ]  # of the filters, in the order in which a writer applies them; a reader knows them by these
-    arguments: Callable[[int, int, int], dict[str, Any]]  # of create_dataset: (bytes of a value, of a chunk, level)
-    plugin: str = ""  # the package that a reader with h5py needs
+    Attributes
+    ----------
+    numbers
+        The registered numbers of the filters, in the order in which a writer applies them.
+    arguments
+        From the bytes of a value, the bytes of a chunk, and the level, to arguments of h5py's `create_dataset`.
+    plugin
+        The package that a reader with h5py needs; "" if h5py has the filters.
+    """
+
+    numbers: tuple[int, ...]
+    arguments: Callable[[int, int, int], dict[str, Any]]
+    plugin: str = ""
 
 
 class Kernels(NamedTuple):
