@@ -1,5 +1,6 @@
 """Blosc, version 1, with a byte shuffle of its own: lz4 and zstd."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ FILTER = 32001  # the registered number of the filter of HDF5
 FILTER_VERSIONS = 2, 2  # of the filter, and of Blosc's format
 CODES = {"lz4": 1, "zstd": 5}  # by which the filter knows Blosc's compressors
 HEADER_BYTES, FORMAT = 16, 2  # of each chunk, and the first byte
+SEGMENT_BYTES = 8 << 10  # that a GPU encodes in one piece: many of them fit into its shared memory side by side
 
 
 class Blosc(NamedTuple):
@@ -47,6 +49,18 @@ def decode(encoded: Any, itemsize: int, nbytes: int) -> Any:
     return blosc.decompress(encoded)
 
 
+def _gpu_blocks(cells: int, itemsize: int) -> tuple[int, int]:
+    """Return how many blocks a GPU makes of a chunk, and the cells of a block.
+
+    Blosc puts all byte planes of a shorter last block into one segment, which must not be longer than the others.
+    """
+    for whole in itertools.count(-(-cells // SEGMENT_BYTES)):
+        block, rest = divmod(cells, whole)
+        if rest * itemsize <= block:
+            break
+    return whole + (rest > 0), block
+
+
 def _codec(parameters: Callable[[int], Blosc], kernels: Kernels | None = None) -> Codec:
     name = parameters(1).cname
     cname, code = name.encode(), CODES[name]
@@ -76,6 +90,13 @@ def _codec(parameters: Callable[[int], Blosc], kernels: Kernels | None = None) -
     )
 
 
-# The size of a stream is stored before it, and the kernels can read a word after it.
-LZ4 = _codec(lz4_parameters, Kernels("blosc.cu", threads=32, around=8, levels=range(10)))
+KERNELS = Kernels(
+    source="blosc.cu",
+    threads=32,
+    around=8,  # the size of a segment is stored before it, and the kernels can read a word after it
+    levels=range(10),
+    blocks=_gpu_blocks,
+    headers=lambda blocks, segments: HEADER_BYTES + 4 * (blocks + segments),
+)
+LZ4 = _codec(lz4_parameters, KERNELS)
 ZSTD = _codec(zstd_parameters)

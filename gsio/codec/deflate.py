@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gsio.codec.interface import Codec, Hdf5Filter, Kernels
 
 STORED_BYTES = 65535  # of a block of the kind `stored`, at most: RFC 1951, 3.2.4
+SEGMENT_BYTES = 16 << 10  # that a GPU encodes in one piece: many of them fit into its shared memory side by side
 STORED_HEADER = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)  # of a full block, before more of them
 
 
@@ -91,6 +92,12 @@ DEFLATE = Codec(
     hdf5=Hdf5Filter((2, 1), _hdf5),
     zarr=None,  # its codecs of the core specification have no byte shuffle before gzip
     byte_planes=True,
-    # The Adler-32 of a segment is stored before it, aligned, and the kernels can read a word after it.
-    kernels=Kernels("deflate.cu", threads=256, around=32, levels=range(1, 2)),
+    kernels=Kernels(
+        source="deflate.cu",
+        threads=256,
+        around=32,  # the Adler-32 of a segment is stored before it, aligned, and the kernels can read a word after it
+        levels=range(1, 2),
+        blocks=lambda cells, itemsize: (-(-cells // SEGMENT_BYTES), min(cells, SEGMENT_BYTES)),
+        headers=lambda blocks, segments: 2 + 5 * segments + 6,
+    ),
 )

@@ -26,12 +26,31 @@ class Hdf5Filter(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The CUDA kernels that encode chunks as a codec does."""
+    """The CUDA kernels that encode chunks as a codec does: a chunk in blocks of cells, each byte plane of a block apart.
 
-    source: str  # a file in gsio/compute/cuda/kernels
-    threads: int  # that make one stream
-    around: int  # bytes that the slot of a stream has beyond the bytes before compression
-    levels: range  # the levels of the codec at which a GPU may encode
+    Attributes
+    ----------
+    source
+        A file in gsio/compute/cuda/kernels.
+    threads
+        The threads that encode one segment, the bytes of one plane of a block.
+    around
+        The bytes that the slot of a segment has beyond the bytes before compression.
+    levels
+        The levels of the codec at which a GPU may encode.
+    blocks
+        From the cells of a chunk and the bytes of a cell, to the number of blocks and the cells of a block. The last
+        block can be shorter.
+    headers
+        From the numbers of blocks and of segments, to the bytes that they add to a chunk in which nothing shrinks.
+    """
+
+    source: str
+    threads: int
+    around: int
+    levels: range
+    blocks: Callable[[int, int], tuple[int, int]]
+    headers: Callable[[int, int], int]
 
 
 class Codec(NamedTuple):

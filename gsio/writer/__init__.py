@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from gsio.codec import codecs_for
+from gsio.codec import CODECS, codecs_for
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
@@ -28,8 +28,9 @@ def for_output(config: Config, output: Path) -> Config:
     if compression == "auto":
         compression = next(iter(allowed))
     if compression not in allowed:
-        *names, last = allowed
-        raise UsageError(f"output.compression: {what} has no {compression}; expected {', '.join(names)} or {last}")
+        (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
+        expected = f"{', '.join(names)} or {last}"
+        raise UsageError(f"output.compression: {what} has no {compression}{how}; expected {expected}")
     if config.output.shard_frames and what == "HDF5":
         raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
     if (levels := config.output.pyramid) and what == "HDF5":

@@ -143,3 +143,21 @@ def test_the_bytes_are_those_of_the_plain_formats(kind: str) -> None:
     assert zlib.decompress(encoded_of(CODECS["deflate"], values, 1)) == planes
     assert blosc.decompress(encoded_of(CODECS["lz4"], values, 1)) == values.tobytes()
     assert encoded_of(CODECS["none"], values, 1) == values.tobytes()
+
+
+with_kernels = pytest.mark.parametrize(
+    "codec", [codec for codec in SHIPPED if codec.kernels], ids=lambda codec: codec.name
+)
+
+
+@with_kernels
+@given(cells=st.integers(1, 1 << 28), itemsize=st.sampled_from([1, 2, 4, 8]))
+def test_the_blocks_of_a_gpu_hold_each_cell_once(codec: Codec, cells: int, itemsize: int) -> None:
+    assert codec.kernels is not None
+    blocks, block = codec.kernels.blocks(cells, itemsize)
+    last = cells - (blocks - 1) * block
+    assert 0 < last <= block <= 16 << 10
+    assert block <= 8 << 10 or codec.family != "blosc"
+    assert last == block or last * itemsize <= block or codec.family != "blosc"  # else a segment would be too long
+    assert codec.kernels.headers(blocks, blocks * itemsize) >= 4 * blocks * itemsize
+    assert set(codec.kernels.levels) <= set(codec.levels)

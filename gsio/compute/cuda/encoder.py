@@ -39,8 +39,9 @@ def kernels_of(layout: FrameLayout) -> Kernels:
 
 def streams_of(layout: FrameLayout, frames: int) -> tuple[int, int]:
     """Return how many streams the chunks of so many frames have, and the bytes of the slot of each."""
-    blocks, block = layout.gpu_blocks
-    slot = -(-(block + kernels_of(layout).around) // 16) * 16
+    kernels = kernels_of(layout)
+    blocks, block = kernels.blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
+    slot = -(-(block + kernels.around) // 16) * 16
     return layout.chunks_of(frames) * blocks * layout.dtype.itemsize, slot
 
 
@@ -50,7 +51,7 @@ def plan_of(layout: FrameLayout) -> NDArray[np.void]:
     plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
     plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
     plan["slab"] = math.prod(layout.chunk_shape[1:])
-    plan["blocks"], plan["block"] = layout.gpu_blocks
+    plan["blocks"], plan["block"] = kernels_of(layout).blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
     _, plan["slot"] = streams_of(layout, 1)
     return plan
 
