@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio import codec
+from gsio.codec.blosc import Blosc
 from gsio.machine import usable_cores
 from gsio.writer.zarr import Folder
 
@@ -33,7 +33,7 @@ class Peer(Protocol):
 class H5py:
     """One chunked dataset with a frame in each chunk. HDF5 runs one call at a time, so one thread is enough."""
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import h5py
 
         self.path = path
@@ -59,7 +59,7 @@ class ZarrPython:
     """Batches of frames that zarr-python's threads encode."""
 
     def __init__(
-        self, path: Path, shape: Sequence[int], how: codec.Blosc, pipeline: Mapping[str, Any] = MappingProxyType({})
+        self, path: Path, shape: Sequence[int], how: Blosc, pipeline: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         import zarr
         from zarr.codecs import BloscCodec
@@ -88,7 +88,7 @@ class ZarrPython:
         Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
 
 
-def zarr_fused(path: Path, shape: Sequence[int], how: codec.Blosc) -> ZarrPython:
+def zarr_fused(path: Path, shape: Sequence[int], how: Blosc) -> ZarrPython:
     """Return the peer with the pipeline that zarr-python 3.3 has for local files, one thread a chunk."""
     import zarr
     import zarr.core.codec_pipeline
@@ -105,7 +105,7 @@ def zarr_fused(path: Path, shape: Sequence[int], how: codec.Blosc) -> ZarrPython
 class TensorStore:
     """Asynchronous writes to a zarr3 array, with one block in flight for each core, and one fsync at the end."""
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         import tensorstore
 
         self.path = path
@@ -146,7 +146,7 @@ class TensorStore:
 class RawPwrite:
     """Raw frames that threads `pwrite` into one preallocated file, without format and codec."""
 
-    def __init__(self, path: Path, shape: Sequence[int], how: codec.Blosc) -> None:
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self.frame_nbytes = 4 * shape[1] * shape[2]
         os.posix_fallocate(self.fd, 0, shape[0] * self.frame_nbytes)
@@ -170,7 +170,7 @@ class RawPwrite:
 class Contender(NamedTuple):
     """A peer, the threads that call its `write`, and the frames of a call; 0: as many as gsio stages together."""
 
-    make: Callable[[Path, Sequence[int], codec.Blosc], Peer]
+    make: Callable[[Path, Sequence[int], Blosc], Peer]
     threads: int
     batch: int = 0
 

@@ -27,6 +27,7 @@ from gsio.bench.compute import main_grid
 from gsio.bench.peers import PEERS, Contender
 from gsio.bench.replay import RecordingWriter, ReplaySolver
 from gsio.bench.tables import Column, Measurement, Options, Row, Table, empty, median
+from gsio.codec.blosc import lz4_parameters
 from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
@@ -223,9 +224,7 @@ def run_peer(config: Config, output: Path, before: int, contender: Contender) ->
     per_block, blocks = layout.frames_per_block, contender.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)
-    how = codec.blosc_of(config.output)
-    assert how is not None
-    peer = contender.make(output, (frames, *layout.shape), how)
+    peer = contender.make(output, (frames, *layout.shape), lz4_parameters(config.output.level))
 
     def store(block: Block) -> None:
         try:

@@ -1,69 +1,56 @@
-"""What becomes of a chunk: its checksum, and its encoded bytes."""
+"""Codecs: a table of them, and what they do with the chunks of a block.
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+To add a codec, write a file that makes a `Codec`, add it to `CODECS` here, and its name to `gsio.config.CODECS`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from crc32c import crc32c
-from isal import isal_zlib
-from numcodecs import Shuffle, blosc
 from numpy.typing import NDArray
 
+from gsio import config
+from gsio.codec.blosc import LZ4, ZSTD
+from gsio.codec.checksum import set_checksums
+from gsio.codec.deflate import DEFLATE
+from gsio.codec.interface import Codec
+from gsio.codec.raw import NONE
 from gsio.config import Output
 from gsio.frames.block import Block
 
-STORED = 65535  # bytes, at most, of a block that deflate stores
+__all__ = ["CODECS", "Codec", "chunk_bytes", "codecs_for", "decode", "encode", "prepend", "register", "set_checksums"]
+
+# By name. A format takes the first that it can hold where a configuration does not choose.
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (DEFLATE, LZ4, ZSTD, NONE)}
 
 
-class Blosc(NamedTuple):
-    """How Blosc encodes a chunk, after its byte shuffle; the names are its own."""
+def register(codec: Codec) -> None:
+    """Add a codec at run time, so that a configuration can name it."""
+    CODECS[codec.name] = codec
+    if codec.name not in config.CODECS:
+        config.CODECS.append(codec.name)
 
-    cname: Literal["lz4", "zstd"]
-    clevel: int
-    blocksize: int
+
+def codecs_for(form: str) -> list[Codec]:
+    """Return the codecs whose chunks a format, HDF5 or Zarr, can hold; the first is its default."""
+    return [codec for codec in CODECS.values() if form in codec.formats]
 
 
-def blosc_of(output: Output) -> Blosc | None:
-    """Return how Blosc encodes the chunks of a run, or None if it does not.
+def encode(block: Block, output: Output, task: int) -> None:
+    """Set the chunks of one task of `block`, and with the first slab the checksums; the GIL is free meanwhile.
 
-    Larger blocks than Blosc's own choice made zstd 1.8 times as fast, and smaller; higher levels made lz4 slower, and
-    so did larger blocks, of which a GPU makes about the same.
+    If the solver has encoded the block, nothing is left to do. A checksum is taken after its chunk is encoded: its
+    bytes are in the cache then, and it takes half as long.
     """
-    if output.compression == "lz4":
-        return Blosc("lz4", 3, 32 << 10)
-    if output.compression == "zstd":
-        return Blosc("zstd", max(1, output.level), 1 << 20)
-    return None
-
-
-def checksum(block: Block, first: int, last: int) -> None:
-    """Set the crc32c (Castagnoli) of the frames [first, last) of `block`: all their fields, as staged."""
-    for frame in range(first, min(last, block.count)):
-        block.checksums[frame] = crc32c(block.data[frame])
-
-
-def encode(block: Block, output: Output, part: int) -> None:
-    """Set the chunks of one part of `block`, and with the first slab the checksums; the GIL is free meanwhile.
-
-    Nothing is left to do if the solver did. A checksum comes after its chunk: its bytes are in the cache then, and it
-    takes half as long.
-    """
-    layout = block.layout
-    compress = compressor(output, layout.dtype.itemsize)
-    numbers, slab = block.chunk_numbers(part)
+    layout, codec = block.layout, CODECS[output.compression]
+    numbers, slab = block.chunk_numbers(task)
     for number in numbers:
         if (number, slab) in block.chunks:
             return
-        chunk = [compress(gathered(block, number, slab, field)) for field in range(len(layout.fields))]
-        block.chunks[number, slab] = chunk
+        chunks = (chunk_bytes(block, number, slab, field) for field in range(len(layout.fields)))
+        block.chunks[number, slab] = [codec.encode(chunk, layout.dtype.itemsize, output.level) for chunk in chunks]
         if slab == 0:
-            checksum(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
-
-
-def kind_of(output: Output) -> str:
-    """Return how the chunks of a run are decoded, as `decode` takes it."""
-    return "blosc" if blosc_of(output) else output.compression
+            set_checksums(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
 
 
 def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> None:
@@ -74,11 +61,11 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
     """
     layout, kept, count = block.layout, len(before[0]), block.count
     if block.chunks:
-        fresh = []
+        codec, fresh = CODECS[output.compression], []
         for field in range(len(layout.fields)):
             slabs = [
                 np.concatenate([
-                    decode(bytes(block.chunks[number, slab][field]), kind_of(output), layout.dtype)
+                    decode(codec, bytes(block.chunks[number, slab][field]), layout.dtype, layout.chunk_nbytes)
                     .reshape(layout.chunk_shape)
                     for number in range(-(-count // layout.frames_per_chunk))
                 ])
@@ -97,107 +84,25 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
     block.first, block.count, block.kept = block.first - kept, kept + count, kept
 
 
-def decode(encoded: Any, how: str, dtype: np.dtype[Any], nbytes: int | None = None) -> NDArray[Any]:
-    """Return the values [value] of a chunk, any bytes-like object, by 'deflate', 'blosc' or 'none'.
+def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:
+    """Return the values [value] of a chunk, any bytes-like object, that has `nbytes` bytes when it is decoded.
 
-    `nbytes` is the size of the chunk when it is decoded; not given, the chunk is one of gsio's own that never left
-    memory. Raises ValueError if the chunk is damaged or decodes to any other size: a small file can pretend to hold
-    much, so nothing more is decoded.
+    Raises ValueError if the chunk is damaged or has any other size. A small file can pretend to hold much, so no more
+    than one byte beyond that size is decoded.
     """
     try:
-        if how == "deflate":
-            stream = isal_zlib.decompressobj()
-            raw = stream.decompress(encoded, 0 if nbytes is None else nbytes + 1)
-            if not stream.eof or stream.unused_data:
-                raise ValueError("the stream does not end where the chunk does")
-            raw = Shuffle(dtype.itemsize).decode(raw)
-        elif how == "blosc":
-            _check_blosc(encoded, nbytes)
-            raw = blosc.decompress(encoded)
-        else:
-            raw = encoded
-        found = np.frombuffer(raw, dtype)
-        if nbytes is not None and found.nbytes != nbytes:
-            raise ValueError(f"expected {nbytes} bytes, found {found.nbytes}")
+        values = np.frombuffer(codec.decode(encoded, dtype.itemsize, nbytes), dtype)
+        if values.nbytes != nbytes:
+            raise ValueError(f"expected {nbytes} bytes, found {values.nbytes}")
     except Exception as error:  # each library has its own
         raise ValueError(f"a chunk cannot be decoded: {error}") from None
-    return found
+    return values
 
 
-def _check_blosc(encoded: Any, nbytes: int | None) -> None:
-    """Raise ValueError unless the header of Blosc, version 1, has the sizes that are expected; Blosc believes it."""
-    header = bytes(encoded[:16])
-    if len(header) < 16 or header[0] != 2:
-        raise ValueError("expected the header of Blosc, found another")
-    decoded, size = (int.from_bytes(header[start : start + 4], "little") for start in (4, 12))
-    if size != len(encoded) or nbytes not in (None, decoded):
-        raise ValueError(f"expected {len(encoded)} bytes that become {nbytes}, found {size} that become {decoded}")
-
-
-def compressor(output: Output, itemsize: int) -> Callable[[NDArray[np.uint8]], Any]:
-    """Return the function that encodes the bytes of a chunk, of values of `itemsize` bytes."""
-    if output.compression == "deflate":
-        return lambda chunk: _deflate(chunk, output.level)
-    if (how := blosc_of(output)) is not None:
-        name = how.cname.encode()
-        return lambda chunk: blosc.compress(chunk, name, how.clevel, blosc.SHUFFLE, how.blocksize, itemsize)
-    return lambda chunk: chunk
-
-
-def _deflate(chunk: NDArray[np.uint8], level: int) -> Any:
-    """Return a plain zlib stream, RFC 1950, which HDF5's own filter reads; by ISA-L, but noise is stored as it is.
-
-    In a dense pattern that is three of four byte planes, in which ISA-L finds nothing and takes half its time.
-    """
-    few = _is_noise(chunk, every=4)
-    if 4 * few.sum() <= len(few):  # cutting the stream would cost more than it gains
-        return isal_zlib.compress(chunk, level)
-    noise = _is_noise(chunk, every=1)
-    parts: list[Any] = [b"\x78\x01"]
-    edges = [0, *(np.flatnonzero(np.diff(noise)) + 1).tolist(), len(noise)]
-    for first, last in itertools.pairwise(edges):
-        here = chunk[first * STORED : last * STORED]
-        if noise[first]:
-            parts.append(here.reshape(-1, STORED))
-        else:
-            compressor = isal_zlib.compressobj(level, wbits=-15)
-            parts += [compressor.compress(here), compressor.flush(isal_zlib.Z_SYNC_FLUSH)]
-    compressor = isal_zlib.compressobj(level, wbits=-15)
-    parts += [compressor.compress(chunk[len(noise) * STORED :]), compressor.flush()]
-    parts.append(isal_zlib.adler32(chunk).to_bytes(4, "big"))
-    out = np.empty(sum(len(part) if isinstance(part, bytes) else len(part) * (5 + STORED) for part in parts), np.uint8)
-    rest = out
-    for part in parts:  # NumPy copies without the GIL
-        if isinstance(part, bytes):
-            here, rest = np.split(rest, [len(part)])
-            here[:] = np.frombuffer(part, np.uint8)
-        else:  # each a block of the kind `stored`, RFC 1951, 3.2.4
-            here, rest = np.split(rest, [len(part) * (5 + STORED)])
-            blocks = here.reshape(-1, 5 + STORED)
-            blocks[:, :5] = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)
-            blocks[:, 5:] = part
-    return out
-
-
-def _is_noise(chunk: NDArray[np.uint8], every: int) -> NDArray[np.bool_]:
-    """Return which of some pieces of `STORED` bytes would not shrink, by 256 of their bytes: 32 windows of 8.
-
-    Of 256 random bytes 162 are different, give or take 5, and one is the same as the byte before; two windows in a flat
-    part of the picture are enough to tell.
-    """
-    pieces = -(-(len(chunk) // STORED) // every)
-    shape, strides = (pieces, 32, 8), (STORED * every, STORED // 32, 1)
-    sample = np.lib.stride_tricks.as_strided(chunk, shape, strides, writeable=False).reshape(pieces, 256)
-    ordered = np.sort(sample, axis=1)
-    different = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
-    repeated = (sample[:, 1:] == sample[:, :-1]).sum(axis=1)
-    return np.asarray((different > 148) & (repeated < 8))
-
-
-def gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
-    """Return the bytes [byte] of one field of a chunk, in the order its codec wants; a view if that is theirs now."""
+def chunk_bytes(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
+    """Return the bytes [byte] of one field of a chunk in the order that its codec wants: a view if they lie so."""
     layout = block.layout
-    planes = layout.dtype.itemsize if layout.shuffle else 1  # those of all frames lie together
+    planes = layout.dtype.itemsize if layout.shuffle else 1  # the byte planes of all frames lie together
     frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
     frames = block.data[frame : min(frame + layout.frames_per_chunk, block.count), field]
     lines = frames.reshape(len(frames), planes, layout.shape[0], -1)[:, :, line : line + layout.lines_per_chunk]

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -44,6 +44,8 @@ class Map(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Interval = Natural | str  # of frames, or of time
+Compression = Annotated[str, Meta(title="auto, or a codec's name")]
+CODECS = ["deflate", "lz4", "zstd", "none"]  # the names in the table of gsio.codec, which a test compares with these
 # One number for the whole grid, one for each member of a batch, or a map.
 Parameter = Fraction | Annotated[tuple[Fraction, ...], Meta(min_length=1)] | Map
 
@@ -109,7 +111,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     """What is saved, and how it is encoded."""
 
     fields: Literal["v", "u", "u,v"]
-    compression: Literal["auto", "deflate", "none", "lz4", "zstd"]
+    compression: Compression
     level: Annotated[int, Meta(ge=0, le=9)]
     store: Literal["computed", "float32", "float16", "uint16", "uint8"]
     keep_bits: Annotated[int, Meta(ge=0, le=52)]
@@ -117,6 +119,10 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Natural
     memory: str
     pyramid: Annotated[int, Meta(ge=0, le=16)] = 0
+
+    def __post_init__(self) -> None:
+        if self.compression not in (allowed := ("auto", *CODECS)):
+            raise UsageError(f"output.compression: expected {_one_of(allowed)}, got {_short(self.compression)}")
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +148,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the configuration that `to_toml` made `text` of; raises DataError if it is another text."""
         try:
             return msgspec.convert(parse_toml(text), cls)
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, msgspec.ValidationError, UsageError) as error:
             raise DataError(f"expected the configuration of a run, found another text ({error})") from None
 
 
@@ -381,7 +387,9 @@ def _explain(message: str, merged: Layer) -> str:
     section, name = re.split(r"[.\[]", where.strip("`$."))[:2]
     hint = get_type_hints(_sections()[section], include_extras=True)[name]
     if get_origin(hint) is Literal:
-        allowed = " or ".join([", ".join(get_args(hint)[:-1]), get_args(hint)[-1]])
+        allowed = _one_of(get_args(hint))
+    elif hint == Compression:
+        allowed = _one_of(("auto", *CODECS))
     elif hint == Parameter:
         table = "{along='x' or 'y', start=…, stop=…} or {path='FILE', start=…, stop=…}"
         allowed = f"{_range(Fraction)}, a list of such numbers, or a table: {table}"
@@ -390,6 +398,10 @@ def _explain(message: str, merged: Layer) -> str:
     else:
         allowed = _range(hint)
     return f"{section}.{name}: expected {allowed}, got {_short(merged[section][name])}" if what else message
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _short(value: Any) -> str:

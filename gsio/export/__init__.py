@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -126,7 +126,7 @@ def export(
     *,
     frames: str = ":",
     crop: str = ":,:",
-    compression: Literal["auto", "deflate", "lz4", "zstd", "none"] = "auto",
+    compression: str = "auto",
     overwrite: bool = False,
     quiet: bool = True,
 ) -> int:

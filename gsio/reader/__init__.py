@@ -12,6 +12,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from gsio.codec import CODECS, Codec, decode
 from gsio.config import Config
 from gsio.errors import DataError, reason_of
 from gsio.inputs import open_regular, read_regular
@@ -38,8 +39,8 @@ class Frames:
         Frames that are decoded to read one; the chunk read last is kept. Frames of a shard, else of a chunk.
     """
 
-    def __init__(self, array: Any, frames: int, folder: Path | None) -> None:
-        self._array = array
+    def __init__(self, array: Any, frames: int, folder: Path | None, codec: Codec) -> None:
+        self._array, self._codec = array, codec
         self._folder = folder  # of the chunks, in Zarr
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
@@ -49,10 +50,7 @@ class Frames:
         self.dtype: np.dtype[Any] = array.dtype if self._scale is None else self._scale.dtype
         self.frames_per_chunk = array.chunks[0]
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
-        if folder is not None:
-            self.codec = "blosc" if array.compressors else "none"
-        else:
-            self.codec = {"gzip": "deflate", None: "none"}.get(array.compression, "blosc")
+        self.codec = codec.family
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -101,12 +99,10 @@ class Frames:
 
         Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
         """
-        from gsio.codec import decode
-
         lines = self._array.chunks[1]
         slabs, nbytes = range(-(-self.shape[1] // lines)), self._chunk_nbytes
         found = [
-            decode(self._encoded(number, slab), self.codec, self._array.dtype, nbytes).reshape(self._array.chunks)
+            decode(self._codec, self._encoded(number, slab), self._array.dtype, nbytes).reshape(self._array.chunks)
             for slab in slabs
         ]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
@@ -241,7 +237,8 @@ class Stack:
         there = min(root[name].shape[0] for name in saved)
         self.frames = there if most is None else min(there, most)
         folders = {name: path / name if path.is_dir() else None for name in saved}
-        self.fields = {name: Frames(root[name], self.frames, folders[name]) for name in saved}
+        self._codec = CODECS[self.config.output.compression]
+        self.fields = {name: Frames(root[name], self.frames, folders[name], self._codec) for name in saved}
         self.times: NDArray[np.float64] = np.asarray(root["time"][: self.frames])
 
     def __getattr__(self, name: str) -> Frames:
@@ -304,8 +301,8 @@ class Stack:
 
         if self.path.is_dir():
             return xarray.open_zarr(self.path, chunks=None)
-        if any(field.codec == "blosc" for field in self.fields.values()):
-            import_module("hdf5plugin")  # makes the filter known
+        if self._codec.hdf5 and self._codec.hdf5.plugin:
+            import_module(self._codec.hdf5.plugin)  # makes the filter known
         return xarray.open_dataset(self.path, engine="h5netcdf").isel(time=slice(self.frames))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gsio.config import Config
+from gsio.codec import CODECS
+from gsio.config import Config, Output
 from gsio.frames.metadata import AXES, DAMAGED, SERIES_CHUNK
 from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, read_regular
 
@@ -24,7 +25,6 @@ ATTRIBUTE_NBYTES = 1 << 20  # at most
 OBJECTS = 10_000  # at most, of a file
 STATISTICS = 100  # at most
 UNRECORDED = 1 << 16  # frames, at most, that a torn file can have more of one array than of another
-FILTERS = {"none": (), "deflate": (2, 1), "lz4": (32001,), "zstd": (32001,)}  # their numbers in HDF5
 
 
 def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         most = max(CHUNK_NBYTES, math.prod(shape) * dtype.itemsize)
         fits = math.prod(chunks) * dtype.itemsize <= most
         _expect(whole and fits, f"{name}: expected chunks of whole rows, {most} bytes at most, found {chunks}")
-        kind.check_codec(name, array, config.output.compression)
+        kind.check_codec(name, array, config.output)
         scale = array.attrs.get("scale_factor")
         scaled = scale is not None and np.ndim(scale) == 0 and math.isfinite(scale) and scale > 0
         right = scaled if dtype.kind == "u" else scale is None
@@ -120,9 +120,10 @@ class _HDF5:
         _expect(enough, f"{name}: expected {array.shape[0]} values, found {there} bytes of them")
         return int(array.shape[0])
 
-    def check_codec(self, name: str, array: Any, compression: str) -> None:
-        expected, found = FILTERS.get(compression), self._filters(array)
-        _expect(found == expected, f"{name}: expected the filters {expected} of {compression}, found {found}")
+    def check_codec(self, name: str, array: Any, output: Output) -> None:
+        codec, found = CODECS.get(output.compression), self._filters(array)
+        expected = codec.hdf5.numbers if codec and codec.hdf5 else None
+        _expect(found == expected, f"{name}: expected the filters {expected} of {output.compression}, found {found}")
 
     def _filters(self, array: Any) -> tuple[int, ...]:
         made = array.id.get_create_plist()
@@ -161,8 +162,8 @@ class _Zarr:
             _expect(whole, f"{name}: expected a regular file of {nbytes} bytes, c.{number}, found another")
         return int(array.shape[0])
 
-    def check_codec(self, name: str, array: Any, compression: str) -> None:
-        from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+    def check_codec(self, name: str, array: Any, output: Output) -> None:
+        from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
         codecs = list(array.metadata.codecs)
         if array.shards is not None:
@@ -173,9 +174,9 @@ class _Zarr:
                 known and cut and outer.index_location.value == "end", f"{name}: expected shards of gsio, not others"
             )
             codecs = list(outer.codecs)
-        expected = {"none": [BytesCodec], "lz4": [BytesCodec, BloscCodec], "zstd": [BytesCodec, BloscCodec]}
-        found = _kinds(codecs) == expected.get(compression)
-        _expect(found, f"{name}: expected the codecs of {compression}, found {', '.join(map(str, codecs))}")
+        codec = CODECS.get(output.compression)
+        same = codec and codec.zarr and _kinds(codecs) == [BytesCodec, *_kinds(codec.zarr(output.level))]
+        _expect(same, f"{name}: expected the codecs of {output.compression}, found {', '.join(map(str, codecs))}")
 
 
 def _kinds(codecs: Iterable[Any]) -> list[type]:

@@ -2,16 +2,17 @@
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from crc32c import crc32c
-from numcodecs import Shuffle, blosc
+from numcodecs import blosc
 from numpy.typing import NDArray
 
+from gsio.codec import CODECS
+from gsio.codec.checksum import frame_checksum
 from gsio.errors import DataError, GsioError
 from gsio.frames.metadata import DAMAGED, frame_steps
 from gsio.machine import available_memory, usable_cores
@@ -133,7 +134,7 @@ def check_frames(
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
     if not fields:
         return
-    per_chunk, shuffled = fields[0].frames_per_chunk, fields[0].codec == "deflate"
+    per_chunk, byte_planes = fields[0].frames_per_chunk, CODECS[stack.config.output.compression].byte_planes
     repaired = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
 
     def check(number: int) -> list[tuple[range, str]]:
@@ -145,7 +146,7 @@ def check_frames(
         wrong = []
         for frame in held:
             planes = [chunk[frame - held.start] for chunk in chunks]
-            found = frame_checksum(planes, shuffled)
+            found = frame_checksum(planes, byte_planes)
             if frame in repaired:
                 why = "'gsio repair' found this frame damaged; its values are missing"
             elif frame < len(checksums) and found != checksums[frame]:
@@ -180,11 +181,3 @@ def _threads(number: int) -> Iterator[Any]:
         return
     with ThreadPoolExecutor(number) as threads:
         yield threads.map
-
-
-def frame_checksum(planes: Sequence[NDArray[Any]], shuffled: bool) -> int:
-    """Return the crc32c of a frame, of its fields as they are stored, from the bytes as they were staged."""
-    checksum = 0
-    for plane in map(np.ascontiguousarray, planes):
-        checksum = crc32c(Shuffle(plane.itemsize).encode(plane) if shuffled else plane.data, checksum)
-    return checksum

@@ -282,7 +282,7 @@ class Pipeline:
                     self.solver.wait(block)
                 if block.first < self.first:
                     if not block.chunks:  # else the solver has taken the checksums
-                        codec.checksum(block, 0, block.count)
+                        codec.set_checksums(block, 0, block.count)
                     self._encoded.put(block)
                     continue
                 if block.first == self.first and self._before is not None and self._before.last:

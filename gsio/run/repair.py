@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio import codec
+from gsio.codec import CODECS, decode
+from gsio.codec.checksum import frame_checksum
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
@@ -30,7 +31,7 @@ from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
 from gsio.processes import end_with_parent, python_module, with_parent
 from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
-from gsio.reader.verify import check_frames, frame_checksum
+from gsio.reader.verify import check_frames
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
@@ -270,6 +271,8 @@ class Wreck:
             self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
         self._attributes.pop(DAMAGED, None)
         self._config = Config.from_toml(self._attributes["config"])
+        if (compression := self._config.output.compression) not in CODECS:
+            raise DataError(f"{output}: expected the compression {', '.join(CODECS)}, found {compression}")
         self._layout = layout_of(self._config, per_chunk)
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
@@ -350,11 +353,11 @@ class Wreck:
             places = records.frames["places"][frames.start]
             encoded = [[self._encoded(number, field, slab, *places[field, slab].tolist())
                         for slab in range(layout.slabs)] for field in range(len(layout.fields))]  # fmt: skip
-            how = codec.kind_of(self._config.output)
+            codec = CODECS[self._config.output.compression]
             with suppress(ValueError):
                 yield [
                     np.concatenate([
-                        codec.decode(chunk, how, layout.dtype, layout.chunk_nbytes).reshape(layout.chunk_shape)
+                        decode(codec, chunk, layout.dtype, layout.chunk_nbytes).reshape(layout.chunk_shape)
                         for chunk in slabs
                     ], axis=1)[:, : layout.shape[0]]
                     for slabs in encoded

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from gsio.codec import CODECS, codecs_for
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
@@ -23,10 +24,13 @@ def format_of(output: Path) -> str:
 def for_output(config: Config, output: Path) -> Config:
     """Return `config` with the compression that `output` gets; raise UsageError if its format does not have it."""
     what, compression = format_of(output), config.output.compression
+    allowed = {codec.name: codec for codec in codecs_for(what)}
     if compression == "auto":
-        compression = "deflate" if what == "HDF5" else "lz4"
-    if compression == "deflate" and what == "Zarr":
-        raise UsageError("output.compression: Zarr has no deflate with shuffled bytes; expected lz4, zstd or none")
+        compression = next(iter(allowed))
+    if compression not in allowed:
+        (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
+        expected = f"{', '.join(names)} or {last}"
+        raise UsageError(f"output.compression: {what} has no {compression}{how}; expected {expected}")
     if config.output.shard_frames and what == "HDF5":
         raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
     if (levels := config.output.pyramid) and what == "HDF5":
@@ -34,8 +38,9 @@ def for_output(config: Config, output: Path) -> Config:
     if min(config.grid.rows, config.grid.cols) >> levels == 0:
         least = min(config.grid.rows, config.grid.cols)
         raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
-    if compression == "deflate" and config.output.level > 3:
-        raise UsageError(f"output.level: expected 0 to 3 with deflate, got {config.output.level}")
+    if config.output.level not in (of_codec := allowed[compression].levels):
+        expected = f"{of_codec[0]} to {of_codec[-1]} with {compression}"
+        raise UsageError(f"output.level: expected {expected}, got {config.output.level}")
     dtype = np.dtype(config.stored)
     most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
     if config.output.keep_bits > most:

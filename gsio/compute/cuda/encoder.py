@@ -2,12 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.codec import CODECS
+from gsio.codec.interface import Kernels
 from gsio.frames.block import Block
 from gsio.frames.layout import FrameLayout
 
@@ -23,27 +25,23 @@ PLAN = np.dtype([
 ], align=True)  # fmt: skip
 
 
-class Codec(NamedTuple):
-    """What the kernels of a codec need."""
-
-    source: str
-    threads: int  # that make a stream
-    around: int  # bytes of a stream's slot beyond those before compression
-
-
-# A stream of Blosc has its size before it, one of deflate its Adler-32, aligned; and a word more can be read.
-CODECS = {"lz4": Codec("blosc.cu", 32, 8), "deflate": Codec("deflate.cu", 256, 32)}
-
-
 def needed_bytes(layout: FrameLayout) -> int:
     """Return the device memory that encoding takes: the frames of a block, and their streams."""
     return layout.block_nbytes + math.prod(streams_of(layout, layout.frames_per_block))
 
 
+def kernels_of(layout: FrameLayout) -> Kernels:
+    """Return the kernels of the codec by which a GPU encodes the chunks of `layout`."""
+    kernels = CODECS[layout.gpu_codec].kernels
+    assert kernels is not None  # else the layout would have no `gpu_codec`
+    return kernels
+
+
 def streams_of(layout: FrameLayout, frames: int) -> tuple[int, int]:
     """Return how many streams the chunks of so many frames have, and the bytes of the slot of each."""
-    blocks, block = layout.gpu_blocks
-    slot = -(-(block + CODECS[layout.gpu_codec].around) // 16) * 16
+    kernels = kernels_of(layout)
+    blocks, block = kernels.blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
+    slot = -(-(block + kernels.around) // 16) * 16
     return layout.chunks_of(frames) * blocks * layout.dtype.itemsize, slot
 
 
@@ -53,7 +51,7 @@ def plan_of(layout: FrameLayout) -> NDArray[np.void]:
     plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
     plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
     plan["slab"] = math.prod(layout.chunk_shape[1:])
-    plan["blocks"], plan["block"] = layout.gpu_blocks
+    plan["blocks"], plan["block"] = kernels_of(layout).blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
     _, plan["slot"] = streams_of(layout, 1)
     return plan
 
@@ -70,8 +68,8 @@ class ChunkEncoder:
     def __init__(self, layout: FrameLayout) -> None:
         """Take device memory for a block of `layout`."""
         self._layout = layout
-        self._codec = CODECS[layout.gpu_codec]
-        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", self._codec.source))
+        self._kernels = kernels_of(layout)
+        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", self._kernels.source))
         module = cupy.RawModule(code=code, options=("-std=c++17",))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
         self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
@@ -90,7 +88,7 @@ class ChunkEncoder:
         arguments: Any = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
         self._checksum((count * pieces,), (CHECKSUM_THREADS,), arguments)
         streams, plan = self._of(count)
-        self._encode((streams,), (self._codec.threads,), (frames, self._streams, self._sizes, plan))
+        self._encode((streams,), (self._kernels.threads,), (frames, self._streams, self._sizes, plan))
 
     def gather(self, count: int, chunks: Any) -> None:
         """Put the streams of `count` frames together in `chunks`, a chunk every `encoded_nbytes`, and note its end."""

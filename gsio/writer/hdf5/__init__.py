@@ -13,10 +13,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio import codec
+from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.files import is_file, publish, sync_folder, temporary_beside
@@ -40,7 +40,6 @@ from gsio.writer.protocol import FrameWriter, Target
 from gsio.writer.provenance import now
 
 LARGEST_CHUNK = 2**32 - 1  # of HDF5
-BLOSC = 32001  # registered number of the filter
 PLAIN = ("title", "coordinates", "cell_methods")  # which NCO and ncview take in ASCII of fixed length only
 VTK = "VTKHDF"
 OFFSETS = f"{VTK}/Steps/PointDataOffsets/"
@@ -95,7 +94,8 @@ class ChunkWriter:
         """Lay the file out, or cut it to the frames of which `target.series` are recorded."""
         config, layout, attributes = target.config, target.layout, target.attributes
         # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
-        pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if config.output.compression == "none" else {}
+        raw = CODECS[config.output.compression].raw
+        pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if raw else {}
         self._disk.reserve(0)
         self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
         series = frame_series(config, layout, []) if target.series is None else target.series
@@ -317,21 +317,9 @@ def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, An
 
 def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
     """Return what readers have to undo, as arguments of `create_dataset`."""
-    if config.output.compression == "none":
-        return {}
-    if (how := codec.blosc_of(config.output)) is None:
-        return {"shuffle": True, "compression": "gzip", "compression_opts": config.output.level}
-    compressor = {"lz4": 1, "zstd": 5}[how.cname]
-    options = (
-        2,
-        2,
-        layout.dtype.itemsize,
-        layout.chunk_nbytes,
-        how.clevel,
-        int(blosc.SHUFFLE),
-        compressor,
-    )  # versions first
-    return {"compression": BLOSC, "compression_opts": options, "allow_unknown_filter": True}
+    how = CODECS[config.output.compression].hdf5
+    assert how is not None  # `for_output` chose a codec that HDF5 has
+    return how.arguments(layout.dtype.itemsize, layout.chunk_nbytes, config.output.level)
 
 
 @contextmanager

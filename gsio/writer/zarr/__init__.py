@@ -23,9 +23,9 @@ import numpy as np
 import zarr
 from crc32c import crc32c
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from gsio import codec
+from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.files import LIBC, UNSUPPORTED, changed, publish, require_same, temporary_beside, write
 from gsio.frames.block import Block
@@ -209,15 +209,16 @@ class ZarrWriter:
     def _encode_levels(self, block: Block, part: int) -> None:
         """Compress and store the smaller levels of one part of `block`."""
         layout = self._layout
-        compress = codec.compressor(self._config.output, layout.dtype.itemsize)
+        output, itemsize = self._config.output, layout.dtype.itemsize
+        compress = CODECS[output.compression].encode
         numbers, slab = block.chunk_numbers(part)
         for number in numbers:
             for field, name in enumerate(layout.fields):
-                values = codec.gathered(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
+                values = codec.chunk_bytes(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
                 for level in levels_of(self._config):
                     values = halved(values)
                     key = _key(level_path(name, level), block.first // layout.frames_per_chunk + number, slab, layout)
-                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8))])
+                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8), itemsize, output.level)])
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
@@ -388,8 +389,9 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             chunk_key_encoding=keys,
         )
         series.attrs.update(series_attributes(name, layout))
-    how = codec.blosc_of(config.output)
-    compressor: Any = how and BloscCodec(cname=how.cname, clevel=how.clevel, blocksize=how.blocksize, shuffle="shuffle")
+    how = CODECS[config.output.compression].zarr
+    assert how is not None  # `for_output` chose a codec that Zarr has
+    compressors = how(config.output.level) or None
     for name in layout.fields:
         field = root.create_array(
             name,
@@ -397,7 +399,7 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
             dtype=layout.dtype,
             chunks=layout.chunk_shape,
             shards=(layout.frames_per_shard, *layout.chunk_shape[1:]) if layout.frames_per_shard else None,
-            compressors=compressor,
+            compressors=compressors,
             dimension_names=("time", *axes),
             chunk_key_encoding=keys,
         )
@@ -412,7 +414,7 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
                 shape=(0, *layout.shape[:-2], *smaller),
                 dtype=layout.dtype,
                 chunks=(layout.frames_per_chunk, lines, *(*layout.shape[:-2], *smaller)[1:]),
-                compressors=compressor,
+                compressors=compressors,
                 dimension_names=("time", *axes),
                 chunk_key_encoding=keys,
             )

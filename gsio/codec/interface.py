@@ -1,0 +1,98 @@
+"""The type of a codec: each file of this folder makes one or two values of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Hdf5Filter(NamedTuple):
+    """The filters by which HDF5 decodes the chunks of a codec.
+
+    Attributes
+    ----------
+    numbers
+        The registered numbers of the filters, in the order in which a writer applies them.
+    arguments
+        From the bytes of a value, the bytes of a chunk, and the level, to arguments of h5py's `create_dataset`.
+    plugin
+        The package that a reader with h5py needs; "" if h5py has the filters.
+    """
+
+    numbers: tuple[int, ...]
+    arguments: Callable[[int, int, int], dict[str, Any]]
+    plugin: str = ""
+
+
+class Kernels(NamedTuple):
+    """The CUDA kernels of a codec: they cut a chunk into blocks of cells, and encode each byte plane of a block apart.
+
+    Attributes
+    ----------
+    source
+        A file in gsio/compute/cuda/kernels.
+    threads
+        The threads that encode one segment, the bytes of one plane of a block.
+    around
+        The bytes that the slot of a segment has beyond the bytes before compression.
+    levels
+        The levels of the codec at which a GPU may encode.
+    blocks
+        From the cells of a chunk and the bytes of a cell, to the number of blocks and the cells of a block. The last
+        block can be shorter.
+    headers
+        From the numbers of blocks and of segments, to the bytes that they add to a chunk in which nothing shrinks.
+    """
+
+    source: str
+    threads: int
+    around: int
+    levels: range
+    blocks: Callable[[int, int], tuple[int, int]]
+    headers: Callable[[int, int], int]
+
+
+class Codec(NamedTuple):
+    """All that gsio knows of a codec: whatever differs between codecs is asked here, and no name is compared.
+
+    Attributes
+    ----------
+    name
+        The value of `output.compression`.
+    family
+        The name that `gsio info` shows: a reader needs to know no more.
+    encode
+        From the bytes of a chunk (uint8 [byte]), the bytes of a value, and the level, to bytes-like. It releases the
+        interpreter lock.
+    decode
+        From the bytes-like that `encode` returned, the bytes of a value, and the size of the chunk, to bytes-like in
+        C order. It allocates at most one byte more than that size; a damaged chunk raises any exception.
+    levels
+        The values that `output.level` may have.
+    hdf5, zarr
+        The filter of HDF5; and the function from the level to zarr-python's compressors. None where the format has no
+        such codec.
+    byte_planes
+        Whether `encode` gets all first bytes of the values, then all second bytes, …; else it gets C order.
+    raw
+        Whether chunks are stored as they are.
+    kernels
+        The kernels by which a GPU encodes, if there are any.
+    """
+
+    name: str
+    family: str
+    encode: Callable[[NDArray[np.uint8], int, int], Any]
+    decode: Callable[[Any, int, int], Any]
+    levels: range
+    hdf5: Hdf5Filter | None
+    zarr: Callable[[int], list[Any]] | None
+    byte_planes: bool = False
+    raw: bool = False
+    kernels: Kernels | None = None
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats that can hold chunks of this codec."""
+        return tuple(name for name, how in (("HDF5", self.hdf5), ("Zarr", self.zarr)) if how is not None)
