@@ -26,7 +26,7 @@ class Hdf5Filter(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The CUDA kernels that encode chunks as a codec does: a chunk in blocks of cells, each byte plane of a block apart.
+    """The CUDA kernels of a codec: they cut a chunk into blocks of cells, and encode each byte plane of a block apart.
 
     Attributes
     ----------

@@ -145,12 +145,10 @@ def test_the_bytes_are_those_of_the_plain_formats(kind: str) -> None:
     assert encoded_of(CODECS["none"], values, 1) == values.tobytes()
 
 
-with_kernels = pytest.mark.parametrize(
-    "codec", [codec for codec in SHIPPED if codec.kernels], ids=lambda codec: codec.name
-)
+WITH_KERNELS = [codec for codec in SHIPPED if codec.kernels]
 
 
-@with_kernels
+@pytest.mark.parametrize("codec", WITH_KERNELS, ids=lambda codec: codec.name)
 @given(cells=st.integers(1, 1 << 28), itemsize=st.sampled_from([1, 2, 4, 8]))
 def test_the_blocks_of_a_gpu_hold_each_cell_once(codec: Codec, cells: int, itemsize: int) -> None:
     assert codec.kernels is not None
