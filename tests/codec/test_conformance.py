@@ -146,8 +146,6 @@ def test_the_bytes_are_those_of_the_plain_formats(kind: str) -> None:
 
 
 WITH_KERNELS = [codec for codec in SHIPPED if codec.kernels]
-    "codec", [codec for codec in SHIPPED if codec.kernels], ids=lambda codec: codec.name
-)
 
 
 @pytest.mark.parametrize("codec", WITH_KERNELS, ids=lambda codec: codec.name)
