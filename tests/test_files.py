@@ -20,7 +20,8 @@ import gsio
 from gsio import export, files
 from gsio.bench import tables
 from gsio.bench.tables import Column, Results, Row, Table
-from gsio.cli import TABLES, cli, main
+from gsio.cli import cli, main
+from gsio.cli.bench import TABLES
 from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
 from gsio.run import checkpoints, status
