@@ -59,7 +59,7 @@ WRITES = {
     ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
-        (f"bench {name}", "json_path"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
+        (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
         for name in TABLES
     },
     **{
