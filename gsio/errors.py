@@ -2,7 +2,7 @@
 
 GsioError
 ├── UsageError        2   bad option, configuration or environment; nothing was touched
-│   └── TakenError        a name that something else took while what is to have it was made
+│   └── TakenError        something else took the name of a new file while the file was written
 ├── DataError        65   data do not match: a corrupt or foreign file, a checkpoint of another configuration
 ├── DivergenceError  70   the simulation produced a non-finite value
 ├── StorageError     74   storage failed; what is committed is intact
@@ -23,11 +23,11 @@ class UsageError(GsioError):
 
 
 class TakenError(UsageError):
-    """A name that was free, and that something else took before what is made could have it; that stays."""
+    """Something else took the name of a new file while the file was written. The other file stays."""
 
 
 class DataError(GsioError):
-    """A file that is corrupt, or not what it has to be."""
+    """A file is corrupt or of another kind."""
 
     exit_code = 65
 

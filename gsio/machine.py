@@ -1,19 +1,15 @@
-"""What the NVIDIA driver says of this machine, asked without CuPy."""
+"""The resources of this machine: GPUs and their driver, asked without CuPy, memory, disk and cores."""
 
+import ctypes
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import psutil
 
 from gsio.files import UNSUPPORTED
-
-if TYPE_CHECKING:
-    pass
-import ctypes
-from typing import NamedTuple
 
 
 class Driver(NamedTuple):
@@ -24,7 +20,7 @@ class Driver(NamedTuple):
 
 
 def find_driver() -> Driver | None:
-    """Return what the driver knows, or None where there is no driver or it does not start."""
+    """Return the version and the GPUs of the driver, or None if no driver starts."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -53,8 +49,8 @@ def how_to_install_cupy(driver: Driver) -> str:
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-# Of a control group, cgroups(7), by the controllers its line names: where it is, the files of its limit and of what it
-# has taken, and of the latter what files left behind, which is given back.
+# For each version of control groups, by the controllers in their line: the folder, the files of the limit and of the
+# usage, and the entry of memory.stat with the page cache that the kernel can take back. See cgroups(7).
 MEMORY = {
     "": (".", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from gsio.errors import NO_THREAD, GsioError
 
 PARENT = "_GSIO_PARENT"  # a variable: the id of the process with which one of its children ends
-PARENT_SECONDS = 1.0  # between two looks at one that is no direct parent
+PARENT_SECONDS = 1.0  # between two looks at a process that is not the direct parent
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 LIBC = ctypes.CDLL(None)
 
@@ -89,7 +89,7 @@ def _end_after(parent: int, number: int) -> None:
 
 
 def check_threads(number: int) -> None:
-    """Raise GsioError unless so many threads can be started now: OpenMP ends the process, with 1, where one cannot."""
+    """Raise GsioError unless `number` threads can be started now. Without a thread OpenMP would exit with code 1."""
     done = threading.Event()
     threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(number)]
     started = 0

@@ -10,6 +10,8 @@ import select
 import sys
 from typing import Any, TextIO
 
+from gsio.inputs import printable
+
 PATIENCE_SECONDS = 2.0  # that a reader of stderr may take before text is dropped for the first time
 
 
@@ -80,3 +82,10 @@ def error_of(stream: Any) -> OSError | None:
     """Return why text that was written to a stream of the program was dropped, or None."""
     error = getattr(getattr(getattr(stream, "buffer", None), "raw", None), "error", None)
     return error if isinstance(error, OSError) else None
+
+
+def say(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print a line to stdout or stderr, with the characters spelled out that would control a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # a service can lack one
+        print(printable(str(text)), file=stream, end="\n" if nl else "", flush=True)

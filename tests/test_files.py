@@ -20,7 +20,8 @@ import gsio
 from gsio import export, files
 from gsio.bench import tables
 from gsio.bench.tables import Column, Results, Row, Table
-from gsio.cli import TABLES, cli, main
+from gsio.cli import cli, main
+from gsio.cli.bench import TABLES
 from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
 from gsio.run import checkpoints, status
@@ -58,7 +59,7 @@ WRITES = {
     ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
-        (f"bench {name}", "json_path"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
+        (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
         for name in TABLES
     },
     **{

@@ -144,3 +144,18 @@ def test_git_ignores_what_runs_leave(
         path.name for path in tmp_path.iterdir()
     }
     assert git(tmp_path, "status", "--porcelain", "--untracked-files=all") == "?? .gitignore"
+
+
+@pytest.mark.parametrize("name", gsio.__all__)
+def test_every_exported_name_is_importable_and_has_a_docstring(name: str) -> None:
+    exported = getattr(gsio, name)
+    if name == "__version__":
+        assert exported.count(".") == 2
+    else:
+        assert exported.__doc__
+        assert exported.__doc__.strip().splitlines()[0].endswith(".")
+
+
+def test_the_package_exports_what_it_promises_and_says_that_it_has_types() -> None:
+    assert sorted(gsio.__all__) == ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate"]
+    assert (Path(gsio.__file__).parent / "py.typed").is_file()

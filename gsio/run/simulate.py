@@ -83,7 +83,7 @@ def simulate(
         The run ended early; every committed frame is in the file.
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("auto", quiet=True)
+        configure("text", quiet=True)
     began = time.perf_counter()
     output, timeline = Path(output), None if timeline is None else Path(timeline)
     if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself

@@ -13,7 +13,7 @@ from gsio.files import new_file
 from gsio.inputs import parse_json, read_regular
 
 DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`
-MOST = 200_000  # intervals that are kept: 40 MB, and 25,000 blocks or more
+MAX_INTERVALS = 200_000  # kept: 40 MB, at least 25,000 blocks
 TIMELINE_NBYTES = 48 << 20  # at most, of so many intervals as JSON
 
 
@@ -39,7 +39,7 @@ class Recording(NamedTuple):
 class Timeline:
     """The last `most` intervals of a run, in the order in which they ended."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_INTERVALS) -> None:
         self._most = most
         self._kept: deque[Interval] = deque()
         self._dropped = 0

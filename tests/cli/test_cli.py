@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import h5py
 import numpy as np
 import pytest
 import structlog
+from click.shell_completion import ShellComplete
 from numcodecs import blosc
 from patience import DEADLINE
 from PIL import Image
 
 import gsio
-from gsio.cli import main
+from gsio.cli import cli, main
 from gsio.config import load_config, preset_names
 from gsio.reader import open_stack
 
@@ -420,7 +422,7 @@ def test_a_diverging_run_names_frame_and_step_and_keeps_the_frames_before(
         ("gsio.run.simulate.simulate", ["run", *SMALL, "-q", "-o", "run.h5"]),
         ("gsio.run.status.open_committed", ["info", "run.h5"]),
         ("gsio.cli.doctor.findings", ["doctor"]),
-        ("gsio.cli.load_config", ["config", "show"]),
+        ("gsio.cli.options.load_config", ["config", "show"]),
     ],
 )
 def test_an_internal_error_is_one_line_and_70(
@@ -624,3 +626,78 @@ def test_a_chunk_decodes_to_no_more_than_its_size(compression: str, folder: Path
     finally:
         tracemalloc.stop()
     assert "cannot be decoded" in capsys.readouterr().out
+
+
+def test_help_of_a_run_has_headings_and_the_defaults_of_the_keys_in_80_columns(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["run", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    headings = re.findall(r"^(\S.*):$", shown, re.MULTILINE)
+    assert headings == ["Model and grid", "Run", "What is saved", "Files", "Display", "General"]
+    text = " ".join(shown.split())
+    for default in ("Give the grid N rows. [default: 1080]", "Save N frames. [default: 1000]", "[default: 0.014]"):
+        assert default in text
+
+
+def commands(group: click.Group, name: str = "gsio") -> Iterator[tuple[str, click.Command]]:
+    yield name, group
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {command.name}")
+        else:
+            yield f"{name} {command.name}", command
+
+
+def test_every_command_and_option_explains_itself_in_sentences() -> None:
+    for name, command in commands(cli):
+        assert re.match(r"[A-Z].*\.", command.help or ""), name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert re.fullmatch(r"[A-Z].*\.", parameter.help or ""), (name, parameter.name)
+                assert not re.match(r"(Of|That|Which|As)\b", parameter.help or ""), (name, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("gsio run --backend cup", ["cupy", "cupy-arrays", "cupynumeric"]),
+        ("gsio run --compression lz", ["lz4"]),
+        ("gsio run --resume --store uint", ["uint16", "uint8"]),
+        ("gsio config show --preset al", ["alpha"]),
+        ("gsio run --fields u", ["u", "u,v"]),
+        ("gsio run --set output.keep", ["output.keep_bits="]),
+        ("gsio presets mi", ["mitosis"]),
+        ("gsio export --compression d", ["deflate"]),
+        ("gsio ver", ["verify"]),
+    ],
+)
+def test_a_shell_completes_values(line: str, expected: list[str]) -> None:
+    *before, start = line.removeprefix("gsio ").split(" ")
+    found = ShellComplete(cli, {}, "gsio", "_GSIO_COMPLETE").get_completions(before, start)
+    assert [item.value for item in found] == expected
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--resume", "auto"], ["--resume=auto"], ["--resume", "mine.toml"]])
+def test_resume_begins_or_continues_in_all_its_forms(words: list[str]) -> None:
+    Path("mine.toml").write_text("[model]\nfeed = 0.02")
+    for _ in range(2):
+        assert main(["run", *SMALL, "-q", "-o", "run.h5", *words]) == 0
+    with open_stack(Path("run.h5")) as stack:
+        assert stack.frames == 3
+        assert ("feed = 0.02" in stack.attributes["config"]) == ("mine.toml" in words)
+
+
+@pytest.mark.parametrize("words", [["--resume", "must"], ["--resume=must"]])
+def test_resume_can_require_the_output(words: list[str], capsys: Captured) -> None:
+    assert main(["run", *SMALL, "-q", "-o", "run.h5", *words]) == 2
+    assert "does not exist" in error_line(capsys)
+
+
+def test_events_off_a_terminal_are_text(capsys: Captured) -> None:
+    assert main(["run", *SMALL, "-o", "run.h5"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1
+    assert all(line.startswith("gsio: ") for line in lines)

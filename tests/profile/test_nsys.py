@@ -243,7 +243,7 @@ def test_profile_under_nsys_reports_of_both(
     assert err == ""
     assert "1 blocks in 0.010 s (Nsight Systems)" in out
     assert out.index("spans and device events") < out.index("Nsight Systems")
-    assert "The two differ by at most " in out.splitlines()[-1]
+    assert "The two results differ by at most " in out.splitlines()[-1]
     assert left(folder) - BESIDE == {"run.h5", "kept.nsys-rep"}
 
 

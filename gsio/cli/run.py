@@ -1,0 +1,128 @@
+"""Commands that simulate: run and profile."""
+
+import uuid
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gsio.cli.options import (
+    DISPLAY,
+    FILES,
+    Command,
+    Option,
+    configuration,
+    debug_option,
+    file_option,
+    output_option,
+    overwrite_option,
+    quiet_option,
+)
+from gsio.config import Config
+from gsio.streams import say
+
+RESUME_MODES = ("no", "auto", "must")
+
+
+class _RunCommand(Command):
+    """A command that takes --resume without a value for --resume=auto."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the value out: click would take any word after a bare --resume, such as CONFIG, for it."""
+        pairs = pairwise([*args, ""])
+        args = ["--resume=auto" if word == "--resume" and after not in RESUME_MODES else word for word, after in pairs]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_RunCommand)
+@configuration
+@output_option(required=True, text="Write the frames to PATH, which ends in .h5, .hdf5 or .zarr.")
+@overwrite_option("the output")
+@click.option(
+    "--resume", cls=Option, type=click.Choice(RESUME_MODES), default="no", metavar="[=auto|must|no]", heading=FILES,
+    help="Continue the output. Without a value, or with auto, a missing output is begun; must requires one.",
+)  # fmt: skip
+@click.option(
+    "--discard-after", cls=Option, type=click.IntRange(0), metavar="N", heading=FILES,
+    help="Together with --resume=must: keep the first N committed frames and discard the others.",
+)  # fmt: skip
+@file_option("--timeline", "PATH.json", "Save a timeline of all threads and the device, for Perfetto.")
+@click.option(
+    "--metrics-port", cls=Option, type=int, metavar="PORT", heading=DISPLAY,
+    help="Offer progress and throughput to Prometheus at this port of localhost.",
+)  # fmt: skip
+@click.option(
+    "--log-format", cls=Option, type=click.Choice(["text", "json"]), default="text", show_default=True,
+    heading=DISPLAY, help="Write events to stderr as lines of text or of JSON.",
+)  # fmt: skip
+@quiet_option("Show neither progress nor a summary.")
+@debug_option
+def run(config: Config, output: Path, metrics_port: int | None, quiet: bool, **options: Any) -> None:
+    """Simulate and save every frame.
+
+    CONFIG is a TOML file that changes some of the keys that 'gsio config show' lists.
+    """
+    import structlog
+
+    from gsio import log
+    from gsio.run.pipeline import Pipeline
+    from gsio.run.progress import shown
+    from gsio.run.simulate import simulate
+    from gsio.run.status import metrics
+
+    structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
+    log_format, debug = options.pop("log_format"), options.pop("debug")
+    with metrics(metrics_port) as show, shown(quiet=quiet) as bar:
+
+        def watch(pipeline: Pipeline) -> None:
+            bar(pipeline)
+            show(pipeline)
+
+        log.configure(log_format, quiet=quiet, debug=debug)  # after the bar, so that events are printed above it
+        summary = simulate(config, output, **options, watch=watch)
+    if not quiet and summary is not None:
+        say(summary)
+
+
+@click.command(cls=Command)
+@configuration
+@output_option(required=False, text="Keep the output of the run at PATH; without it the output is deleted.")
+@overwrite_option("the output")
+@file_option("--timeline", "PATH.json", "Save a timeline of all threads and the device, for Perfetto.")
+@file_option("--plot", "PATH", "Draw the result as .png or .svg.")
+@file_option("--report", "PATH.nsys-rep", "Keep the report of Nsight Systems.")
+@file_option("--read", "FILE", "Run nothing: report on FILE, a timeline or a report of Nsight Systems made before.")
+@quiet_option("Show no progress.")
+@debug_option
+def profile(
+    config: Config,
+    output: Path | None,
+    overwrite: bool,
+    timeline: Path | None,
+    plot: Path | None,
+    report: Path | None,
+    read: Path | None,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Run a job, and report what limits the run.
+
+    The report also says how much other work overlapped with computing. If nsys is on PATH, Nsight Systems records the
+    run too, and both results are reported.
+    """
+    from gsio import log
+    from gsio.profile import disagreement, read_report
+    from gsio.profile import profile as run_profiled
+    from gsio.run.progress import shown
+
+    if read is not None:
+        say(read_report(read))
+        return
+    with shown(quiet=quiet) as watch:
+        log.configure("text", quiet=True, debug=debug)
+        files = {"to_timeline": timeline, "plot": plot, "report": report}
+        reports = run_profiled(config, output, overwrite=overwrite, **files, quiet=quiet, watch=watch)
+    say("\n\n".join(map(str, reports)))
+    if len(reports) > 1:
+        say(f"\nThe two results differ by at most {disagreement(reports):.1%} of the loop.")
