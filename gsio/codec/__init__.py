@@ -43,22 +43,22 @@ def checksum(block: Block, first: int, last: int) -> None:
         block.checksums[frame] = crc32c(block.data[frame])
 
 
-def encode(block: Block, output: Output, part: int) -> None:
-    """Set the chunks of one part of `block`, and with the first slab the checksums; the GIL is free meanwhile.
+def encode(block: Block, output: Output, task: int) -> None:
+    """Set the chunks of one task of `block`, and with the first slab the checksums; the GIL is free meanwhile.
 
     Nothing is left to do if the solver did. A checksum comes after its chunk: its bytes are in the cache then, and it
     takes half as long.
     """
     layout = block.layout
-    compress = compressor(output, layout.dtype.itemsize)
-    numbers, slab = block.chunk_numbers(part)
+    compress = compressor(output, layout.frame.dtype.itemsize)
+    numbers, slab = block.chunk_numbers(task)
     for number in numbers:
         if (number, slab) in block.chunks:
             return
-        chunk = [compress(gathered(block, number, slab, field)) for field in range(len(layout.fields))]
+        chunk = [compress(gathered(block, number, slab, field)) for field in range(len(layout.frame.fields))]
         block.chunks[number, slab] = chunk
         if slab == 0:
-            checksum(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
+            checksum(block, number * layout.chunks.frames_per_chunk, (number + 1) * layout.chunks.frames_per_chunk)
 
 
 def kind_of(output: Output) -> str:
@@ -75,24 +75,24 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
     layout, kept, count = block.layout, len(before[0]), block.count
     if block.chunks:
         fresh = []
-        for field in range(len(layout.fields)):
+        for field in range(len(layout.frame.fields)):
             slabs = [
                 np.concatenate([
-                    decode(bytes(block.chunks[number, slab][field]), kind_of(output), layout.dtype)
-                    .reshape(layout.chunk_shape)
-                    for number in range(-(-count // layout.frames_per_chunk))
+                    decode(bytes(block.chunks[number, slab][field]), kind_of(output), layout.frame.dtype)
+                    .reshape(layout.chunks.chunk_shape)
+                    for number in range(-(-count // layout.chunks.frames_per_chunk))
                 ])
-                for slab in range(layout.slabs)
+                for slab in range(layout.chunks.slabs)
             ]  # fmt: skip
-            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.shape[0]])
+            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.frame.shape[0]])
         block.chunks = {}
-        for frame, field in np.ndindex(count, len(layout.fields)):
+        for frame, field in np.ndindex(count, len(layout.frame.fields)):
             block.put(kept + frame, field, fresh[field][frame])
     else:
         block.data[kept : kept + count] = block.data[:count].copy()
     block.statistics[kept : kept + count] = block.statistics[:count].copy()
     block.statistics[:kept] = 0
-    for frame, field in np.ndindex(kept, len(layout.fields)):
+    for frame, field in np.ndindex(kept, len(layout.frame.fields)):
         block.put(frame, field, before[field][frame])
     block.first, block.count, block.kept = block.first - kept, kept + count, kept
 
@@ -197,13 +197,13 @@ def _is_noise(chunk: NDArray[np.uint8], every: int) -> NDArray[np.bool_]:
 def gathered(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
     """Return the bytes [byte] of one field of a chunk, in the order its codec wants; a view if that is theirs now."""
     layout = block.layout
-    planes = layout.dtype.itemsize if layout.shuffle else 1  # those of all frames lie together
-    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
-    frames = block.data[frame : min(frame + layout.frames_per_chunk, block.count), field]
-    lines = frames.reshape(len(frames), planes, layout.shape[0], -1)[:, :, line : line + layout.lines_per_chunk]
-    found = lines.swapaxes(0, 1)
-    if found.size < layout.chunk_nbytes:
-        chunk = np.zeros((planes, *layout.chunk_shape[:2], found.shape[-1]), np.uint8)
+    planes = layout.frame.dtype.itemsize if layout.frame.shuffle else 1  # those of all frames lie together
+    frame, line = number * layout.chunks.frames_per_chunk, slab * layout.chunks.lines_per_chunk
+    frames = block.data[frame : min(frame + layout.chunks.frames_per_chunk, block.count), field]
+    lines = frames.reshape(len(frames), planes, layout.frame.shape[0], -1)
+    found = lines[:, :, line : line + layout.chunks.lines_per_chunk].swapaxes(0, 1)
+    if found.size < layout.chunks.chunk_nbytes:
+        chunk = np.zeros((planes, *layout.chunks.chunk_shape[:2], found.shape[-1]), np.uint8)
         chunk[:, : len(frames), : found.shape[2]] = found
         found = chunk
     return found.reshape(-1)

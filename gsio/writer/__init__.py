@@ -20,7 +20,7 @@ def format_of(output: Path) -> str:
     return FORMATS[output.suffix]
 
 
-def for_output(config: Config, output: Path) -> Config:
+def with_codec(config: Config, output: Path) -> Config:
     """Return `config` with the compression that `output` gets; raise UsageError if its format does not have it."""
     what, compression = format_of(output), config.output.compression
     if compression == "auto":
