@@ -15,10 +15,11 @@ from gsio.bench.tables import Column, Found, Options, Row, Table
 from gsio.compute.host import ArraySolver, beginning
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.layout import BlockLayout
 from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, largest_eigenvalue
 from gsio.model.start import Start
+from gsio.run.plan import layout_of
 
 SECONDS = 0.3  # of one measurement, at least
 LABELS = {
@@ -62,7 +63,7 @@ extern "C" __global__ void naive(const float* u, const float* v, float* u_new, f
 """
 
 
-def naive(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+def naive(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
     """Return a solver of the default stencil, periodic, float32: one fused step a launch, one thread a cell."""
     import cupy
 
@@ -172,7 +173,7 @@ def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) 
     backend = "cupy" if contender == "naive" else contender
     config = load_config(overrides={**RANDOM, "run.backend": backend, **changes}, environ={})
     solver, error = checked_solver(config, device, naive if contender == "naive" else None)
-    steps, cells = config.run.steps_per_frame, layout_of(config).cells
+    steps, cells = config.run.steps_per_frame, layout_of(config).frame.cells
     solver.advance(steps)
     seconds = getattr(solver, "seconds", partial(wall_seconds, solver))
     times = 1

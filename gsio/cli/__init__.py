@@ -408,8 +408,8 @@ def tune(
     """
     config = _load(config_path, preset, assignments, options)
     from gsio.compute import tune
-    from gsio.frames.layout import layout_of
     from gsio.run.initial import initial_state
+    from gsio.run.plan import layout_of
 
     for tiling, speed in tune(config, layout_of(config), initial_state(config)):
         _say(f"{speed:8.1f} Gcell/s  {tiling}")
