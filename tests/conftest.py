@@ -3,7 +3,7 @@
 import fcntl
 import itertools
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from gsio.compute.peers import numpy as reference
 from gsio.config import Config, load_config
-from gsio.frames.layout import layout_of
+from gsio.frames.sizes import DEFAULT
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 SMALL = {
     "grid.rows": 12,
@@ -60,6 +61,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             changes = {**SMALL, "run.threads": 1, "model.precision": precision, key: value}
             config = load_config(overrides=changes, environ={})
             CpuSolver(config, layout_of(config), initial_state(config))
+
+
+@pytest.fixture(autouse=True)
+def default_sizes() -> Iterator[None]:
+    """Let `small_blocks` last until the end of a test."""
+    before = DEFAULT.set(DEFAULT.get())
+    yield
+    DEFAULT.reset(before)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from gsio.errors import DataError, TakenError, UsageError
 from gsio.run import checkpoints, status
 from gsio.run import simulate as running
 from gsio.run.pipeline import Pipeline
+from gsio.testing import small_blocks
 
 Captured = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -357,7 +358,7 @@ def test_export_does_not_replace_what_a_run_writes(output: str, source: Path, me
 def test_export_removes_what_the_replaced_run_left(
     output: str, source: Path, make_config: Make, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 1)
+    small_blocks(block_bytes=1, chunk_bytes=4 << 20)
     path = Path(output)
     compression = "lz4" if path.suffix == ".zarr" else "deflate"
     config = make_config({"run.frames": 10**5, "run.checkpoint_every": 1, "output.compression": compression})

@@ -21,9 +21,9 @@ from gsio.compute.peers import numpy as reference
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import layout_of
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 from gsio.trace import timeline
 
 Make = Callable[..., Config]
@@ -87,13 +87,13 @@ def test_a_grid_too_large_for_the_gpu_is_refused(make_config: Make, monkeypatch:
     monkeypatch.setattr("gsio.compute.cuda.solver.free_bytes", lambda device: 1_000_000)
     config = make_config({"run.backend": "cupy", "grid.rows": 1000, "grid.cols": 1000})
     with pytest.raises(UsageError, match=r"device memory, 0\.0 GB are available"):
-        open_solver(config, layout_of(config), 3, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 3, initial_state)
 
 
 def test_a_gpu_that_is_not_there_is_refused(make_config: Make) -> None:
     config = make_config({"run.backend": "cupy", "run.device": 999})
     with pytest.raises(UsageError, match=r"run\.device"):
-        open_solver(config, layout_of(config), 3, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 3, initial_state)
 
 
 def some_tilings(job: Job, device: Device) -> list[Tiling]:
@@ -137,7 +137,7 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
         }
     )
     layout, start = layout_of(config), initial_state(config)
-    u, v = np.random.default_rng(5).random((2, *layout.shape), np.float32).astype(np.float64)
+    u, v = np.random.default_rng(5).random((2, *layout.frame.shape), np.float32).astype(np.float64)
     start = start._replace(u=u, v=v)
     oracle = reference.solver(config, layout, start)
     oracle.advance(37)
@@ -206,11 +206,11 @@ def test_the_gpu_encodes_what_the_cpu_would(
     grid = {"grid.rows": shape[0], "grid.cols": shape[1], "run.steps_per_frame": 1, "run.backend": "cupy"}
     config = make_config({"run.frames": 3, **grid, "output.compression": compression, **changes})
     layout, start = layout_of(config), initial_state(config)
-    few = -(-config.run.frames // layout.frames_per_chunk) * layout.frames_per_chunk
+    few = -(-config.run.frames // layout.chunks.frames_per_chunk) * layout.chunks.frames_per_chunk
     layout = replace(layout, frames_per_block=min(few, layout.frames_per_block))
     assert layout.gpu_codec == compression
-    rng, cell = np.random.default_rng(3), np.arange(layout.cells)
-    u, v = (FIELDS[kind](rng, cell).reshape(layout.shape) for _ in "uv")
+    rng, cell = np.random.default_rng(3), np.arange(layout.frame.cells)
+    u, v = (FIELDS[kind](rng, cell).reshape(layout.frame.shape) for _ in "uv")
     start = start._replace(u=u, v=v)
     solvers = [CudaSolver(config, some, start) for some in (layout, replace(layout, gpu_codec=""))]
     blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for solver in solvers]
@@ -221,7 +221,7 @@ def test_the_gpu_encodes_what_the_cpu_would(
             solver.wait(block)
         encoded, raw = blocks
         assert raw.chunks == {}
-        for slab in range(layout.slabs):
+        for slab in range(layout.chunks.slabs):
             chunks = dict(encoded.chunks)
             for block in blocks:
                 codec.encode(block, config.output, slab)
@@ -230,7 +230,7 @@ def test_the_gpu_encodes_what_the_cpu_would(
         for place, chunks in raw.chunks.items():
             for mine, theirs in zip(encoded.chunks[place], chunks, strict=True):
                 assert DECODERS[compression](mine) == DECODERS[compression](theirs)
-                assert kind != "zero" or len(mine) < 200 + layout.chunk_nbytes / 50
+                assert kind != "zero" or len(mine) < 200 + layout.chunks.chunk_nbytes / 50
         np.testing.assert_array_equal(encoded.checksums[:count], raw.checksums[:count])
         np.testing.assert_array_equal(encoded.statistics[:count], raw.statistics[:count])
 

@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import h5py
 import numpy as np
@@ -36,7 +35,7 @@ from PIL import Image
 import gsio
 from gsio.cli import main
 from gsio.errors import Interrupted
-from gsio.frames import layout as staging
+from gsio.testing import small_blocks
 
 SEED = 18
 SHORT, LONG = 88, 128  # cases; LONG: for each further round
@@ -69,7 +68,7 @@ def make_outputs(folder: Path) -> None:
     for name in STOPPED:
         config = gsio.load_config(overrides={**SMALL, **SLOW}, environ={})
         # Many blocks, so that a run which is to stop does so before its end.
-        many = mock.patch.object(staging, "BLOCK_BYTES", 8 * 2 * 12 * 17 * 4)
+        many = small_blocks(block_bytes=8 * 2 * 12 * 17 * 4, chunk_bytes=4 << 20)
         with many, contextlib.suppress(Interrupted):
             gsio.simulate(config, folder / name, watch=lambda pipeline: pipeline.stop("the test"))
 

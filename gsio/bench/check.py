@@ -8,9 +8,9 @@ import numpy as np
 from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config
-from gsio.frames.layout import layout_of
 from gsio.model.gray_scott import check_stability, step
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # relative L2
 STEPS = 32
@@ -21,9 +21,9 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
 
     The reference runs on the GPU if `device` is "gpu". Raises ValueError if the error is too large.
     """
-    start, layout = initial_state(config), layout_of(config)
+    start, layout = initial_state(config), layout_of(config, config.run.backend)
     check_stability(config.model, start.feed, start.kill)
-    solver = make(config, layout, start) if make else open_solver(config, layout, 1, initial_state)
+    solver = make(config, layout, start) if make else open_solver(config.run.backend, config, layout, 1, initial_state)
     solver.advance(STEPS)
     found = solver.fields()
     xp: Any = np

@@ -15,10 +15,11 @@ from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.compute.host import ArraySolver, beginning
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.layout import BlockLayout
 from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, largest_eigenvalue
 from gsio.model.start import Start
+from gsio.run.plan import layout_of
 
 MIN_SECONDS = 0.3  # of one measurement
 SLOW = ("torch-compile",)  # these take minutes to start
@@ -50,7 +51,7 @@ extern "C" __global__ void naive(const float* u, const float* v, float* u_new, f
 """
 
 
-def naive(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+def naive(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
     """Return a solver of the default stencil, periodic, float32: one fused step a launch, one thread a cell."""
     import cupy
 
@@ -161,7 +162,7 @@ def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) 
     config = load_config(overrides={**RANDOM, "run.backend": backend, **changes}, environ={})
     solver, error = checked_solver(config, device, naive if contender == "naive" else None)
     how = CONTENDERS[contender]
-    steps, cells = config.run.steps_per_frame, layout_of(config).cells
+    steps, cells = config.run.steps_per_frame, layout_of(config).frame.cells
     solver.advance(steps)
     times = 1
     while (taken := how.seconds(solver, steps, times)) < MIN_SECONDS and times < 100_000:

@@ -20,9 +20,9 @@ class RecordingWriter:
     def __init__(self) -> None:
         self.blocks: dict[int, Recorded] = {}
 
-    def encode(self, block: Block, part: int) -> None:
+    def encode(self, block: Block, task: int) -> None:
         """Keep a copy of `block`."""
-        if part:
+        if task:
             return
         chunks = {place: [bytes(chunk) for chunk in chunks] for place, chunks in block.chunks.items()}
         self.blocks[block.first] = block.data.copy(), block.statistics.copy(), chunks

@@ -9,10 +9,8 @@ from gsio.bench.storage import stored
 from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.config import load_config
 from gsio.frames.block import BlockPool
-from gsio.frames.layout import layout_of
 from gsio.machine import usable_cores
-from gsio.run.plan import pool_size
-from gsio.writer import for_output
+from gsio.run.plan import layout_of, pool_size, with_codec
 
 SIDES = 128, 256, 512, 1024, 2048, 4096, 8192, 16384
 STEPS = 1, 4, 16, 32, 128, 1024
@@ -54,16 +52,16 @@ def _row(name: str, changes: dict[str, Any], frames: float, asked: int) -> Row:
 def measure(folder: Path, device: str, changes: dict[str, Any]) -> Measurement:
     """Check the solver of a run, then save the run."""
     backend, output = "cupy" if device == "gpu" else "numba", folder / "run.h5"
-    config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
+    config = with_codec(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
     solver, error = checked_solver(config, device)
-    layout, frames = layout_of(config), config.run.frames
+    layout, frames = layout_of(config, config.run.backend), config.run.frames
     pool = BlockPool(layout, pool_size(config, layout), solver.allocate)
     loop = stored(config, output, layout, solver, pool)["loop"]
-    cells = frames * config.run.steps_per_frame * layout.cells
+    cells = frames * config.run.steps_per_frame * layout.frame.cells
     return {
         "frames": frames,
         "loop": loop,
         "rate": cells / loop / 1e9,
-        "speed": frames * layout.frame_nbytes / loop / 1e9,
+        "speed": frames * layout.frame.frame_nbytes / loop / 1e9,
         "error": error,
     }

@@ -4,7 +4,6 @@ A peer gets its frames as gsio's writers do: the solver copies them into pinned 
 to keep the threads of the peer busy. Files are made, and some are reserved, before the clock starts.
 """
 
-import dataclasses
 import gc
 import os
 import resource
@@ -32,13 +31,13 @@ from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
-from gsio.run.plan import encoding_threads, pool_size
+from gsio.run.plan import encoding_threads, layout_of, pool_size, with_codec
 from gsio.trace import Trace
-from gsio.writer import for_output, open_writer
+from gsio.writer import open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
@@ -123,9 +122,9 @@ def measure(folder: Path, device: str, *values: Any) -> Measurement:
     backend = "cupy" if device == "gpu" else "numba"
     config = load_config(overrides={"run.backend": backend, "run.frames": job.frames, **job.changes}, environ={})
     if job.how not in PEERS:
-        config = for_output(config, output)
+        config = with_codec(config, output)
     if job.how == "codec":  # memory holds all frames, raw and encoded
-        affordable = available_memory() // 4 // layout_of(config).frame_nbytes
+        affordable = available_memory() // 4 // layout_of(config).frame.frame_nbytes
         config = with_frames(config, min(job.frames, max(1, affordable)))
     few = with_frames(config, min(config.run.frames, 2 * layout_of(config).frames_per_block))
     run_job(job, few, output)
@@ -134,7 +133,7 @@ def measure(folder: Path, device: str, *values: Any) -> Measurement:
     os.sync()  # the row must not wait for bytes that other programs and the warm-up left
     found = run_job(job, config, output)
     found["frames"] = config.run.frames
-    found["speed"] = layout_of(config).frame_nbytes * config.run.frames / found["loop"] / 1e9
+    found["speed"] = layout_of(config).frame.frame_nbytes * config.run.frames / found["loop"] / 1e9
     found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     files = [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output]
     found["size"] = sum(path.stat().st_blocks * 512 for path in files) / 1e9
@@ -162,19 +161,19 @@ def loop(config: Config, solver: Any, pool: BlockPool, writer: Any, trace: Trace
 
 def run_gsio(config: Config, output: Path, before: int) -> dict[str, Any]:
     """Store frames as `gsio run` does."""
-    layout = layout_of(config)
+    layout = layout_of(config, config.run.backend)
     blocks = pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
     return stored(config, output, layout, solver, BlockPool(layout, blocks, solver.allocate))
 
 
-def stored(config: Config, output: Path, layout: FrameLayout, solver: Any, pool: BlockPool) -> dict[str, Any]:
+def stored(config: Config, output: Path, layout: BlockLayout, solver: Any, pool: BlockPool) -> dict[str, Any]:
     """Run the pipeline of gsio; the loop ends when all frames are committed, the run when they are synced."""
     trace = Trace()
     attributes = root_attributes(config, solver.backend, solver.device)
     with Journal(output) as journal:
         writer = open_writer(Target(output, config, layout, attributes, journal, trace))
-        use_page_cache(output.parent, config.run.frames * layout.frame_nbytes)
+        use_page_cache(output.parent, config.run.frames * layout.frame.frame_nbytes)
         pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config, layout))
         journal.remove()
     durable = time.perf_counter() - pipeline.started
@@ -186,29 +185,27 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 
     The result has medians of several rounds, because a shared machine changes its speed within seconds.
     """
-    # The layout of a CPU: what is measured is encoding on the host, in the tasks in which a run hands it out.
-    on_cpu = msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, backend="numba"))
-    layout = layout_of(on_cpu)
+    layout = layout_of(config)  # without a backend: the solver stages frames, and threads encode them
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
     record = RecordingWriter()
     loop(config, solver, BlockPool(layout, blocks, solver.allocate), record, Trace(), threads)
-    parts: list[tuple[Block, int]] = []
+    tasks: list[tuple[Block, int]] = []
     for first, (data, _, _) in sorted(record.blocks.items()):
         block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
         block.data, block.count = data, min(layout.frames_per_block, config.run.frames - first)
-        parts += [(block, part) for part in range(layout.parts)]
+        tasks += [(block, task) for task in range(layout.tasks)]
 
-    def encode(parts: Iterator[tuple[Block, int]]) -> None:
-        for block, part in parts:
-            codec.encode(block, config.output, part)
+    def encode(tasks: Iterator[tuple[Block, int]]) -> None:
+        for block, task in tasks:
+            codec.encode(block, config.output, task)
             block.chunks.clear()  # a writer too drops the chunks that it has written
 
     rounds: list[Measurement] = []
     for _ in range(CODEC_ROUNDS):
         if rounds:
             empty(output.rename(Path(tempfile.mkdtemp(dir=output.parent), output.name)))
-        shared, start = iter(parts), time.perf_counter()
+        shared, start = iter(tasks), time.perf_counter()
         with ThreadPoolExecutor(threads) as executor:
             list(executor.map(encode, [shared] * threads))
         alone = time.perf_counter() - start
@@ -220,20 +217,20 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 def run_peer(config: Config, output: Path, before: int, contender: Contender) -> dict[str, Any]:
     """Store the frames of gsio's solver by a peer."""
     layout, frames = layout_of(config), config.run.frames
-    layout = dataclasses.replace(layout, frames_per_block=contender.batch or layout.frames_per_block, gpu_codec="")
-    per_block, blocks = layout.frames_per_block, contender.threads + 4
+    per_block, blocks = contender.batch or layout.frames_per_block, contender.threads + 4
+    layout = BlockLayout.of_frames(layout.frame, per_block)
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)
-    peer = contender.make(output, (frames, *layout.shape), lz4_parameters(config.output.level))
+    peer = contender.make(output, (frames, *layout.frame.shape), lz4_parameters(config.output.level))
 
     def store(block: Block) -> None:
         try:
             solver.wait(block)
-            peer.write(block.first, block.data[: block.count].view(layout.dtype).reshape(-1, *layout.shape))
+            peer.write(block.first, block.data[: block.count].view(layout.frame.dtype).reshape(-1, *layout.frame.shape))
         finally:  # without the block, computing would wait forever
             pool.release(block)
 
-    use_page_cache(output.parent, frames * layout.frame_nbytes)
+    use_page_cache(output.parent, frames * layout.frame.frame_nbytes)
     start = time.perf_counter()
     with ThreadPoolExecutor(contender.threads) as executor:
         stores = []
@@ -263,9 +260,9 @@ def use_page_cache(folder: Path, nbytes: int) -> None:
             file.write(piece)
 
 
-def started_solver(config: Config, layout: FrameLayout, blocks: int, before: int) -> Solver:
+def started_solver(config: Config, layout: BlockLayout, blocks: int, before: int) -> Solver:
     """Return gsio's solver, `before` steps after the start."""
-    solver = open_solver(config, layout, blocks, initial_state)
+    solver = open_solver(config.run.backend, config, layout, blocks, initial_state)
     if before:
         solver.advance(before)
         solver.fields()  # waits for the device

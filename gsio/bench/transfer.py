@@ -10,7 +10,7 @@ from gsio.bench.check import checked_solver
 from gsio.bench.compute import LARGE, MAIN
 from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.config import load_config
-from gsio.frames.layout import layout_of
+from gsio.run.plan import layout_of
 
 FRAMES, STEPS = 20, 32
 WAYS = {  # the steps before each copy (0: no steps), and the kind of host memory
@@ -46,7 +46,7 @@ def measure(folder: Path, device: str, way: str, changes: dict[str, Any]) -> Mea
     import cupy
 
     every, memory = WAYS[way]
-    nbytes = layout_of(config).frame_nbytes
+    nbytes = layout_of(config).frame.frame_nbytes
     host = np.ones(nbytes, np.uint8) if memory == "pageable" else solver.allocate(nbytes)
     frame, computed = cupy.zeros(nbytes, cupy.uint8), cupy.cuda.Event(disable_timing=True)
     stream = link = solver.stream

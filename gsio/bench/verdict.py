@@ -22,9 +22,7 @@ from gsio.bench.tables import Column, Measurement, Options, Row, Table
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import BlockPool
-from gsio.frames.layout import layout_of
-from gsio.run.plan import pool_size
-from gsio.writer import for_output
+from gsio.run.plan import layout_of, pool_size, with_codec
 
 MAX_WAITING = 4  # frames between the loop and the thread that writes
 QUICK = {"gpu": 50, "cpu": 5}  # frames
@@ -54,7 +52,7 @@ def table(options: Options) -> Table:
 def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) -> Measurement:
     """Save the frames of one backend in three ways, first by gsio; h5py does not compress, so content is no matter."""
     output = folder / "run.h5"
-    config = for_output(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
+    config = with_codec(load_config(overrides={"run.backend": backend, **changes}, environ={}), output)
     solver, error = checked_solver(config, device)
     found: Measurement = {"error": error, "device": solver.device}
     for name, save in (("gsio", by_gsio), ("synchronous", in_the_loop), ("threaded", in_a_thread)):
@@ -69,7 +67,7 @@ def measure(folder: Path, device: str, backend: str, changes: dict[str, Any]) ->
 @contextmanager
 def dataset(config: Config, output: Path) -> Iterator[Any]:
     """Give an uncompressed dataset with a frame in each chunk, and close the file at the end."""
-    shape = layout_of(config).shape
+    shape = layout_of(config).frame.shape
     with h5py.File(output, "w") as file:
         yield file.create_dataset("v", (config.run.frames, *shape), np.float32, chunks=(1, *shape))
 
@@ -101,6 +99,6 @@ def in_a_thread(solver: Solver, config: Config, output: Path) -> float:
 
 def by_gsio(solver: Solver, config: Config, output: Path) -> float:
     """Save the frames as `gsio run` does."""
-    layout = layout_of(config)
+    layout = layout_of(config, config.run.backend)
     pool = BlockPool(layout, pool_size(config, layout), solver.allocate)
     return float(stored(config, output, layout, solver, pool)["loop"])

@@ -34,7 +34,7 @@ def tune(config: Config, debug: bool) -> None:
     The result is kept, and every later run with the same grid uses it.
     """
     from gsio.compute import tune
-    from gsio.frames.layout import layout_of
+    from gsio.run.plan import layout_of
     from gsio.run.initial import initial_state
 
     for tiling, speed in tune(config, layout_of(config), initial_state(config)):

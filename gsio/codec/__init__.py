@@ -47,10 +47,12 @@ def encode(block: Block, output: Output, task: int) -> None:
     for number in numbers:
         if (number, slab) in block.chunks:
             return
-        chunks = (chunk_bytes(block, number, slab, field) for field in range(len(layout.fields)))
-        block.chunks[number, slab] = [codec.encode(chunk, layout.dtype.itemsize, output.level) for chunk in chunks]
+        chunks = (chunk_bytes(block, number, slab, field) for field in range(len(layout.frame.fields)))
+        block.chunks[number, slab] = [
+            codec.encode(chunk, layout.frame.dtype.itemsize, output.level) for chunk in chunks
+        ]
         if slab == 0:
-            set_checksums(block, number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
+            set_checksums(block, number * layout.chunks.frames_per_chunk, (number + 1) * layout.chunks.frames_per_chunk)
 
 
 def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> None:
@@ -61,25 +63,25 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
     """
     layout, kept, count = block.layout, len(before[0]), block.count
     if block.chunks:
-        codec, fresh = CODECS[output.compression], []
-        for field in range(len(layout.fields)):
+        codec, fresh, dtype, nbytes = CODECS[output.compression], [], layout.frame.dtype, layout.chunks.chunk_nbytes
+        for field in range(len(layout.frame.fields)):
             slabs = [
                 np.concatenate([
-                    decode(codec, bytes(block.chunks[number, slab][field]), layout.dtype, layout.chunk_nbytes)
-                    .reshape(layout.chunk_shape)
-                    for number in range(-(-count // layout.frames_per_chunk))
+                    decode(codec, bytes(block.chunks[number, slab][field]), dtype, nbytes)
+                    .reshape(layout.chunks.chunk_shape)
+                    for number in range(-(-count // layout.chunks.frames_per_chunk))
                 ])
-                for slab in range(layout.slabs)
+                for slab in range(layout.chunks.slabs)
             ]  # fmt: skip
-            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.shape[0]])
+            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.frame.shape[0]])
         block.chunks = {}
-        for frame, field in np.ndindex(count, len(layout.fields)):
+        for frame, field in np.ndindex(count, len(layout.frame.fields)):
             block.put(kept + frame, field, fresh[field][frame])
     else:
         block.data[kept : kept + count] = block.data[:count].copy()
     block.statistics[kept : kept + count] = block.statistics[:count].copy()
     block.statistics[:kept] = 0
-    for frame, field in np.ndindex(kept, len(layout.fields)):
+    for frame, field in np.ndindex(kept, len(layout.frame.fields)):
         block.put(frame, field, before[field][frame])
     block.first, block.count, block.kept = block.first - kept, kept + count, kept
 
@@ -102,13 +104,15 @@ def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDA
 def chunk_bytes(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
     """Return the bytes [byte] of one field of a chunk in the order that its codec wants: a view if they lie so."""
     layout = block.layout
-    planes = layout.dtype.itemsize if layout.shuffle else 1  # the byte planes of all frames lie together
-    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
-    frames = block.data[frame : min(frame + layout.frames_per_chunk, block.count), field]
-    lines = frames.reshape(len(frames), planes, layout.shape[0], -1)[:, :, line : line + layout.lines_per_chunk]
+    planes = layout.frame.dtype.itemsize if layout.frame.shuffle else 1  # the byte planes of all frames lie together
+    frame, line = number * layout.chunks.frames_per_chunk, slab * layout.chunks.lines_per_chunk
+    frames = block.data[frame : min(frame + layout.chunks.frames_per_chunk, block.count), field]
+    lines = frames.reshape(len(frames), planes, layout.frame.shape[0], -1)[
+        :, :, line : line + layout.chunks.lines_per_chunk
+    ]
     found = lines.swapaxes(0, 1)
-    if found.size < layout.chunk_nbytes:
-        chunk = np.zeros((planes, *layout.chunk_shape[:2], found.shape[-1]), np.uint8)
+    if found.size < layout.chunks.chunk_nbytes:
+        chunk = np.zeros((planes, *layout.chunks.chunk_shape[:2], found.shape[-1]), np.uint8)
         chunk[:, : len(frames), : found.shape[2]] = found
         found = chunk
     return found.reshape(-1)

@@ -3,66 +3,43 @@
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
-from typing import cast
-
-import structlog
-from msgspec.structs import replace
+from typing import NamedTuple, cast
 
 from gsio.compute.solver import Solver
-from gsio.config import Backend, Config
+from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.frames.layout import FrameLayout
-from gsio.machine import available_memory, find_driver, how_to_install_cupy, one_line
+from gsio.frames.layout import BlockLayout
+from gsio.machine import available_memory, one_line
 from gsio.model.gray_scott import check_stability
 from gsio.model.start import Start
 
-# Array code in other libraries, to compare with: the module of each, which is also the extra that installs the library.
-ROUTES = {
-    "numpy": "numpy",
-    "cupy-arrays": "cupy_arrays",
-    "jax": "jax",
-    "jax-convolve": "jax",
-    "jax-scan": "jax",
-    "torch": "torch",
-    "torch-compile": "torch",
-    "cupynumeric": "cupynumeric",
+
+class Backend(NamedTuple):
+    """Where the solver of a backend is, and what it needs."""
+
+    module: str  # within gsio.compute
+    copies: int  # of the grid in host memory, each of the computed dtype; temporary arrays are counted
+    extra: str = ""  # of gsio, which installs its library; "": none is needed, or CuPy's, of which 'gsio doctor' tells
+    solver: str = "solver"  # the class or function that makes it
+    cuda: bool = False  # whether it needs a GPU that CuPy can use
+
+
+BACKENDS = {
+    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True),
+    "numba": Backend("cpu", 4, solver="CpuSolver"),
+    "numpy": Backend("peers.numpy", 12),
+    "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
+    "jax": Backend("peers.jax", 8, "jax"),
+    "jax-convolve": Backend("peers.jax", 8, "jax"),
+    "jax-scan": Backend("peers.jax", 8, "jax"),
+    "torch": Backend("peers.torch", 8, "torch"),
+    "torch-compile": Backend("peers.torch", 8, "torch"),
+    "cupynumeric": Backend("peers.cupynumeric", 8, "cupynumeric"),
 }
 OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
 
-log = structlog.get_logger()
 
-
-def choose_backend(config: Config) -> Backend:
-    """Return the backend of the run; `auto` is the GPU if there is one that can be used, else Numba."""
-    if config.run.backend != "auto":
-        return config.run.backend
-    driver = find_driver()
-    if driver is None or not driver.gpus:
-        return _on_cpu()
-    device = min(config.run.device, len(driver.gpus) - 1)  # `open_solver` refuses a GPU that is not there
-    gpu = driver.gpus[device]
-    try:
-        reason = _too_old(device)
-    except Exception as error:
-        found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
-        log.warning(f"{gpu} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
-        return _on_cpu()
-    if reason:
-        log.warning(f"{gpu} is not used, the CPU is: {reason}")
-        return _on_cpu()
-    return "cupy"
-
-
-def _on_cpu() -> Backend:
-    """Return the backend that `auto` is without a GPU: Numba, or NumPy where Numba may not compile."""
-    if _numba_compiles():
-        return "numba"
-    log.warning("NUMBA_DISABLE_JIT is set: the backend is numpy, which is slow; unset the variable to use numba")
-    return "numpy"
-
-
-def _numba_compiles() -> bool:
+def numba_compiles() -> bool:
     """Return whether Numba compiles; with NUMBA_DISABLE_JIT, it would have Python run what is written for LLVM."""
     try:
         return not int(os.environ.get("NUMBA_DISABLE_JIT", "0"))
@@ -70,12 +47,7 @@ def _numba_compiles() -> bool:
         return True
 
 
-def with_backend(config: Config) -> Config:
-    """Return `config` with the backend of the run in place of `auto`."""
-    return replace(config, run=replace(config.run, backend=choose_backend(config)))
-
-
-def _too_old(device: int) -> str | None:
+def why_too_old(device: int) -> str | None:
     """Return why a GPU cannot be used, or None if it can."""
     import cupy
 
@@ -86,8 +58,10 @@ def _too_old(device: int) -> str | None:
     return f"expected a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} (Ampere) or later, got {found[0]}.{found[1]}"
 
 
-def open_solver(config: Config, layout: FrameLayout, blocks: int, start: Callable[[Config], Start]) -> Solver:
-    """Return the solver of the run, at what `start` returns once it is known that there is memory for it.
+def open_solver(
+    backend: str, config: Config, layout: BlockLayout, blocks: int, start: Callable[[Config], Start]
+) -> Solver:
+    """Return the solver of a run, at what `start` returns once it is known that the memory is enough.
 
     Raises
     ------
@@ -95,45 +69,38 @@ def open_solver(config: Config, layout: FrameLayout, blocks: int, start: Callabl
         The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), the
         initial state cannot be read, or the time step is too long for the rates.
     """
-
-    def begin() -> Start:
-        beginning = start(config)
-        check_stability(config.model, beginning.feed, beginning.kill)
-        return beginning
-
-    backend = choose_backend(config)
-    # That live in host memory; the temporary arrays of array code among them.
-    fields = {"numba": 4, "numpy": 12, "cupy": 0, "cupy-arrays": 2}.get(backend, 8)
-    itemsize = 8 if backend == "numpy" else layout.computed.itemsize
-    # The initial state is two float64 fields; maps of feed and kill are two more, and two of the precision of the run.
-    # What is staged waits in `blocks` blocks, once raw and once encoded.
-    maps = 2 * config.model.maps
-    needed = layout.cells * ((2 + maps) * 8 + (fields + maps) * itemsize) + 2 * blocks * layout.block_nbytes
-    check_memory("host", needed, available_memory())
-    if backend == "cupy":
+    row = BACKENDS[backend]
+    check_memory("host", _host_bytes(backend, config, layout, blocks), available_memory())
+    if row.cuda:
         _check_cuda(config, layout)
-        from gsio.compute.cuda.solver import CudaSolver
-
-        return CudaSolver(config, layout, begin())
-    if backend == "numba":
-        if not _numba_compiles():
-            what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
-            raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
-        from gsio.compute.cpu import CpuSolver
-
-        return CpuSolver(config, layout, begin())
-    if backend == "cupy-arrays":
-        _check_cuda(config, layout)
-    module = ROUTES[backend]
+    if backend == "numba" and not numba_compiles():
+        what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
+        raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
     try:
-        solver = import_module(f"gsio.compute.peers.{module}").solver
+        make = getattr(import_module(f"gsio.compute.{row.module}"), row.solver)
     except ImportError as error:
+        if not row.extra:
+            raise
         what = f"run.backend: {backend} cannot be used here: {one_line(error)}"
-        raise UsageError(f"{what}; get it with pip install 'gsio[{module}]'") from None
-    return cast(Solver, solver(config, layout, begin()))
+        raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
+    begin = start(config)
+    check_stability(config.model, begin.feed, begin.kill)
+    return cast(Solver, make(config, layout, begin))
 
 
-def tune(config: Config, layout: FrameLayout, start: Start) -> Iterator[tuple[str, float]]:
+def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
+    """Return the host memory that a run takes.
+
+    The initial state is two float64 fields. Maps of feed and kill are two more, and two of the computed dtype. Staged
+    frames wait in `blocks` blocks, once raw and once encoded.
+    """
+    itemsize = 8 if backend == "numpy" else layout.frame.computed.itemsize
+    maps = 2 * config.model.maps
+    a_cell = (2 + maps) * 8 + (BACKENDS[backend].copies + maps) * itemsize
+    return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
+
+
+def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[str, float]]:
     """Yield ways to cut the grid of a run into tiles and the Gcell/s measured of each; the fastest is kept for later.
 
     Raises
@@ -148,7 +115,7 @@ def tune(config: Config, layout: FrameLayout, start: Start) -> Iterator[tuple[st
         yield str(tiling), speed
 
 
-def _check_cuda(config: Config, layout: FrameLayout) -> None:
+def _check_cuda(config: Config, layout: BlockLayout) -> None:
     """Raise UsageError if a run cannot be done on its GPU."""
     try:
         from gsio.compute.cuda.solver import count_devices, free_bytes, needed_bytes
@@ -158,7 +125,7 @@ def _check_cuda(config: Config, layout: FrameLayout) -> None:
         raise UsageError(f"run.backend: cupy cannot be used here: {one_line(error)}; see 'gsio doctor'") from None
     if config.run.device >= devices:
         raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
-    if reason := _too_old(config.run.device):
+    if reason := why_too_old(config.run.device):
         raise UsageError(f"run.device: {reason}")
     check_memory("device", needed_bytes(config, layout), free_bytes(config.run.device))
 

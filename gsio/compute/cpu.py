@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from gsio.compute.host import HostSolver, pack, stage
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
@@ -342,7 +342,7 @@ class CpuSolver(HostSolver):
 
     backend = "numba"
 
-    def __init__(self, config: Config, layout: FrameLayout, start: Start) -> None:
+    def __init__(self, config: Config, layout: BlockLayout, start: Start) -> None:
         dtype = np.dtype(config.model.precision)
         self._layout = layout
         self._steps = config.run.steps_per_frame
@@ -350,7 +350,7 @@ class CpuSolver(HostSolver):
         self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._caller = 0
         self.device = f"CPU, {self._threads} threads"
-        members, rows, cols = self._shape = (config.model.members, *layout.shape[-2:])
+        members, rows, cols = self._shape = (config.model.members, *layout.frame.shape[-2:])
         # Fields are [cell] here: see `_load_row`.
         self._u, self._v = (np.broadcast_to(f, self._shape).astype(dtype).reshape(-1) for f in start[:2])
         self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
@@ -384,29 +384,29 @@ class CpuSolver(HostSolver):
 
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
-        return (self._u if name == "u" else self._v).reshape(self._layout.shape).copy()
+        return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""
         start = time.perf_counter()
         for frame in range(block.count):
             self.advance(self._steps)
-            for i, name in enumerate(self._layout.fields):
+            for i, name in enumerate(self._layout.frame.fields):
                 self._stage(name, block.data[frame, i], block.statistics[frame, i])
         block.compute_seconds = time.perf_counter() - start
 
     def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
-        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.shape[-1])
-        stored, error = pack(field, self._layout)
-        itemsize = self._layout.dtype.itemsize
+        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.frame.shape[-1])
+        stored, error = pack(field, self._layout.frame)
+        itemsize = self._layout.frame.dtype.itemsize
         words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
         values = data.view(words.dtype)
         bands = min(self._threads, len(field))
-        low, high, total, bad = _stage(field, words, planes, values, self._layout.shuffle, bands)
+        low, high, total, bad = _stage(field, words, planes, values, self._layout.frame.shuffle, bands)
         if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
-            stage(field, self._layout, data, statistics)
+            stage(field, self._layout.frame, data, statistics)
         else:
-            statistics[:] = low, high, total / self._layout.cells, error, 0
+            statistics[:] = low, high, total / self._layout.frame.cells, error, 0
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.format import FrameFormat
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
@@ -61,7 +62,7 @@ class ArraySolver(HostSolver, Generic[State]):
         backend: str,
         device: str,
         config: Config,
-        layout: FrameLayout,
+        layout: BlockLayout,
         state: State,
         advance: Callable[[State, int], State],
         copy: Callable[[State, int], Field],
@@ -81,7 +82,7 @@ class ArraySolver(HostSolver, Generic[State]):
 
     def field(self, name: str) -> Field:
         """Return a host copy of u or v, of the layout's shape."""
-        return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.shape)
+        return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.frame.shape)
 
     def fill(self, block: Block) -> None:
         """Compute the next `block.count` frames and copy them to the host."""
@@ -89,7 +90,7 @@ class ArraySolver(HostSolver, Generic[State]):
         planes = []
         for _ in range(block.count):
             self.advance(self._steps)
-            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.fields]
+            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.frame.fields]
         self._copied[block.buffer.ctypes.data] = Lock(), planes
         block.compute_seconds = time.perf_counter() - start
 
@@ -98,25 +99,25 @@ class ArraySolver(HostSolver, Generic[State]):
         lock, planes = self._copied[block.buffer.ctypes.data]
         with lock:
             for number, plane in enumerate(planes):
-                place = divmod(number, len(self._layout.fields))
-                stage(plane, self._layout, block.data[place], block.statistics[place])
+                place = divmod(number, len(self._layout.frame.fields))
+                stage(plane, self._layout.frame, block.data[place], block.statistics[place])
             planes.clear()
 
 
 def beginning(
-    config: Config, layout: FrameLayout, start: Start, array: Callable[[Field], Any]
+    config: Config, layout: BlockLayout, start: Start, array: Callable[[Field], Any]
 ) -> tuple[Any, Any, Coefficients]:
     """Return u and v at the start, of the layout's shape, and the constants of a step, made arrays by `array`.
 
     All are of the precision of the run. Rates that do not vary are numbers, which libraries compile in or broadcast.
     """
-    dtype, ndim = np.dtype(config.model.precision), len(layout.shape)
+    dtype, ndim = np.dtype(config.model.precision), len(layout.frame.shape)
 
     def made(rate: Field) -> Any:  # without the axis of members where the fields have none
         return rate.item() if rate.size == 1 else array(rate.reshape(rate.shape[-ndim:]).astype(dtype))
 
     c = coefficients(config.model, start.feed, start.kill)
-    u, v = (array(np.broadcast_to(field, layout.shape).astype(dtype)) for field in start[:2])
+    u, v = (array(np.broadcast_to(field, layout.frame.shape).astype(dtype)) for field in start[:2])
     return u, v, c._replace(feed=made(c.feed), keep_v=made(c.keep_v))
 
 
@@ -135,13 +136,13 @@ def nth_device(devices: Sequence[Item], number: int) -> Item:
     return devices[number]
 
 
-def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
-    """Copy one field of one frame into `data`, shuffled if the layout says so, and set its `statistics`.
+def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+    """Copy one field of one frame into `data`, shuffled if the format says so, and set its `statistics`.
 
     Parameters
     ----------
     plane
-        Of the layout's shape, any float dtype; stored as the layout's.
+        Of the format's shape, in any float dtype; its values are stored in the format's.
     data
         uint8 [plane_nbytes].
     statistics
@@ -149,34 +150,34 @@ def stage(plane: Field, layout: FrameLayout, data: NDArray[np.uint8], statistics
         non-finite ones.
     """
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is counted
-        values = np.ascontiguousarray(plane, layout.computed).reshape(-1)
-    stored, error = pack(values, layout)
+        values = np.ascontiguousarray(plane, frame.computed).reshape(-1)
+    stored, error = pack(values, frame)
     finite = values[np.isfinite(values)]
     statistics[:4] = (finite.min(), finite.max(), finite.mean(dtype=np.float64), error) if finite.size else 0
     statistics[4] = values.size - finite.size
     raw = stored.view(np.uint8)
-    if layout.shuffle:
-        data.reshape(layout.dtype.itemsize, -1)[:] = raw.reshape(-1, layout.dtype.itemsize).T
+    if frame.shuffle:
+        data.reshape(frame.dtype.itemsize, -1)[:] = raw.reshape(-1, frame.dtype.itemsize).T
     else:
         data[:] = raw
 
 
-def pack(values: Field, layout: FrameLayout) -> tuple[NDArray[Any], float]:
+def pack(values: Field, frame: FrameFormat) -> tuple[NDArray[Any], float]:
     """Return `values` as they are stored, and the largest error of a finite one; ``stage.cu`` does the same.
 
     Values outside 0 to 1 become 0 or 1 where integers are stored. Bits of the mantissa are rounded to the nearest, half
     to even: BitRound, Klöwer et al. 2021, doi:10.1038/s43588-021-00156-2.
     """
-    if not layout.lossy:
+    if not frame.lossy:
         return values, 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        if layout.levels:
-            stored = np.rint(np.clip(values, 0, 1, dtype=np.float64) * layout.levels).astype(layout.dtype)
-            found = (stored * layout.scale).astype(np.float64)  # rounded as a reader does
+        if frame.stored_one:
+            stored = np.rint(np.clip(values, 0, 1, dtype=np.float64) * frame.stored_one).astype(frame.dtype)
+            found = (stored * frame.scale).astype(np.float64)  # rounded as a reader does
         else:
-            stored = values.astype(layout.dtype)
-            if layout.keep_bits:
-                stored = round_mantissa(stored, layout.keep_bits)
+            stored = values.astype(frame.dtype)
+            if frame.keep_bits:
+                stored = round_mantissa(stored, frame.keep_bits)
             found = stored.astype(values.dtype)  # so close to the value that their difference is exact
         errors = np.abs(found - values)
     largest = errors.max()

@@ -27,17 +27,20 @@ from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.chunking import Chunking
+from gsio.frames.format import FrameFormat
 from gsio.frames.metadata import AXES, DAMAGED, OF_ARRAYS
+from gsio.frames.sizes import default_sizes
 from gsio.inputs import portable
 from gsio.machine import free_space
 from gsio.processes import terminable
 from gsio.reader import Stack
+from gsio.run.plan import layout_of, with_codec
 from gsio.run.progress import counted
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.trace import Trace
-from gsio.writer import for_output, format_of, is_zarr, open_writer
+from gsio.writer import format_of, is_zarr, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.ome import contrast, ome_channel
 from gsio.writer.protocol import Target
@@ -173,7 +176,7 @@ def export(
                 part.config.stored == "float16" and format_of(target) == "HDF5"
             ):  # refused there; these are the same bits
                 output = replace(output, store="float32", keep_bits=10)
-            part = dataclasses.replace(part, config=for_output(replace(part.config, output=output), target))
+            part = dataclasses.replace(part, config=with_codec(replace(part.config, output=output), target))
         try:
             with counted(len(part.frames), quiet=quiet) as advance:
                 write(temporary, part, part.read(target.parent, advance))
@@ -259,11 +262,11 @@ def _write_output(path: Path, part: Part, frames: Iterator[Frame]) -> None:
             for number, frame in enumerate(frames):
                 place = number % layout.frames_per_block
                 for field, plane in enumerate(frame):
-                    stage(plane, layout, block.data[place, field], block.statistics[place, field])
+                    stage(plane, layout.frame, block.data[place, field], block.statistics[place, field])
                 if place + 1 == layout.frames_per_block or number + 1 == count:
                     block.first, block.count = number - place, place + 1
-                    for piece in range(layout.parts):
-                        writer.encode(block, piece)
+                    for task in range(layout.tasks):
+                        writer.encode(block, task)
                     writer.commit([block])
                     block.chunks = {}
             status = part.stack.attributes["status"]
@@ -344,7 +347,7 @@ def _write_ome_zarr(path: Path, part: Part, frames: Iterator[Frame]) -> None:
     """
     members, rows, cols = (1, *part.shape)[-3:]
     dtype, fields, at = part.config.model.precision, part.fields, part.coordinates
-    lines = FrameLayout.of((rows, cols), dtype, "v", shuffle=True).lines_per_chunk
+    lines = _lines_per_chunk((rows, cols), dtype)
     root: Any = zarr.open_group(path, mode="w-", zarr_format=3)
     levels, datasets = [], []
     for level in range(1 + (min(rows, cols) // LEVEL_CELLS).bit_length()):
@@ -450,10 +453,15 @@ def _write_openpmd(path: Path, part: Part, frames: Iterator[Frame]) -> None:
                 _store(record, (), plane)
 
 
+def _lines_per_chunk(shape: tuple[int, ...], dtype: str) -> int:
+    """Return the rows of a slab of a plane [rows, cols]."""
+    return Chunking.choose(FrameFormat.of(shape, "v", dtype), default_sizes()).lines_per_chunk
+
+
 def _create(group: Any, name: str, part: Part, shape: tuple[int, ...]) -> Any:
     """Return a new array with a chunk for each slab of a plane, deflated after a byte shuffle."""
     dtype = part.config.model.precision  # other tools know no half precision
-    lines = FrameLayout.of(shape[-2:], dtype, name, shuffle=True).lines_per_chunk
+    lines = _lines_per_chunk(shape[-2:], dtype)
     chunks = (*[1] * (len(shape) - 2), lines, shape[-1])
     return group.create_dataset(name, shape, dtype, chunks=chunks, shuffle=True, compression="gzip", compression_opts=1)
 

@@ -1,18 +1,18 @@
 """Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
 
-import itertools
 import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.frames.layout import STATISTICS, FrameLayout
+from gsio.frames.layout import STATISTICS, BlockLayout
 
 
 class Block:
-    """Host memory of up to `frames_per_block` consecutive frames, and what is known of them.
+    """Host memory of up to `frames_per_block` consecutive frames, with their statistics, checksums and chunks.
 
     Attributes
     ----------
@@ -40,15 +40,16 @@ class Block:
         When it began to, in seconds of `time.perf_counter`; 0 where `fill` does the work before it returns.
     """
 
-    def __init__(self, layout: FrameLayout, buffer: NDArray[np.uint8]) -> None:
-        header, frames, fields = layout.header_nbytes, layout.frames_per_block, len(layout.fields)
+    def __init__(self, layout: BlockLayout, buffer: NDArray[np.uint8]) -> None:
+        frames, fields = layout.frames_per_block, len(layout.frame.fields)
         self.layout = layout
         self.buffer = buffer
         numbers = layout.statistics_nbytes
         self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
         self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
-        self.ends = buffer[layout.ends_start :][: 4 * layout.chunks_of(frames)].view(np.uint32)
-        self.data = buffer[header:][: frames * layout.frame_nbytes].reshape(frames, fields, layout.plane_nbytes)
+        self.ends = buffer[layout.ends_start :][: 4 * layout.chunks.chunks_of(frames)].view(np.uint32)
+        data = buffer[layout.header_nbytes :][: frames * layout.frame.frame_nbytes]
+        self.data = data.reshape(frames, fields, layout.frame.plane_nbytes)
         self.first = 0
         self.count = 0
         self.kept = 0
@@ -57,30 +58,33 @@ class Block:
         self.link_seconds = 0.0
         self.compute_start = 0.0
         self.link_start = 0.0
-        self._encoded = itertools.count(1)
+        self._tasks_done = 0
+        self._counting = threading.Lock()
 
-    def chunk_numbers(self, part: int) -> tuple[range, int]:
-        """Return which chunks a part of the block has: their numbers along the frames, and their slab."""
+    def chunk_numbers(self, task: int) -> tuple[range, int]:
+        """Return which chunks a task has: their numbers along the frames of the block, and their slab."""
         layout = self.layout
-        piece, slab = divmod(part, layout.slabs)
-        first = piece * layout.frames_per_part
-        frames = first, min(first + layout.frames_per_part, self.count)
-        return range(*(-(-frame // layout.frames_per_chunk) for frame in frames)), slab
+        piece, slab = divmod(task, layout.chunks.slabs)
+        first = piece * layout.frames_per_task
+        frames = first, min(first + layout.frames_per_task, self.count)
+        return range(*(-(-frame // layout.chunks.frames_per_chunk) for frame in frames)), slab
 
     def put(self, frame: int, field: int, plane: NDArray[Any]) -> None:
         """Put a plane of stored values, of the layout's shape, into `data`, shuffled if the layout says so."""
-        raw = np.ascontiguousarray(plane, self.layout.dtype).reshape(-1, 1).view(np.uint8)
-        self.data[frame, field] = (raw.T if self.layout.shuffle else raw).reshape(-1)
+        raw = np.ascontiguousarray(plane, self.layout.frame.dtype).reshape(-1, 1).view(np.uint8)
+        self.data[frame, field] = (raw.T if self.layout.frame.shuffle else raw).reshape(-1)
 
-    def encoded(self) -> bool:
-        """Count one part of the block as encoded, and return whether it was the last."""
-        return next(self._encoded) % self.layout.parts == 0
+    def finish_task(self) -> bool:
+        """Count one more task of the block as done, and return whether it was the last."""
+        with self._counting:
+            self._tasks_done = (self._tasks_done + 1) % self.layout.tasks
+            return self._tasks_done == 0
 
 
 class BlockPool:
     """A fixed number of blocks, the only bound in the system: whoever fills frames waits here, and nowhere else."""
 
-    def __init__(self, layout: FrameLayout, blocks: int, allocate: Callable[[int], NDArray[np.uint8]]) -> None:
+    def __init__(self, layout: BlockLayout, blocks: int, allocate: Callable[[int], NDArray[np.uint8]]) -> None:
         self.layout = layout
         self.blocks = blocks
         self._free: queue.SimpleQueue[Block | None] = queue.SimpleQueue()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gsio._version import __version__
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import STATISTICS, FrameLayout
+from gsio.frames.layout import STATISTICS, BlockLayout
 
 Attributes = dict[str, Any]
 
@@ -29,14 +29,14 @@ OF_ARRAYS = ("ome", "NX_class", "signal", "axes", "auxiliary_signals")  # attrib
 SERIES_CHUNK = 1024  # frames in a chunk of an array along time
 
 
-def field_attributes(name: str, layout: FrameLayout) -> Attributes:
+def field_attributes(name: str, layout: BlockLayout) -> Attributes:
     """Return the CF attributes of a saved field."""
     attributes: Attributes = {"long_name": LONG_NAMES[name], "units": "1", "coordinates": "step"}
-    if layout.levels:  # packed data, CF 8.1
-        attributes |= {"scale_factor": float(layout.scale), "add_offset": 0.0}
-    if layout.keep_bits:
-        attributes |= {"quantization": QUANTIZATION, "quantization_nsb": layout.keep_bits}
-    if layout.lossy:
+    if layout.frame.stored_one:  # packed data, CF 8.1
+        attributes |= {"scale_factor": float(layout.frame.scale), "add_offset": 0.0}
+    if layout.frame.keep_bits:
+        attributes |= {"quantization": QUANTIZATION, "quantization_nsb": layout.frame.keep_bits}
+    if layout.frame.lossy:
         attributes["comment"] = f"stored with a loss: stats/{name}_error is the largest error of each frame"
     return attributes
 
@@ -51,13 +51,13 @@ def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
     return np.arange(first + 1, first + count + 1, dtype=np.int64) * config.run.steps_per_frame
 
 
-def frame_series(config: Config, layout: FrameLayout, blocks: Sequence[Block]) -> dict[str, NDArray[Any]]:
+def frame_series(config: Config, layout: BlockLayout, blocks: Sequence[Block]) -> dict[str, NDArray[Any]]:
     """Return what is recorded of each new frame of consecutive `blocks`, by the path of its array; each is [frame]."""
     count = sum(block.count - block.kept for block in blocks)
     steps = frame_steps(config, blocks[0].first + blocks[0].kept if blocks else 0, count)
     series: dict[str, NDArray[Any]] = {"time": steps * config.model.dt, "step": steps}
-    for field, name in enumerate(layout.fields):
-        for statistic, word in enumerate(STATISTICS[: 4 if layout.lossy else 3]):
+    for field, name in enumerate(layout.frame.fields):
+        for statistic, word in enumerate(STATISTICS[: 4 if layout.frame.lossy else 3]):
             values = [block.statistics[block.kept : block.count, field, statistic] for block in blocks]
             series[f"stats/{name}_{word}"] = np.concatenate([np.empty(0), *values])
     checksums = [block.checksums[block.kept : block.count] for block in blocks]
@@ -65,15 +65,15 @@ def frame_series(config: Config, layout: FrameLayout, blocks: Sequence[Block]) -
     return series
 
 
-def series_attributes(path: str, layout: FrameLayout) -> Attributes:
+def series_attributes(path: str, layout: BlockLayout) -> Attributes:
     """Return the attributes of one array of `frame_series`."""
     if path in COORDINATES:
         return COORDINATES[path]
     if path == "integrity/crc32c":
-        planes = "as byte planes (all first bytes, then all second bytes, …)" if layout.shuffle else "in C order"
+        planes = "as byte planes (all first bytes, then all second bytes, …)" if layout.frame.shuffle else "in C order"
         return {
             "long_name": "CRC-32C (Castagnoli) of each frame before compression",
-            "bytes": f"little-endian {layout.dtype.name}, {planes}; {' then '.join(layout.fields)}",
+            "bytes": f"little-endian {layout.frame.dtype.name}, {planes}; {' then '.join(layout.frame.fields)}",
         }
     name, _, statistic = path.removeprefix("stats/").partition("_")
     if statistic == "error":
@@ -85,12 +85,12 @@ def series_attributes(path: str, layout: FrameLayout) -> Attributes:
     }
 
 
-def nexus_attributes(layout: FrameLayout) -> Attributes:
+def nexus_attributes(layout: BlockLayout) -> Attributes:
     """Return the attributes by which readers of NeXus (H5Web, silx) plot the fields over titled axes at once.
 
     The file itself is the NXdata. A group of links, as the NeXus manual has it, shows the same, but netCDF-C takes each
     link for one more array: nccopy and ncks would copy the fields once more.
     """
-    axes = ["time", *AXES[-len(layout.shape) :]]
-    others = {"auxiliary_signals": list(layout.fields[:-1])} if len(layout.fields) > 1 else {}
-    return {"NX_class": "NXdata", "signal": layout.fields[-1], "axes": axes, **others}
+    axes = ["time", *AXES[-len(layout.frame.shape) :]]
+    others = {"auxiliary_signals": list(layout.frame.fields[:-1])} if len(layout.frame.fields) > 1 else {}
+    return {"NX_class": "NXdata", "signal": layout.frame.fields[-1], "axes": axes, **others}

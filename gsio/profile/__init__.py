@@ -17,9 +17,9 @@ from gsio.profile import nsys
 from gsio.profile.lanes import check_plot, draw_lanes
 from gsio.profile.overlap import Report, overlap
 from gsio.run.pipeline import Pipeline
+from gsio.run.plan import with_codec
 from gsio.run.simulate import beside, check_output, simulate
 from gsio.trace import timeline
-from gsio.writer import for_output
 
 FAILED = {GsioError.exit_code, *(kind.exit_code for kind in GsioError.__subclasses__()), 130, 143}
 
@@ -81,7 +81,7 @@ def profile(
             with new_file("--timeline", to_timeline) as copy:
                 shutil.copyfile(recorded, copy)
         if plot is not None:
-            draw_lanes(plot, timeline.read(recorded), _title(for_output(config, run)))
+            draw_lanes(plot, timeline.read(recorded), _title(with_codec(config, run)))
     return reports
 
 

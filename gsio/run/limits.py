@@ -9,7 +9,7 @@ import structlog
 
 from gsio.config import Config, parse_walltime
 from gsio.files import changed, require_same
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.machine import free_space
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Limits:
         self._warned = False
         self._file: os.stat_result | None = None
 
-    def estimate(self, layout: FrameLayout, frames: int) -> None:
+    def estimate(self, layout: BlockLayout, frames: int) -> None:
         """Warn if so many frames do not fit on the disk should they not compress at all."""
-        most, free = frames * layout.frame_nbytes, free_space(self._output.parent)
+        most, free = frames * layout.frame.frame_nbytes, free_space(self._output.parent)
         if most > free:
             log.warning(
                 f"{most / 1e9:.1f} GB before compression, {free / 1e9:.1f} GB free: the disk may become full; "

@@ -98,7 +98,7 @@ class Pipeline:
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # to be saved
         self._saving = False  # either of these holds one
         self._last: Snapshot | None = None  # is saved when the file is closed
-        self._staged: queue.SimpleQueue[tuple[Block, range] | None] = queue.SimpleQueue()  # parts of a block
+        self._staged: queue.SimpleQueue[tuple[Block, range] | None] = queue.SimpleQueue()  # tasks of a block
         self._encoded: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
 
     def run(self, watch: Watch | None = None) -> None:
@@ -197,7 +197,7 @@ class Pipeline:
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
         try:
-            frames, parts = self.config.run.frames, range(self.pool.layout.parts)
+            frames, tasks = self.config.run.frames, range(self.pool.layout.tasks)
             first, saved = self._position, (self._position, time.monotonic())
             while first < frames:
                 with self.trace.span("wait_block", first):
@@ -211,8 +211,8 @@ class Pipeline:
                 block.first, block.count = first, end - first
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
-                alone = first < self.first or first % self.pool.layout.frames_together
-                for some in [parts] if alone else [range(part, part + 1) for part in parts]:
+                alone = first < self.first or first % self.pool.layout.chunks.frames_together
+                for some in [tasks] if alone else [range(task, task + 1) for task in tasks]:
                     self._staged.put((block, some))
                 first = end  # the block has changed hands
             self._last = self._snapshot(first)
@@ -229,8 +229,8 @@ class Pipeline:
         end = min(first + layout.frames_per_block, self.config.run.frames)
         if first < self.first:
             return min(end, self.first)
-        behind = first % layout.frames_together
-        return min(end, first - behind + layout.frames_together) if behind else end
+        behind = first % layout.chunks.frames_together
+        return min(end, first - behind + layout.chunks.frames_together) if behind else end
 
     def _is_due(self, first: int, frames: int, since: float) -> bool:
         """Return whether a checkpoint is due at frame `first`, after one at `frames`, at the time `since`."""
@@ -274,10 +274,10 @@ class Pipeline:
         log.info("checkpoint written", frame=snapshot.frames)
 
     def _encode(self) -> None:
-        """Wait for staged blocks and encode their parts, in any order."""
+        """Wait for staged blocks and encode their tasks, in any order."""
         try:
             while (staged := self._staged.get()) is not None and not self._abandoning:
-                block, parts = staged
+                block, tasks = staged
                 with self.trace.span("stage", block.first):
                     self.solver.wait(block)
                 if block.first < self.first:
@@ -287,10 +287,10 @@ class Pipeline:
                     continue
                 if block.first == self.first and self._before is not None and self._before.last:
                     codec.prepend(block, self._before.last, self.config.output)
-                for part in parts:
+                for task in tasks:
                     with self._storage():
-                        self.writer.encode(block, part)
-                    if block.encoded():
+                        self.writer.encode(block, task)
+                    if block.finish_task():
                         self._encoded.put(block)
         except BaseException:
             self._stop()
@@ -369,7 +369,7 @@ class Pipeline:
         if self.outside:
             return
         least, largest = (block.statistics[: block.count, :, STATISTICS.index(name)] for name in ("min", "max"))
-        self.outside = values_outside(least, largest, block.layout.fields, block.first)
+        self.outside = values_outside(least, largest, block.layout.frame.fields, block.first)
         if self.outside:
             log.warning(f"{self.outside}: model.dt is too long, or the initial state starts outside; the run goes on")
 
@@ -468,7 +468,7 @@ def _cut_at_divergence(block: Block) -> int | None:
     if not bad.any():
         return None
     block.count = int(bad.argmax())
-    kept = -(-block.count // block.layout.frames_per_chunk)
+    kept = -(-block.count // block.layout.chunks.frames_per_chunk)
     block.chunks = {place: chunk for place, chunk in block.chunks.items() if place[0] < kept}
     return block.first + block.count
 

@@ -1,26 +1,187 @@
-"""What a run is given: threads and blocks."""
+"""The plan of a run: every "auto" of the configuration is resolved here, once; all code after the plan gets values."""
 
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import structlog
+
+from gsio.codec import CODECS, codecs_for
+from gsio.compute import numba_compiles, why_too_old
+from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.config import Config, parse_bytes
 from gsio.errors import UsageError
-from gsio.frames import layout as staging
-from gsio.frames.layout import FrameLayout
-from gsio.machine import available_memory, usable_cores
+from gsio.frames.chunking import Chunking
+from gsio.frames.format import FrameFormat
+from gsio.frames.layout import BlockLayout
+from gsio.frames.sizes import Sizes, default_sizes
+from gsio.machine import available_memory, find_driver, how_to_install_cupy, one_line, usable_cores
+from gsio.writer import format_of
+
+log = structlog.get_logger()
 
 
-def encoding_threads(config: Config, layout: FrameLayout) -> int:
-    """Return how many threads encode; by default one for each core this process may use.
+class RunPlan(NamedTuple):
+    """What a run is done with.
 
-    Fewer of many cores where a GPU encodes: threads that only write take turns at the interpreter, and the more of
-    them there are, the longer the solver's thread waits for its own.
+    Attributes
+    ----------
+    config
+        The configuration of the user, with the codec of the output: what the output records.
+    backend
+        The backend that computes.
+    format
+        The format of the output, "HDF5" or "Zarr".
+    codec, level
+        The codec of the chunks, and its level of compression.
+    layout
+        How blocks are cut; `layout.frame` is what a frame is, `layout.chunks` how the output is cut.
+    threads, blocks
+        Threads that encode, and blocks of the pool.
+    """
+
+    config: Config
+    backend: str
+    format: str
+    codec: str
+    level: int
+    layout: BlockLayout
+    threads: int
+    blocks: int
+
+
+def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes | None = None) -> RunPlan:
+    """Return the plan of a run that writes `output`.
+
+    An output that is extended keeps its `frames_per_chunk`; 0: they are chosen. Raises UsageError if the format of the
+    output cannot hold such frames, or if `output.memory` is less than two blocks.
+    """
+    config, backend = with_codec(config, output), choose_backend(config)
+    layout = layout_of(config, backend, frames_per_chunk=frames_per_chunk, sizes=sizes)
+    return RunPlan(
+        config,
+        backend,
+        format_of(output),
+        config.output.compression,
+        config.output.level,
+        layout,
+        encoding_threads(config, layout),
+        pool_size(config, layout, sizes),
+    )
+
+
+def with_codec(config: Config, output: Path) -> Config:
+    """Return `config` with the codec that `output` gets; raise UsageError if its format cannot hold such frames."""
+    form, compression = format_of(output), config.output.compression
+    allowed = {codec.name: codec for codec in codecs_for(form)}
+    if compression == "auto":
+        compression = next(iter(allowed))
+    if compression not in allowed:
+        (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
+        expected = f"{', '.join(names)} or {last}"
+        raise UsageError(f"output.compression: {form} has no {compression}{how}; expected {expected}")
+    if config.output.shard_frames and form == "HDF5":
+        raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
+    if (levels := config.output.pyramid) and form == "HDF5":
+        raise UsageError("output.pyramid: HDF5 has no such levels; expected 0, or an output that ends in .zarr")
+    if min(config.grid.rows, config.grid.cols) >> levels == 0:
+        least = min(config.grid.rows, config.grid.cols)
+        raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
+    if config.output.level not in (of_codec := allowed[compression].levels):
+        expected = f"{of_codec[0]} to {of_codec[-1]} with {compression}"
+        raise UsageError(f"output.level: expected {expected}, got {config.output.level}")
+    dtype = np.dtype(config.stored)
+    most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
+    if config.output.keep_bits > most:
+        raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
+    if config.stored == "float16" and form == "HDF5":
+        raise UsageError(
+            "output.store: float16 in HDF5 crashes netCDF readers; expected output.keep_bits=10, which keeps as many "
+            "bits in float32, or an output that ends in .zarr"
+        )
+    return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
+
+
+def choose_backend(config: Config) -> str:
+    """Return the backend of the run; "auto" is the GPU if one can be used, or else Numba."""
+    if config.run.backend != "auto":
+        return config.run.backend
+    driver = find_driver()
+    if driver is None or not driver.gpus:
+        return _backend_on_cpu()
+    device = min(config.run.device, len(driver.gpus) - 1)  # `open_solver` refuses a GPU that does not exist
+    gpu = driver.gpus[device]
+    try:
+        reason = why_too_old(device)
+    except Exception as error:
+        found = "CuPy is not installed" if find_spec("cupy") is None else f"CuPy does not start: {one_line(error)}"
+        log.warning(f"{gpu} is not used, the CPU is: {found}; get it with {how_to_install_cupy(driver)}")
+        return _backend_on_cpu()
+    if reason:
+        log.warning(f"{gpu} is not used, the CPU is: {reason}")
+        return _backend_on_cpu()
+    return "cupy"
+
+
+def _backend_on_cpu() -> str:
+    """Return the backend that "auto" is without a GPU: Numba, or NumPy where Numba may not compile."""
+    if numba_compiles():
+        return "numba"
+    log.warning("NUMBA_DISABLE_JIT is set: the backend is numpy, which is slow; unset the variable to use numba")
+    return "numpy"
+
+
+def layout_of(
+    config: Config, backend: str = "", *, frames_per_chunk: int = 0, sizes: Sizes | None = None
+) -> BlockLayout:
+    """Return how the frames of `config`, whose codec is known, are cut into chunks and blocks.
+
+    Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given.
+    """
+    members, grid, output, steps = config.model.members, config.grid, config.output, config.run.steps_per_frame
+    sizes = sizes or default_sizes()
+    codec = CODECS.get(output.compression)  # None for "auto": whoever asks so encodes nothing
+    frame = FrameFormat.of(
+        (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols),
+        output.fields,
+        config.model.precision,
+        store=config.stored,
+        keep_bits=output.keep_bits,
+        shuffle=codec is not None and codec.byte_planes,
+    )
+    chunks = Chunking.choose(
+        frame,
+        sizes,
+        frames=config.run.frames,
+        steps=steps,
+        frames_per_chunk=frames_per_chunk,
+        frames_per_shard=output.shard_frames,
+        pyramid=output.pyramid,
+    )
+    # The levels of a pyramid are made of frames in host memory, so that a GPU leaves frames there.
+    kernels = codec.kernels if codec is not None and not output.pyramid else None
+    by_gpu = kernels is not None and output.level in kernels.levels
+    encoded = encoded_nbytes(chunks, output.compression) if by_gpu and backend == "cupy" else 0
+    halve = not encoded and not (codec is not None and codec.raw)  # else a block costs a thread little
+    return BlockLayout.choose(chunks, sizes, steps=steps, halve=halve, encoded_nbytes=encoded)
+
+
+def encoding_threads(config: Config, layout: BlockLayout) -> int:
+    """Return how many threads encode: by default one for each core that this process may use.
+
+    Where a GPU encodes, only some of many cores have a thread. Threads that only write take turns at the interpreter,
+    and the more of them there are, the longer the solver's thread waits for its own turn.
     """
     cores = usable_cores()
-    return config.output.threads or (min(cores, 4 + cores // 4) if layout.gpu_codec else cores)
+    return config.output.threads or (min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores)
 
 
-def pool_size(config: Config, layout: FrameLayout) -> int:
-    """Return the number of blocks: what `output.memory` holds, else enough to keep the encoders and the link busy.
+def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -> int:
+    """Return the number of blocks: what `output.memory` holds, or else enough to keep the encoders and the link busy.
 
-    Raises UsageError if that are less than two: one to be filled while another is written.
+    Raises UsageError if `output.memory` is less than two blocks: one to be filled while another is written.
     """
     if memory := config.output.memory:
         blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
@@ -28,8 +189,9 @@ def pool_size(config: Config, layout: FrameLayout) -> int:
             least = -(-2 * layout.block_nbytes // 2**20)
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
     else:
-        wanted = -(-encoding_threads(config, layout) // layout.slabs) + 4
-        wanted *= max(1, staging.BLOCK_BYTES // layout.block_nbytes)  # small blocks too cover the pauses of a disk
+        wanted = -(-encoding_threads(config, layout) // layout.chunks.slabs) + 4
+        # Small blocks too cover the pauses of a disk.
+        wanted *= max(1, (sizes or default_sizes()).block_bytes // layout.block_nbytes)
         affordable = available_memory() // 4 // (2 * layout.block_nbytes)
         blocks = max(2, min(wanted, int(affordable)))
     in_the_run = -(-config.run.frames // layout.frames_per_block)

@@ -40,11 +40,11 @@ def rates(pipeline: "Pipeline") -> Rates:
     config, frames = pipeline.config, pipeline.frames_committed - pipeline.first
     seconds = max(time.perf_counter() - pipeline.started, 1e-9)
     steps = frames * config.run.steps_per_frame
-    raw, stored = frames * pipeline.pool.layout.frame_nbytes, pipeline.writer.nbytes - pipeline.nbytes_before
+    raw, stored = frames * pipeline.pool.layout.frame.frame_nbytes, pipeline.writer.nbytes - pipeline.nbytes_before
     return Rates(
         frames=pipeline.frames_committed,
         steps_per_second=steps / seconds,
-        gcells_per_second=steps * pipeline.pool.layout.cells / seconds / 1e9,
+        gcells_per_second=steps * pipeline.pool.layout.frame.cells / seconds / 1e9,
         gigabytes_in=raw / seconds / 1e9,
         gigabytes_out=stored / seconds / 1e9,
         ratio=raw / stored if stored else 0.0,

@@ -4,7 +4,6 @@ A reader of a torn HDF5 file can hang or crash: a process of its own, with a dea
 rebuilt from its journal, which says where each chunk is, without HDF5, and from the frames that HDF5 or Zarr can read.
 """
 
-import dataclasses
 import json
 import os
 import select
@@ -26,12 +25,13 @@ from gsio.config import Config
 from gsio.errors import DataError, GsioError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.frames.block import Block
-from gsio.frames.layout import STATISTICS, FrameLayout, layout_of
+from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
 from gsio.processes import end_with_parent, python_module, with_parent
 from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
 from gsio.reader.verify import check_frames
+from gsio.run.plan import layout_of
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
@@ -273,7 +273,7 @@ class Wreck:
         self._config = Config.from_toml(self._attributes["config"])
         if (compression := self._config.output.compression) not in CODECS:
             raise DataError(f"{output}: expected the compression {', '.join(CODECS)}, found {compression}")
-        self._layout = layout_of(self._config, per_chunk)
+        self._layout = layout_of(self._config, frames_per_chunk=per_chunk)
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
         self.saved = 0
@@ -282,8 +282,9 @@ class Wreck:
 
     def write(self, target: Path) -> list[int]:
         """Write the frames up to the last whole one to a new output, and return which of these are damaged."""
-        # One commit holds what cannot be told apart: the frames of a chunk, or of a shard.
-        layout = dataclasses.replace(self._layout, frames_per_block=self._layout.frames_together)
+        # One commit holds the frames of one chunk or shard: they are stored, or lost, together.
+        chunks = self._layout.chunks
+        layout = BlockLayout(chunks, chunks.frames_together, chunks.frames_together)
         blocks = [(first, *self._block(layout, first)[1:]) for first in range(0, self.frames, layout.frames_per_block)]
         damaged = [frame for _, of_block in blocks for frame in of_block]
         self.saved = self.frames
@@ -301,8 +302,8 @@ class Wreck:
                 for first in range(0, self.saved, layout.frames_per_block):
                     block, _ = self._block(layout, first)
                     block.count = min(block.count, self.saved - first)
-                    for part in range(layout.parts):
-                        writer.encode(block, part)
+                    for task in range(layout.tasks):
+                        writer.encode(block, task)
                     block.checksums[: block.count] = self._series["integrity/crc32c"][first : first + block.count]
                     writer.commit([block])
             finally:
@@ -310,22 +311,23 @@ class Wreck:
             journal.sync()
         return damaged
 
-    def _block(self, layout: FrameLayout, first: int) -> tuple[Block, list[int]]:
+    def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:
         """Return the frames from `first` on that share a block, and which of them are damaged."""
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
         block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
         damaged = []
-        for number in range(first // layout.frames_per_chunk, -(-(first + block.count) // layout.frames_per_chunk)):
-            frames = range(number * layout.frames_per_chunk, (number + 1) * layout.frames_per_chunk)
+        missing = np.full(layout.frame.shape, np.nan if layout.frame.dtype.kind == "f" else 0, layout.frame.dtype)
+        per_chunk = layout.chunks.frames_per_chunk
+        for number in range(first // per_chunk, -(-(first + block.count) // per_chunk)):
+            frames = range(number * per_chunk, (number + 1) * per_chunk)
             frames = range(frames.start, min(frames.stop, self.frames))
             values, whole = self._best(number, frames)
             for place, frame in enumerate(frames):
-                for field in range(len(layout.fields)):
-                    missing = np.full(layout.shape, np.nan if layout.dtype.kind == "f" else 0, layout.dtype)
+                for field in range(len(layout.frame.fields)):
                     block.put(frame - first, field, values[field][place] if values else missing)
                 if not whole[place]:
                     damaged.append(frame)
-        for field, name in enumerate(layout.fields):
+        for field, name in enumerate(layout.frame.fields):
             for statistic, word in enumerate(STATISTICS):
                 if (series := self._series.get(f"stats/{name}_{word}")) is not None:
                     block.statistics[: block.count, field, statistic] = series[first : first + block.count]
@@ -336,7 +338,7 @@ class Wreck:
         best: tuple[Values | None, list[bool]] = None, [False] * len(frames)
         for values in self._sources(number, frames):
             whole = [
-                frame_checksum([plane[place] for plane in values], self._layout.shuffle)
+                frame_checksum([plane[place] for plane in values], self._layout.frame.shuffle)
                 == self._series["integrity/crc32c"][frame]
                 for place, frame in enumerate(frames)
             ]
@@ -348,33 +350,33 @@ class Wreck:
 
     def _sources(self, number: int, frames: range) -> Iterator[Values]:
         """Yield the values of a chunk as the journal places them, then as the output reads."""
-        layout, records = self._layout, self._records
+        frame, chunks, records = self._layout.frame, self._layout.chunks, self._records
         if records is not None and frames.start < len(records.frames):
             places = records.frames["places"][frames.start]
             encoded = [[self._encoded(number, field, slab, *places[field, slab].tolist())
-                        for slab in range(layout.slabs)] for field in range(len(layout.fields))]  # fmt: skip
+                        for slab in range(chunks.slabs)] for field in range(len(frame.fields))]  # fmt: skip
             codec = CODECS[self._config.output.compression]
             with suppress(ValueError):
                 yield [
                     np.concatenate([
-                        decode(codec, chunk, layout.dtype, layout.chunk_nbytes).reshape(layout.chunk_shape)
+                        decode(codec, chunk, frame.dtype, chunks.chunk_nbytes).reshape(chunks.chunk_shape)
                         for chunk in slabs
-                    ], axis=1)[:, : layout.shape[0]]
+                    ], axis=1)[:, : frame.shape[0]]
                     for slabs in encoded
                 ]  # fmt: skip
         if self._stack is not None and frames.stop <= self._stack.frames:
             with suppress(OSError, ValueError):
-                yield [self._stack.fields[name].chunk(number) for name in layout.fields]
+                yield [self._stack.fields[name].chunk(number) for name in frame.fields]
 
     def _encoded(self, number: int, field: int, slab: int, offset: int, nbytes: int) -> bytes:
         """Return a chunk as it is stored, or b"" if it cannot be read."""
         layout = self._layout
-        most = most_encoded(layout.chunk_nbytes)
+        most = most_encoded(layout.chunks.chunk_nbytes)
         try:
             if self._output.is_dir():
-                together = layout.frames_per_shard // layout.frames_per_chunk
-                folder = self._output / layout.fields[field]
-                return encoded_in_folder(folder, number, slab, len(layout.shape) - 1, together, most)
+                together = layout.chunks.frames_per_shard // layout.chunks.frames_per_chunk
+                folder = self._output / layout.frame.fields[field]
+                return encoded_in_folder(folder, number, slab, len(layout.frame.shape) - 1, together, most)
             with open_regular(self._output) as file:
                 return os.pread(file.fileno(), min(nbytes, most), offset)
         except (OSError, ValueError, OverflowError):

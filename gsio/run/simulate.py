@@ -9,12 +9,11 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio.compute import open_solver, with_backend
+from gsio.compute import open_solver
 from gsio.config import Config
 from gsio.errors import DataError, Interrupted, StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, is_file, remove_temporaries, require_new
 from gsio.frames.block import BlockPool
-from gsio.frames.layout import layout_of
 from gsio.log import configure
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
@@ -23,13 +22,13 @@ from gsio.run.checkpoints import Checkpoint
 from gsio.run.initial import initial_state, rates
 from gsio.run.limits import Limits
 from gsio.run.pipeline import Pipeline, Watch
-from gsio.run.plan import encoding_threads, pool_size
+from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.resume import Restart, find_restart
 from gsio.run.status import Status
 from gsio.run.summary import Summary, summarise
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
-from gsio.writer import for_output, format_of, is_zarr, open_writer
+from gsio.writer import format_of, is_zarr, open_writer
 from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
 from gsio.writer.protocol import Target
@@ -94,7 +93,7 @@ def simulate(
         raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
     if timeline is not None:
         check_timeline(timeline, output)
-    config, limits = for_output(config, output), Limits(config, output)
+    config, limits = with_codec(config, output), Limits(config, output)
     with Journal(output) as journal:
         check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
         for path in (output, *checkpoints.paths_of(output), status_of(output)):
@@ -158,9 +157,8 @@ def _pipeline(
     config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace, *, overwrite: bool
 ) -> Pipeline:
     """Return the pipeline of a run that begins, or goes on with what was there `before`, with its output open."""
-    chosen = with_backend(config)
-    layout = layout_of(chosen, before.frames_per_chunk if before is not None else 0)
-    threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
+    planned = plan(config, output, before.frames_per_chunk if before is not None else 0)
+    layout = planned.layout
     state = before.checkpoint if before is not None else None
     feed, kill = rates(config)
     checksum = checkpoints.rates_checksum(feed, kill)
@@ -170,8 +168,8 @@ def _pipeline(
     def start(config: Config) -> Start:
         return initial_state(config) if state is None else Start(state.u, state.v, feed, kill)
 
-    solver = open_solver(chosen, layout, blocks, start)
-    pool = BlockPool(layout, blocks, solver.allocate)
+    solver = open_solver(planned.backend, config, layout, planned.blocks, start)
+    pool = BlockPool(layout, planned.blocks, solver.allocate)
     attributes = root_attributes(config, solver.backend, solver.device)
     if before is not None:
         attributes["output_id"] = before.output_id
@@ -196,12 +194,12 @@ def _pipeline(
             safe = f"the {there} frames committed before are safe" if there else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
-    return Pipeline(config, solver, pool, writer, trace, threads, before, save)
+    return Pipeline(config, solver, pool, writer, trace, planned.threads, before, save)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
-    solver = open_solver(config, layout_of(config), 1, initial_state)
+    solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
 

@@ -70,7 +70,7 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         device=pipeline.solver.device,
         first=pipeline.first,
         frames=frames,
-        cells=frames * config.run.steps_per_frame * pipeline.pool.layout.cells,
+        cells=frames * config.run.steps_per_frame * pipeline.pool.layout.frame.cells,
         wall_seconds=wall_seconds,
         loop_seconds=loop,
         compute_seconds=pipeline.compute_seconds,
@@ -80,7 +80,7 @@ def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
         wait_seconds=trace.wait.busy,
         bottleneck=max(occupied, key=lambda name: occupied[name]),
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
-        nbytes_in=frames * pipeline.pool.layout.frame_nbytes,
+        nbytes_in=frames * pipeline.pool.layout.frame.frame_nbytes,
         nbytes_out=pipeline.writer.nbytes - pipeline.nbytes_before,
         outside=pipeline.outside,
     )

@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
-import numpy as np
-
-from gsio.codec import CODECS, codecs_for
-from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
 from gsio.writer.protocol import FrameWriter, Target
@@ -19,38 +14,6 @@ def format_of(output: Path) -> str:
     if output.suffix not in FORMATS:
         raise UsageError(f"--output: expected a name that ends in .h5, .hdf5 or .zarr, got '{output}'")
     return FORMATS[output.suffix]
-
-
-def for_output(config: Config, output: Path) -> Config:
-    """Return `config` with the compression that `output` gets; raise UsageError if its format does not have it."""
-    what, compression = format_of(output), config.output.compression
-    allowed = {codec.name: codec for codec in codecs_for(what)}
-    if compression == "auto":
-        compression = next(iter(allowed))
-    if compression not in allowed:
-        (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
-        expected = f"{', '.join(names)} or {last}"
-        raise UsageError(f"output.compression: {what} has no {compression}{how}; expected {expected}")
-    if config.output.shard_frames and what == "HDF5":
-        raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
-    if (levels := config.output.pyramid) and what == "HDF5":
-        raise UsageError("output.pyramid: HDF5 has no such levels; expected 0, or an output that ends in .zarr")
-    if min(config.grid.rows, config.grid.cols) >> levels == 0:
-        least = min(config.grid.rows, config.grid.cols)
-        raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
-    if config.output.level not in (of_codec := allowed[compression].levels):
-        expected = f"{of_codec[0]} to {of_codec[-1]} with {compression}"
-        raise UsageError(f"output.level: expected {expected}, got {config.output.level}")
-    dtype = np.dtype(config.stored)
-    most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
-    if config.output.keep_bits > most:
-        raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
-    if config.stored == "float16" and what == "HDF5":
-        raise UsageError(
-            "output.store: float16 in HDF5 crashes netCDF readers; expected output.keep_bits=10, which keeps as many "
-            "bits in float32, or an output that ends in .zarr"
-        )
-    return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
 
 
 def is_zarr(path: Path) -> bool:

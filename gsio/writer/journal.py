@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
 from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
 
 PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
@@ -96,16 +96,16 @@ class Journal:
         self,
         attributes: Mapping[str, Any],
         series: Mapping[str, NDArray[Any]],
-        layout: FrameLayout,
+        layout: BlockLayout,
         places: NDArray[np.void],
     ) -> None:
         """Make it that of another output, which holds frames with these `series`, each [frame], and `places`."""
         head = {
             "attributes": dict(attributes),
             "series": {name: values.dtype.str for name, values in series.items()},
-            "fields": layout.fields,
-            "slabs": layout.slabs,
-            "frames_per_chunk": layout.frames_per_chunk,
+            "fields": layout.frame.fields,
+            "slabs": layout.chunks.slabs,
+            "frames_per_chunk": layout.chunks.frames_per_chunk,
         }
         self._record = _record_of(head)
         temporary = temporary_beside(self._output)

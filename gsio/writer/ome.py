@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import AXES, Attributes
 
 
@@ -19,16 +19,16 @@ def level_path(name: str, level: int) -> str:
 
 
 def ome_attributes(
-    config: Config, layout: FrameLayout, limits: Mapping[str, tuple[float, float]]
+    config: Config, layout: BlockLayout, limits: Mapping[str, tuple[float, float]]
 ) -> dict[str, dict[str, Any]]:
     """Return the metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5, by which viewers find the fields.
 
     `limits` are the least and the largest value of each field: with them no viewer scans the file for its contrast.
     """
     axes: list[Attributes] = [{"name": "time", "type": "time"}]
-    axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.shape) :]]
+    axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.frame.shape) :]]
     step = config.run.steps_per_frame * config.model.dt
-    members = [1.0] * len(layout.shape[:-2])
+    members = [1.0] * len(layout.frame.shape[:-2])
     places = []
     for level in (0, *levels_of(config)):
         cells = 1 << level
@@ -44,12 +44,14 @@ def ome_attributes(
                 for level, place in enumerate(places)
             ],
         }
-        for name in reversed(layout.fields)  # v first: viewers open the first
+        for name in reversed(layout.frame.fields)  # v first: viewers open the first
     ]
     ome: Attributes = {"version": "0.5", "multiscales": images}
     if limits:
-        low, high = (limit * (layout.levels or 1) for limit in limits[layout.fields[-1]])  # of what is stored
-        ome["omero"] = {"channels": [ome_channel(layout.fields[-1], low, high)]}
+        low, high = (
+            limit * (layout.frame.stored_one or 1) for limit in limits[layout.frame.fields[-1]]
+        )  # of what is stored
+        ome["omero"] = {"channels": [ome_channel(layout.frame.fields[-1], low, high)]}
     return {"ome": ome}
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.trace import Trace
 from gsio.writer.journal import Journal
 
@@ -23,7 +23,7 @@ class Target(NamedTuple):
 
     path: Path
     config: Config
-    layout: FrameLayout
+    layout: BlockLayout
     attributes: Mapping[str, Any]
     journal: Journal
     trace: Trace
@@ -37,8 +37,8 @@ class FrameWriter(Protocol):
     Both steps raise OSError where storage fails; what was committed before stays readable.
     """
 
-    def encode(self, block: Block, part: int) -> None:
-        """Encode one part of `block`; called from several threads at once, for each part once."""
+    def encode(self, block: Block, task: int) -> None:
+        """Encode one task of `block`; called from several threads at once, for each task once."""
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""

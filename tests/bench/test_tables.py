@@ -14,7 +14,7 @@ from gsio.bench.tables import Column, Options, Results, Row, Table, markdown
 from gsio.cli import main
 from gsio.compute.peers import numpy as reference
 from gsio.config import Config, load_config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.start import Start
 
 QUICK = Options(device="cpu", only="", repeats=0, timeout=0, folder=None, frames=1000, quick=True)
@@ -59,7 +59,7 @@ def test_every_row_has_its_own_name_and_a_valid_configuration(table: Any, device
 
 @pytest.mark.parametrize("value", [np.nan, 0.5])
 def test_wrong_fields_are_refused_before_anything_is_timed(value: float, make_config: Any) -> None:
-    def wrong(config: Config, layout: FrameLayout, start: Start) -> Any:
+    def wrong(config: Config, layout: BlockLayout, start: Start) -> Any:
         return reference.solver(config, layout, start._replace(v=np.full_like(start.v, value)))
 
     with pytest.raises(ValueError, match="expected the reference's fields within 2e-06, got an error of"):

@@ -21,9 +21,10 @@ from gsio.compute.peers import numpy as reference
 from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import STENCILS, Field, laplacian
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 pytestmark = pytest.mark.numba
 
@@ -40,7 +41,7 @@ LONG_TOLERANCE = {"float32": 5e-5, "float64": 1e-13}
 PATTERNS = [(0.014, 0.054), (0.035, 0.065), (0.062, 0.0609)]  # feed, kill
 
 
-def make_solver(backend: str, config: Config, layout: FrameLayout, fields: tuple[Field, Field] | None = None) -> Solver:
+def make_solver(backend: str, config: Config, layout: BlockLayout, fields: tuple[Field, Field] | None = None) -> Solver:
     """Return a solver of `config` that starts from `fields`, u and v, instead of its initial state."""
     start = initial_state(config)
     if fields:
@@ -90,7 +91,7 @@ def assert_same_bits(found: tuple[Field, ...], expected: tuple[Field, ...]) -> N
         assert mine.tobytes() == theirs.tobytes()
 
 
-def record(solver: Solver, layout: FrameLayout, frames: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def record(solver: Solver, layout: BlockLayout, frames: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return data and statistics of `frames` frames, all blocks filled before the first is waited for."""
     blocks = []
     for first in range(0, frames, layout.frames_per_block):
@@ -106,10 +107,10 @@ def record(solver: Solver, layout: FrameLayout, frames: int) -> tuple[NDArray[An
     return np.concatenate(data), np.concatenate(statistics)
 
 
-def staged_field(layout: FrameLayout, data: NDArray[np.uint8]) -> Field:
+def staged_field(layout: BlockLayout, data: NDArray[np.uint8]) -> Field:
     """Return the field [rows, cols] that lies in `data` as its byte planes or as it is."""
-    raw = data.reshape(layout.dtype.itemsize, -1).T.copy() if layout.shuffle else data.copy()
-    return raw.reshape(-1).view(layout.dtype).reshape(layout.shape)
+    raw = data.reshape(layout.frame.dtype.itemsize, -1).T.copy() if layout.frame.shuffle else data.copy()
+    return raw.reshape(-1).view(layout.frame.dtype).reshape(layout.frame.shape)
 
 
 def assert_statistics(found: NDArray[np.float64], field: Field) -> None:
@@ -227,7 +228,7 @@ from gsio.compute.cpu import CpuSolver
 from gsio.config import load_config
 from gsio.run.initial import initial_state
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 
 for rows in (3, 67):
     for threads in (7, 3, 2, 1):
@@ -501,7 +502,7 @@ def test_blocks_hold_the_fields_and_their_statistics(
             twin.advance(config.run.steps_per_frame)
             now = dict(zip("uv", twin.fields(), strict=True))
             for i, name in enumerate(fields.split(",")):
-                expected = now[name].astype(layout.dtype)
+                expected = now[name].astype(layout.frame.dtype)
                 assert_same_bits((staged_field(layout, block.data[frame, i]),), (expected,))
                 assert_statistics(block.statistics[frame, i], expected)
         assert_same_bits(solver.fields(), twin.fields())
@@ -524,7 +525,7 @@ def test_statistics_count_non_finite_values_and_describe_the_others(
     solver.fill(block)
     solver.wait(block)
     for i, field in enumerate(solver.fields()):
-        field = field.astype(layout.dtype)
+        field = field.astype(layout.frame.dtype)
         assert 3 * 9 < block.statistics[0, i, 4] < field.size
         assert_same_bits((staged_field(layout, block.data[0, i]),), (field,))
         assert_statistics(block.statistics[0, i], field)
@@ -557,7 +558,7 @@ def test_values_are_stored_in_fewer_bits_alike_on_every_backend(
         expected, error = pack(field.astype(precision), layout)
         assert_same_bits((staged_field(layout, data[0, i]),), (expected,))
         assert statistics[0, i, 3] == error
-        assert (error > 0) == layout.lossy
+        assert (error > 0) == layout.frame.lossy
         assert statistics[0, i, 1] == field.astype(precision).max()
 
 

@@ -24,8 +24,8 @@ from gsio.compute import choose_backend, open_solver, tune
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import layout_of
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 MakeConfig = Callable[..., Config]
 
@@ -278,7 +278,7 @@ def test_threads_that_wait_for_encoded_chunks_use_the_device_of_the_run(
     config = on_device_1(make_config, {"output.compression": compression})
     layout = replace(layout_of(config), frames_per_block=2)
     assert layout.gpu_codec == compression
-    solver = open_solver(config, layout, 1, initial_state)
+    solver = open_solver(config.run.backend, config, layout, 1, initial_state)
     blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for _ in range(7)]  # more than slots
     with ThreadPoolExecutor(2) as threads:
         for block in blocks:
@@ -291,7 +291,7 @@ def test_threads_that_wait_for_encoded_chunks_use_the_device_of_the_run(
 @pytest.mark.usefixtures("cupy")
 def test_a_snapshot_is_waited_for_in_another_thread(make_config: MakeConfig) -> None:
     config = on_device_1(make_config)
-    solver, start = open_solver(config, layout_of(config), 1, initial_state), initial_state(config)
+    solver, start = open_solver(config.run.backend, config, layout_of(config), 1, initial_state), initial_state(config)
     with ThreadPoolExecutor(1) as thread:
         u, v = thread.submit(solver.snapshot()).result()
         np.testing.assert_array_equal(thread.submit(solver.field, "v").result(), v)
@@ -325,13 +325,13 @@ def test_auto_asks_the_device_of_the_run(make_config: MakeConfig, monkeypatch: p
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto", "run.device": 0})) == "numba"
     config = on_device_1(make_config, {"run.backend": "auto", "run.device": 2})
     with pytest.raises(UsageError, match=r"run\.device: expected a GPU below 2, got 2"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.usefixtures("cupy")
 def test_the_memory_that_counts_is_that_of_the_device_of_the_run(make_config: MakeConfig) -> None:
     config = on_device_1(make_config, {"run.device": 0, "run.backend": "cupy-arrays"})
     with pytest.raises(UsageError, match=r"run\.device: expected a GPU of compute capability"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
     config = on_device_1(make_config)
-    open_solver(config, layout_of(config), 1, initial_state)  # although device 0 is full
+    open_solver(config.run.backend, config, layout_of(config), 1, initial_state)  # although device 0 is full

@@ -10,9 +10,9 @@ import pytest
 
 from gsio.compute import ROUTES, open_solver
 from gsio.config import Config
-from gsio.frames.layout import layout_of
 from gsio.model.gray_scott import step
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 MakeConfig = Callable[..., Config]
 
@@ -60,10 +60,10 @@ def test_every_kind_of_feed_goes_with_every_kind_of_kill(
         grid = {"grid.rows": SHAPE[0], "grid.cols": SHAPE[1], "run.threads": 1}
         config = make_config({"run.backend": backend, "model.precision": precision, **grid, **rates})
         layout = layout_of(config)
-        assert layout.shape == ((3, *SHAPE) if "list" in (feed, kill) else SHAPE)
-        u, v = np.random.default_rng(1).random((2, *layout.shape), np.float32).astype(np.float64)
+        assert layout.frame.shape == ((3, *SHAPE) if "list" in (feed, kill) else SHAPE)
+        u, v = np.random.default_rng(1).random((2, *layout.frame.shape), np.float32).astype(np.float64)
         start = initial_state(config)._replace(u=u, v=v)
-        solver = open_solver(config, layout, 1, lambda _, start=start: start)
+        solver = open_solver(config.run.backend, config, layout, 1, lambda _, start=start: start)
         solver.advance(32)
         for mine, theirs in zip(solver.fields(), expected(config, start), strict=True):
             assert np.linalg.norm(mine - theirs) < TOLERANCE[precision] * np.linalg.norm(theirs), kill

@@ -22,8 +22,8 @@ from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import layout_of
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 MakeConfig = Callable[..., Config]
 
@@ -72,12 +72,12 @@ def test_every_route_gives_the_answers_of_the_reference(route: str, precision: s
     for changes in FEW if route in SLOW else CASES:
         config = make_config({"run.backend": route, "model.precision": precision, **changes})
         layout = layout_of(config)
-        u, v = np.random.default_rng(1).random((2, *layout.shape), np.float32).astype(np.float64)
+        u, v = np.random.default_rng(1).random((2, *layout.frame.shape), np.float32).astype(np.float64)
         start = initial_state(config)._replace(u=u, v=v)
         expected = solve(reference.solver(config, layout, start))
-        found = solve(open_solver(config, layout, 1, lambda _, start=start: start))
+        found = solve(open_solver(config.run.backend, config, layout, 1, lambda _, start=start: start))
         for mine, theirs in zip(found, expected, strict=True):
-            assert (mine.dtype, mine.shape) == (precision, layout.shape)
+            assert (mine.dtype, mine.shape) == (precision, layout.frame.shape)
             assert np.linalg.norm(mine - theirs) < TOLERANCE[precision] * np.linalg.norm(theirs), changes
 
 
@@ -134,14 +134,14 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, f"gsio.compute.{library}", raising=False)
     config = make_config({"run.backend": route})
     with pytest.raises(UsageError, match=rf"run\.backend: {route} .* get it with pip install 'gsio\[{library}\]'"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
 
 
 def test_cupy_arrays_without_a_gpu_points_at_doctor(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gsio.compute.cuda.solver", None)
     config = make_config({"run.backend": "cupy-arrays"})
     with pytest.raises(UsageError, match=r"run\.backend: cupy cannot be used here: .* see 'gsio doctor'"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.parametrize("route", ["jax", "torch", "cupynumeric"])
@@ -149,7 +149,7 @@ def test_a_device_that_is_not_there_is_refused(route: str, make_config: MakeConf
     need_library(route)
     config = make_config({"run.backend": route, "run.device": 99})
     with pytest.raises(UsageError, match=r"run\.device: expected .*, got 99"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
 
 
 def test_where_numba_may_not_compile_auto_is_numpy(tmp_path: Path) -> None:

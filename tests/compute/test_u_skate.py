@@ -8,8 +8,8 @@ from gsio.compute import open_solver
 from gsio.compute.peers import numpy as reference
 from gsio.compute.solver import Solver
 from gsio.config import load_config
-from gsio.frames.layout import layout_of
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 SPEED = 1.35  # cells in 1000 steps, about
 MARGIN = 40  # cells around the grid, copied from its other side: the largest shape that counts lies inside
@@ -71,7 +71,7 @@ def test_a_u_glides_at_the_rates_of_the_preset() -> None:
 @pytest.mark.slow  # where Numba has to compile first
 def test_the_preset_has_gliders_until_its_end() -> None:
     config = load_config(preset="u-skate", overrides={"run.backend": "numba"}, environ={})
-    solver = open_solver(config, layout_of(config), 1, initial_state)
+    solver = open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
     steps = config.run.frames * config.run.steps_per_frame
     solver.advance(steps - 4000)
     found = gliders(solver, np.array([config.grid.rows, config.grid.cols]), 4)

@@ -19,6 +19,7 @@ from ome_zarr_models.v05 import Image
 import gsio
 from gsio.cli import main
 from gsio.config import Config
+from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
 Captured = pytest.CaptureFixture[str]
@@ -39,9 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of outputs with three frames a chunk and six a block."""
     folder = tmp_path_factory.mktemp("outputs")
     small = {"grid.rows": 12, "grid.cols": 17, "run.steps_per_frame": 3, "run.backend": "numpy", **CHANGES}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gsio.frames.layout.CHUNK_BYTES", 3 * PLANE)
-        patch.setattr("gsio.frames.layout.BLOCK_BYTES", 12 * PLANE)
+    with small_blocks(block_bytes=12 * PLANE, chunk_bytes=3 * PLANE):
         for name, changes in SOURCES.items():
             gsio.simulate(gsio.load_config(overrides=small | changes, environ={}), folder / name)
         yield folder
@@ -247,11 +246,8 @@ def test_what_was_rounded_is_not_rounded_again(
 
 
 @pytest.mark.parametrize("ending", [".h5", ".vtkhdf", ".openpmd.h5"])
-def test_large_frames_are_cut_into_slabs(
-    ending: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gsio.frames.layout.LARGE_BYTES", PLANE - 1)
-    monkeypatch.setattr("gsio.frames.layout.SLAB_BYTES", PLANE * 5 // 12)  # five rows: the last is shorter
+def test_large_frames_are_cut_into_slabs(ending: str, source: Path, tmp_path: Path) -> None:
+    small_blocks(large_bytes=PLANE - 1, slab_bytes=PLANE * 5 // 12)  # of five rows: the last is shorter
     assert main(["export", str(source), str(tmp_path / f"out{ending}")]) == 0
     arrays, _ = expected(source, "whole")
     for field, array in READERS[ending](tmp_path / f"out{ending}")[0].items():

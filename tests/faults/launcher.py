@@ -21,9 +21,9 @@ import gsio.run.simulate
 import gsio.writer.hdf5
 import gsio.writer.zarr  # noqa: F401 - imported here, so that no run has to
 from gsio.cli import main
-from gsio.frames import layout as staging
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
+from gsio.testing import small_blocks
 
 
 def look(path: str, target: str) -> int:
@@ -83,7 +83,7 @@ def answer(number: int) -> None:
 
 
 frame = 24 * 32 * 4
-staging.BLOCK_BYTES, staging.CHUNK_BYTES = 4 * 2 * frame, 2 * frame  # many blocks in a short run
+small_blocks(block_bytes=4 * 2 * frame, chunk_bytes=2 * frame)  # many blocks in a short run
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gsio.frames.block import Block
-from gsio.frames.layout import SEGMENT_BYTES, STREAM_BYTES, FrameLayout
+from gsio.frames.layout import SEGMENT_BYTES, STREAM_BYTES, BlockLayout
 
 build = partial(
     st.builds,
@@ -33,41 +33,43 @@ layouts = build(gpu_codec=st.sampled_from(["lz4", "deflate"]))
 
 @settings(deadline=None)
 @given(layout=layouts)
-def test_the_streams_of_a_chunk_are_no_longer_than_a_gpu_can_take(layout: FrameLayout) -> None:
+def test_the_streams_of_a_chunk_are_no_longer_than_a_gpu_can_take(layout: BlockLayout) -> None:
     blocks, block = layout.gpu_blocks
-    cells = math.prod(layout.chunk_shape)
+    cells = math.prod(layout.chunks.chunk_shape)
     left = cells - (blocks - 1) * block
     assert 0 < left <= block <= {"lz4": STREAM_BYTES, "deflate": SEGMENT_BYTES}[layout.gpu_codec]
     if layout.gpu_codec == "lz4":  # all planes of the last are one stream if it is shorter
-        assert left == block or left * layout.dtype.itemsize <= block
+        assert left == block or left * layout.frame.dtype.itemsize <= block
 
 
 @settings(deadline=None)
 @given(layout=layouts)
-def test_a_block_holds_its_chunks_if_nothing_shrinks(layout: FrameLayout) -> None:
+def test_a_block_holds_its_chunks_if_nothing_shrinks(layout: BlockLayout) -> None:
     blocks, _ = layout.gpu_blocks
-    streams = blocks * layout.dtype.itemsize
+    streams = blocks * layout.frame.dtype.itemsize
     before, each, after = {"lz4": (16 + 4 * blocks, 4, 0), "deflate": (2, 5, 2 + 4)}[layout.gpu_codec]
-    assert before + each * streams + layout.chunk_nbytes + after <= layout.encoded_nbytes
-    chunks = layout.chunks_of(layout.frames_per_block)
-    assert chunks == layout.frames_per_block // layout.frames_per_chunk * layout.slabs * len(layout.fields)
+    assert before + each * streams + layout.chunks.chunk_nbytes + after <= layout.encoded_nbytes
+    chunks = layout.chunks.chunks_of(layout.frames_per_block)
+    assert chunks == layout.frames_per_block // layout.chunks.frames_per_chunk * layout.chunks.slabs * len(
+        layout.frame.fields
+    )
     assert layout.header_nbytes + chunks * layout.encoded_nbytes <= layout.block_nbytes
     assert layout.block_nbytes >= replace(layout, gpu_codec="").block_nbytes
 
 
 @settings(deadline=None)
 @given(layout=build(gpu_codec=st.sampled_from(["", "lz4"]), raw=st.booleans()), filled=st.floats(0, 1))
-def test_the_parts_of_a_block_hold_each_of_its_chunks_once_and_whole_shards(layout: FrameLayout, filled: float) -> None:
-    assume(layout.chunks_of(layout.frames_per_block) < 10_000 and layout.block_nbytes < 1 << 32)
+def test_the_parts_of_a_block_hold_each_of_its_chunks_once_and_whole_shards(layout: BlockLayout, filled: float) -> None:
+    assume(layout.chunks.chunks_of(layout.frames_per_block) < 10_000 and layout.block_nbytes < 1 << 32)
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     block.count = math.ceil(filled * layout.frames_per_block)
-    parts = [block.chunk_numbers(part) for part in range(layout.parts)]
+    parts = [block.chunk_numbers(part) for part in range(layout.tasks)]
     chunks = [(number, slab) for numbers, slab in parts for number in numbers]
-    expected = itertools.product(range(-(-block.count // layout.frames_per_chunk)), range(layout.slabs))
+    expected = itertools.product(range(-(-block.count // layout.chunks.frames_per_chunk)), range(layout.chunks.slabs))
     assert sorted(chunks) == list(expected)
-    shard = layout.frames_per_shard or 1
-    assert all(numbers.start * layout.frames_per_chunk % shard == 0 for numbers, _ in parts if numbers)
-    assert [block.encoded() for _ in parts] == [False] * (layout.parts - 1) + [True]
+    shard = layout.chunks.frames_per_shard or 1
+    assert all(numbers.start * layout.chunks.frames_per_chunk % shard == 0 for numbers, _ in parts if numbers)
+    assert [block.encoded() for _ in parts] == [False] * (layout.tasks - 1) + [True]
 
 
 def test_blocks_are_halved_for_the_threads_that_encode_them() -> None:

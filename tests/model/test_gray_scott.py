@@ -16,7 +16,6 @@ from gsio.compute.peers import numpy as reference
 from gsio.compute.solver import Solver
 from gsio.config import Config, Model, load_config
 from gsio.errors import UsageError
-from gsio.frames.layout import layout_of
 from gsio.model.gray_scott import (
     STENCILS,
     Coefficients,
@@ -27,6 +26,7 @@ from gsio.model.gray_scott import (
     step,
 )
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 MakeConfig = Callable[..., Config]
 

@@ -17,6 +17,7 @@ import gsio
 from gsio.config import Config
 from gsio.errors import DataError, UsageError
 from gsio.reader.verify import problems
+from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
@@ -33,9 +34,9 @@ CUTS = {  # of chunks, blocks and slabs, in bytes of a field
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    for name, nbytes in zip(("CHUNK", "BLOCK", "LARGE", "SLAB"), CUTS[request.param], strict=True):
-        monkeypatch.setattr(f"gsio.frames.layout.{name}_BYTES", nbytes)
+def cut(request: pytest.FixtureRequest) -> None:
+    chunk, block, large, slab = CUTS[request.param]
+    small_blocks(block, chunk, large_bytes=large, slab_bytes=slab)
 
 
 @pytest.mark.parametrize("cut", CUTS, indirect=True)

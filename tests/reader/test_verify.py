@@ -17,6 +17,7 @@ import gsio
 from gsio.cli import main
 from gsio.config import Config
 from gsio.reader import Frames
+from gsio.testing import small_blocks
 from gsio.writer.journal import read_journal
 from gsio.writer.status_file import status_of
 
@@ -36,8 +37,7 @@ OUTPUTS = [
 @pytest.fixture
 def make_output(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
     """Return a function that makes an output of 16 frames, three of them a chunk where there are chunks."""
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 3 * 12 * 17 * 4)
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 6 * 2 * 12 * 17 * 4)
+    small_blocks(block_bytes=6 * 2 * 12 * 17 * 4, chunk_bytes=3 * 12 * 17 * 4)
 
     def make(name: str, compression: str) -> Path:
         changes = {"run.frames": 16, "initial.kind": "noise", "output.fields": "u,v"}

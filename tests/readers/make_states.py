@@ -17,7 +17,7 @@ import gsio
 import gsio.run.simulate
 import gsio.writer.hdf5
 import gsio.writer.zarr
-from gsio.frames import layout as staging
+from gsio.testing import small_blocks
 
 ROWS, COLS, FRAMES, FEW = 6, 9, 60, 8
 SIGNALS = {"running": signal.SIGSTOP, "stopped": signal.SIGTERM, "complete": None}
@@ -47,7 +47,7 @@ def run(path: Path, number: int | None) -> None:
     structlog.configure(processors=[look], wrapper_class=structlog.make_filtering_bound_logger(10))
     compression, _, store = path.stem.partition("-")
     plane = ROWS * COLS * {"computed": 4, "float16": 2, "uint16": 2, "uint8": 1}[store]
-    staging.BLOCK_BYTES, staging.CHUNK_BYTES = 4 * 2 * plane, 2 * plane  # some blocks in a short run
+    small_blocks(block_bytes=4 * 2 * plane, chunk_bytes=2 * plane)  # some blocks in a short run
     changes = {"output.compression": compression, "output.store": store, "output.fields": "u,v"}
     sizes = {"grid.rows": ROWS, "grid.cols": COLS, "run.frames": FRAMES, "run.steps_per_frame": 3}
     kind = {"run.backend": "numpy", "run.threads": 1, "output.threads": 1, "initial.kind": "noise"}

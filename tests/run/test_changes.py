@@ -16,6 +16,7 @@ from gsio.config import Config
 from gsio.errors import DataError, StorageError
 from gsio.reader import open_stack
 from gsio.run.pipeline import Pipeline
+from gsio.testing import small_blocks
 from gsio.writer.status_file import read_status
 
 FRAMES, GATE = 60, 32
@@ -89,8 +90,7 @@ def test_an_output_that_is_changed_under_its_run_is_never_complete(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 8 * 12 * 17 * 4 * 2)
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 4 * 12 * 17 * 4)
+    small_blocks(block_bytes=8 * 12 * 17 * 4 * 2, chunk_bytes=4 * 12 * 17 * 4)
     monkeypatch.setattr("gsio.run.pipeline.WATCH_SECONDS", 0.01)
     changed = threading.Event()
     fill, snapshot = ArraySolver.fill, ArraySolver.snapshot

@@ -16,9 +16,9 @@ from gsio.cli import main
 from gsio.compute import open_solver
 from gsio.config import Config
 from gsio.errors import DivergenceError, UsageError
-from gsio.frames.layout import layout_of
 from gsio.model.gray_scott import MARGIN, values_outside
 from gsio.run.initial import initial_state
+from gsio.run.plan import layout_of
 
 Make = Callable[..., Config]
 
@@ -69,7 +69,7 @@ def test_whoever_opens_a_solver_is_refused_too(make_config: Make, tmp_path: Path
     kill = map_in_file(tmp_path / "kill.npy", 0.9)
     config = make_config({"model.kill": kill, "model.feed": 0.4, "model.dt": 1.5})
     with pytest.raises(UsageError, match=r"feed \+ kill\)"):
-        open_solver(config, layout_of(config), 1, initial_state)
+        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.parametrize("name", ["run.h5", "run.zarr"])

@@ -24,7 +24,7 @@ from gsio.compute.host import ArraySolver
 from gsio.config import Config, parse_interval, parse_walltime
 from gsio.errors import DataError, Interrupted, StorageError, UsageError
 from gsio.export import export
-from gsio.frames import layout as staging
+from gsio.frames.sizes import default_sizes
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
@@ -43,23 +43,24 @@ LONG = {"run.frames": 60, "run.backend": "numpy", "initial.kind": "noise", "outp
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def many_blocks() -> None:
     """Have many blocks in a short run: of 8 frames, with chunks of 4."""
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 8 * 12 * 17 * 4 * 2)
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 4 * 12 * 17 * 4)
+    small_blocks(block_bytes=8 * 12 * 17 * 4 * 2, chunk_bytes=4 * 12 * 17 * 4)
 
 
 KILLED = """
 import os, sys, threading
 from pathlib import Path
-import gsio, gsio.frames.layout
+import gsio
 from gsio.run import checkpoints
-from gsio.frames import layout as staging
 from gsio.compute.host import ArraySolver
 from gsio.config import Config
 from gsio.run.pipeline import Pipeline
+from gsio.testing import small_blocks
+from gsio.testing import small_blocks
 
-output, resume, frames, staging.BLOCK_BYTES, staging.CHUNK_BYTES = *sys.argv[1:3], *map(int, sys.argv[3:])
+output, resume, frames, *sizes = *sys.argv[1:3], *map(int, sys.argv[3:])
+small_blocks(*sizes)
 saved = threading.Event()
 saved.set()
 committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoints.save, ArraySolver.fill
@@ -88,8 +89,11 @@ gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output), resume=resume)
 
 def kill_after(frames: int, config: Config, output: Path, resume: str = "no") -> None:
     """Let a process leave, as it is, what it has written of a run when so many frames are committed."""
-    sizes = map(str, (frames, staging.BLOCK_BYTES, staging.CHUNK_BYTES))
-    run = subprocess.run([sys.executable, "-c", KILLED, str(output), resume, *sizes], input=config.to_toml(), text=True)
+    sizes = default_sizes()
+    numbers = map(str, (frames, sizes.block_bytes, sizes.chunk_bytes))
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(output), resume, *numbers], input=config.to_toml(), text=True
+    )
     assert run.returncode == 9
 
 
@@ -232,8 +236,7 @@ def test_committed_frames_stay_when_the_run_that_goes_on_is_stopped_before_it_re
             assert list(problems(stack)) == []
             assert stack.frames >= 40
     monkeypatch.undo()
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 8 * 12 * 17 * 4 * 2)
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 4 * 12 * 17 * 4)
+    small_blocks(block_bytes=8 * 12 * 17 * 4 * 2, chunk_bytes=4 * 12 * 17 * 4)
     gsio.simulate(config, path, resume="must")
     (tmp_path / "whole").mkdir()
     gsio.simulate(config, tmp_path / "whole" / name)

@@ -24,13 +24,13 @@ from gsio.compute.peers import numpy as reference
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.frames.block import Block, BlockPool
-from gsio.frames.layout import layout_of
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
-from gsio.run.plan import encoding_threads, pool_size
+from gsio.run.plan import encoding_threads, layout_of, pool_size
 from gsio.run.simulate import last_frame
+from gsio.testing import small_blocks
 from gsio.trace import Trace
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
@@ -41,9 +41,9 @@ ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "ru
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def many_blocks() -> None:
     """Have several blocks in a short run."""
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 8 << 20)
+    small_blocks(block_bytes=8 << 20, chunk_bytes=4 << 20)
 
 
 class KeepingWriter:
@@ -57,7 +57,7 @@ class KeepingWriter:
         self.before_encode: Callable[[Block], object] = lambda block: None
         self.before_commit: Callable[[Sequence[Block]], object] = lambda blocks: None
 
-    def encode(self, block: Block, part: int) -> None:
+    def encode(self, block: Block, task: int) -> None:
         self.before_encode(block)
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -318,7 +318,7 @@ def test_threads_that_only_write_take_some_of_many_cores(
 
     def threads_for(backend: str, **output: Any) -> int:
         config = make_config({"run.backend": backend} | {f"output.{key}": value for key, value in output.items()})
-        return encoding_threads(config, layout_of(config))
+        return encoding_threads(config, layout_of(config, backend))
 
     assert threads_for("cupy", compression="lz4") == threads  # which a GPU makes
     assert threads_for("cupy", compression="zstd") == threads_for("numba", compression="lz4") == cores
@@ -432,9 +432,10 @@ def test_ctrl_c_inside_trio_stops_the_run_before_it_is_raised(make_config: Make)
 
 
 SMALL_BLOCKS = """
-import sys, gsio.frames.layout
-gsio.frames.layout.BLOCK_BYTES = 8 << 20
+import sys
 from gsio.cli import main
+from gsio.testing import small_blocks
+small_blocks(block_bytes=8 << 20, chunk_bytes=4 << 20)
 sys.exit(main())
 """
 
@@ -501,8 +502,7 @@ import sys, threading
 from gsio import load_config, log
 from gsio.run.pipeline import Pipeline
 from gsio.run.simulate import last_frame
-from gsio.run.plan import pool_size
-from gsio.frames.layout import layout_of
+from gsio.run.plan import layout_of
 from gsio.compute.peers import numpy as reference
 from gsio.run.initial import initial_state
 from gsio.frames.block import BlockPool
@@ -510,7 +510,7 @@ from gsio.trace import Trace
 
 class StuckWriter:
     nbytes = 0
-    def encode(self, block, part): pass
+    def encode(self, block, task): pass
     def commit(self, blocks):
         print("stuck", file=sys.stderr, flush=True)
         threading.Event().wait()

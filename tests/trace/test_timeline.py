@@ -14,6 +14,7 @@ import pytest
 from gsio import simulate
 from gsio.config import Config
 from gsio.errors import DataError, DivergenceError, UsageError
+from gsio.testing import small_blocks
 from gsio.trace import Trace, timeline
 from gsio.trace.timeline import DEVICE, Interval, Timeline
 
@@ -148,8 +149,7 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_run_tells_when_each_block_was_computed_encoded_and_committed(
     compression: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 1)
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 1)  # a frame a block
+    small_blocks(block_bytes=1, chunk_bytes=1)  # a frame a block
     config = make_config({"run.frames": 6, "output.compression": compression, "output.threads": 2})
     simulate(config, tmp_path / "run.h5", timeline=tmp_path / "run.json")
     recorded = timeline.read(tmp_path / "run.json")

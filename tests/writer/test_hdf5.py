@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from gsio import codec
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout, layout_of
+from gsio.frames.layout import BlockLayout
+from gsio.run.plan import layout_of
 from gsio.trace import Trace
 from gsio.writer.hdf5 import disk, open_writer
 from gsio.writer.journal import Journal
@@ -40,8 +40,8 @@ assert hdf5plugin.FILTERS["blosc"] == 32001  # its import is what lets h5py read
 COMPRESSIONS = ("deflate", "lz4", "zstd", "none")
 
 
-def one_frame_a_chunk(config: Config) -> FrameLayout:
-    return replace(layout_of(config), frames_per_chunk=1)
+def one_frame_a_chunk(config: Config) -> BlockLayout:
+    return layout_of(config, frames_per_chunk=1)
 
 
 def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
@@ -54,8 +54,8 @@ def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
 
 
 def encode(writer: Any, block: Block) -> None:
-    for part in range(block.layout.parts):
-        writer.encode(block, part)
+    for task in range(block.layout.tasks):
+        writer.encode(block, task)
 
 
 def new_writer(path: Path, config: Config) -> Any:

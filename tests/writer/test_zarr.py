@@ -19,10 +19,11 @@ import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
-from gsio.frames.layout import layout_of
 from gsio.frames.metadata import frame_series
+from gsio.run.plan import layout_of, with_codec
+from gsio.testing import small_blocks
 from gsio.trace import Trace
-from gsio.writer import for_output, open_writer
+from gsio.writer import open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
 
@@ -37,7 +38,7 @@ def new_writer(
     path: Path, config: Config, journal: Journal | None = None, frames: int | None = None
 ) -> tuple[Any, Callable[[int], Block]]:
     """Return a writer, and a function that gives it the block of a number, encoded."""
-    config = for_output(config, path)
+    config = with_codec(config, path)
     layout = layout_of(config)
     attributes = dict.fromkeys(("gsio_version", "output_id", "device", "backend", "history"), "test")
     attributes["config"] = config.to_toml()
@@ -51,8 +52,8 @@ def new_writer(
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
         block.first, block.count = number * layout.frames_per_block, layout.frames_per_block
         block.data[:] = np.random.default_rng(number).integers(0, 256, block.data.shape, np.uint8)
-        for part in range(layout.parts):
-            writer.encode(block, part)
+        for task in range(layout.tasks):
+            writer.encode(block, task)
         return block
 
     return writer, encoded
@@ -152,8 +153,7 @@ def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 900 * 80)
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 900 * 80)
+    small_blocks(block_bytes=900 * 80, chunk_bytes=900 * 80)
     changes = {"grid.rows": 5, "grid.cols": 4, "run.frames": 2700, "run.steps_per_frame": 1}
     writer, encoded = new_writer(tmp_path / "run.zarr", make_config({**NOISE, **changes}))
     for number in range(3):
@@ -169,8 +169,7 @@ def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
 def test_a_full_disk_ends_the_run_with_what_is_committed(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.frames.layout.BLOCK_BYTES", 2 * 12 * 17 * 4)
-    monkeypatch.setattr("gsio.frames.layout.CHUNK_BYTES", 12 * 17 * 4)
+    small_blocks(block_bytes=2 * 12 * 17 * 4, chunk_bytes=12 * 17 * 4)
     write, number = os.write, itertools.count()
 
     def full(fd: int, data: Any) -> int:
@@ -261,8 +260,7 @@ def test_a_pyramid_holds_the_means_of_the_cells(
     slabs: bool, changes: dict[str, Any], make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if slabs:
-        monkeypatch.setattr("gsio.frames.layout.LARGE_BYTES", 100)
-        monkeypatch.setattr("gsio.frames.layout.SLAB_BYTES", 300)
+        small_blocks(64 << 20, 4 << 20, large_bytes=100, slab_bytes=300)
     config = make_config({**NOISE, "initial.amplitude": 0.3, "output.pyramid": 3, **changes})
     gsio.simulate(config, tmp_path / "run.zarr")
     group = zarr.open_group(tmp_path / "run.zarr", mode="r")

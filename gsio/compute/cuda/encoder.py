@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.codec.interface import Kernels
+from gsio.compute.cuda.segments import blocks_of
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 
 CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in chunks.cu
 GATHER_THREADS = 128
@@ -25,34 +26,33 @@ PLAN = np.dtype([
 ], align=True)  # fmt: skip
 
 
-def needed_bytes(layout: FrameLayout) -> int:
-    """Return the device memory that encoding takes: the frames of a block, and their streams."""
-    return layout.block_nbytes + math.prod(streams_of(layout, layout.frames_per_block))
-
-
-def kernels_of(layout: FrameLayout) -> Kernels:
-    """Return the kernels of the codec by which a GPU encodes the chunks of `layout`."""
-    kernels = CODECS[layout.gpu_codec].kernels
-    assert kernels is not None  # else the layout would have no `gpu_codec`
+def kernels_of(codec: str) -> Kernels:
+    """Return the kernels of a codec that the plan gives to a GPU."""
+    kernels = CODECS[codec].kernels
+    assert kernels is not None  # else the plan would not
     return kernels
 
 
-def streams_of(layout: FrameLayout, frames: int) -> tuple[int, int]:
+def needed_bytes(layout: BlockLayout, codec: str) -> int:
+    """Return the device memory that encoding takes: the frames of a block, and their streams."""
+    return layout.block_nbytes + math.prod(streams_of(layout, codec, layout.frames_per_block))
+
+
+def streams_of(layout: BlockLayout, codec: str, frames: int) -> tuple[int, int]:
     """Return how many streams the chunks of so many frames have, and the bytes of the slot of each."""
-    kernels = kernels_of(layout)
-    blocks, block = kernels.blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
-    slot = -(-(block + kernels.around) // 16) * 16
-    return layout.chunks_of(frames) * blocks * layout.dtype.itemsize, slot
+    blocks, block = blocks_of(layout.chunks, codec)
+    slot = -(-(block + kernels_of(codec).around) // 16) * 16
+    return layout.chunks.chunks_of(frames) * blocks * layout.frame.dtype.itemsize, slot
 
 
-def plan_of(layout: FrameLayout) -> NDArray[np.void]:
+def plan_of(layout: BlockLayout, codec: str) -> NDArray[np.void]:
     """Return the struct Plan of ``chunks.cu``, without its count of frames."""
-    plan = np.zeros((), PLAN)
-    plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
-    plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
-    plan["slab"] = math.prod(layout.chunk_shape[1:])
-    plan["blocks"], plan["block"] = kernels_of(layout).blocks(math.prod(layout.chunk_shape), layout.dtype.itemsize)
-    _, plan["slot"] = streams_of(layout, 1)
+    plan, frame, chunks = np.zeros((), PLAN), layout.frame, layout.chunks
+    plan["cells"], plan["chunk_slot"], plan["itemsize"] = frame.cells, layout.encoded_nbytes, frame.dtype.itemsize
+    plan["fields"], plan["frames"], plan["slabs"] = len(frame.fields), chunks.frames_per_chunk, chunks.slabs
+    plan["slab"] = math.prod(chunks.chunk_shape[1:])
+    plan["blocks"], plan["block"] = blocks_of(chunks, codec)
+    _, plan["slot"] = streams_of(layout, codec, 1)
     return plan
 
 
@@ -65,15 +65,17 @@ class ChunkEncoder:
         uint8, laid out as a block: its frames as they are staged; what comes before them when they are encoded.
     """
 
-    def __init__(self, layout: FrameLayout) -> None:
-        """Take device memory for a block of `layout`."""
+    def __init__(self, layout: BlockLayout, codec: str) -> None:
+        """Take device memory for a block of `layout`, whose chunks that codec encodes."""
         self._layout = layout
-        self._kernels = kernels_of(layout)
-        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", self._kernels.source))
+        self._codec = codec
+        kernels = kernels_of(codec)
+        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", kernels.source))
         module = cupy.RawModule(code=code, options=("-std=c++17",))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
         self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
-        streams, slot = streams_of(layout, layout.frames_per_block)
+        self._threads = kernels.threads
+        streams, slot = streams_of(layout, codec, layout.frames_per_block)
         self._sizes = cupy.empty(streams, np.int32)
         self._streams = cupy.empty(streams * slot, np.uint8)
         self.memory = cupy.zeros(layout.block_nbytes, cupy.uint8)
@@ -84,11 +86,11 @@ class ChunkEncoder:
         layout = self._layout
         frames, checksums = self.memory[layout.header_nbytes :], self.memory[layout.statistics_nbytes :]
         checksums.data.memset_async(0, 4 * count)
-        pieces = -(-layout.frame_nbytes // CHECKSUM_NBYTES)
-        arguments: Any = (frames, checksums, np.int64(layout.frame_nbytes), np.int32(pieces))
+        pieces = -(-layout.frame.frame_nbytes // CHECKSUM_NBYTES)
+        arguments: Any = (frames, checksums, np.int64(layout.frame.frame_nbytes), np.int32(pieces))
         self._checksum((count * pieces,), (CHECKSUM_THREADS,), arguments)
         streams, plan = self._of(count)
-        self._encode((streams,), (self._kernels.threads,), (frames, self._streams, self._sizes, plan))
+        self._encode((streams,), (self._threads,), (frames, self._streams, self._sizes, plan))
 
     def gather(self, count: int, chunks: Any) -> None:
         """Put the streams of `count` frames together in `chunks`, a chunk every `encoded_nbytes`, and note its end."""
@@ -98,8 +100,8 @@ class ChunkEncoder:
     def _of(self, count: int) -> tuple[int, NDArray[np.void]]:
         """Return the number of streams of so many frames, and their plan, which CuPy takes sooner without fields."""
         if count not in self._plans:
-            streams, _ = streams_of(self._layout, count)
-            plan = plan_of(self._layout)
+            streams, _ = streams_of(self._layout, self._codec, count)
+            plan = plan_of(self._layout, self._codec)
             plan["count"] = count
             self._plans[count] = streams, plan.view(f"V{plan.itemsize}")
         return self._plans[count]
@@ -108,8 +110,8 @@ class ChunkEncoder:
 def chunks_in(block: Block) -> dict[tuple[int, int], list[Any]]:
     """Return the chunks that were copied into `block`, by their place."""
     layout = block.layout
-    numbers, nbytes = -(-block.count // layout.frames_per_chunk), layout.encoded_nbytes
-    data, chunks = block.buffer[layout.header_nbytes :], layout.chunks_of(block.count)
+    numbers, nbytes = -(-block.count // layout.chunks.frames_per_chunk), layout.encoded_nbytes
+    data, chunks = block.buffer[layout.header_nbytes :], layout.chunks.chunks_of(block.count)
     found = [data[i * nbytes :][:end] for i, end in enumerate(block.ends[:chunks].tolist())]
-    fields, places = len(layout.fields), np.ndindex(numbers, layout.slabs)
+    fields, places = len(layout.frame.fields), np.ndindex(numbers, layout.chunks.slabs)
     return {place: found[i * fields : (i + 1) * fields] for i, place in enumerate(places)}

@@ -39,7 +39,7 @@ from gsio.compute.cuda.tiling import (
 )
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import STATISTICS, FrameLayout
+from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
 
@@ -73,18 +73,18 @@ def free_bytes(device: int) -> int:
         return int(runtime.memGetInfo()[0])
 
 
-def needed_bytes(config: Config, layout: FrameLayout) -> int:
+def needed_bytes(config: Config, layout: BlockLayout) -> int:
     """Return the device memory a run takes: two copies of each field, maps of the rates, slots, and to encode."""
-    fields = (4 + 2 * config.model.maps) * layout.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout) if layout.gpu_codec else 0
+    fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
+    encoding = encoder.needed_bytes(layout, config.output.compression) if layout.encoded_nbytes else 0
     return fields + math.prod(slots_of(layout)) + encoding
 
 
-def slots_of(layout: FrameLayout) -> tuple[int, int]:
+def slots_of(layout: BlockLayout) -> tuple[int, int]:
     """Return how many slots the ring has, and the bytes of each: a block, or its chunks."""
-    if not layout.gpu_codec:
+    if not layout.encoded_nbytes:
         return SLOTS, layout.block_nbytes
-    nbytes = layout.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
+    nbytes = layout.chunks.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
     return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // nbytes)), nbytes
 
 
@@ -171,7 +171,7 @@ class CudaSolver:
 
     backend = "cupy"
 
-    def __init__(self, config: Config, layout: FrameLayout, start: Start, tiling: Tiling | None = None) -> None:
+    def __init__(self, config: Config, layout: BlockLayout, start: Start, tiling: Tiling | None = None) -> None:
         """Put `start` on the GPU; `tiling` is chosen if it is not given."""
         self._layout = layout
         self._steps = config.run.steps_per_frame
@@ -197,7 +197,7 @@ class CudaSolver:
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
             staging = cupy.RawModule(
                 code=(SOURCES / "stage.cu").read_text(),
-                options=stage_options(layout),
+                options=stage_options(layout.frame),
             )
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
             names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
@@ -205,22 +205,22 @@ class CudaSolver:
             for name in names:
                 self._constants[name] = np.ravel(getattr(constants, name))[0]
             if rates == 2:
-                shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.shape[-2:])
+                shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
             maps = len(feed) if rates == 2 else 1
             self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
             self._plan = plan_of(self.tiling, self.job, maps)
             self._flags = cupy.zeros(int(self._plan["tiles"]) * FLAG_STRIDE, np.uint32)
             # Two copies of (u, v): a pass reads one and writes the other.
-            self._states = [tuple(cupy.empty(layout.shape, dtype) for _ in "uv") for _ in range(2)]
+            self._states = [tuple(cupy.empty(layout.frame.shape, dtype) for _ in "uv") for _ in range(2)]
             for field, values in zip(self._states[0], start[:2], strict=True):
-                _upload(np.broadcast_to(values, layout.shape), field)
+                _upload(np.broadcast_to(values, layout.frame.shape), field)
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
             self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout) if layout.gpu_codec else None
+            self._encoder = ChunkEncoder(layout, config.output.compression) if layout.encoded_nbytes else None
             self._filled = 0
             self._marks: dict[int, Marks] = {}
             self._sending = threading.Lock()  # of orders for the link stream that belong together
@@ -364,7 +364,7 @@ class CudaSolver:
             self._link.wait_event(marks.staged)
             marks.copying.record(self._link)
             marks.sent = time.perf_counter()
-            nbytes = self._layout.header_nbytes + block.count * self._layout.frame_nbytes
+            nbytes = self._layout.header_nbytes + block.count * self._layout.frame.frame_nbytes
             _copy(address, slot.memory.data.ptr, nbytes, self._link)
             marks.copied.record(self._link)
             slot.copied.record(self._link)
@@ -372,7 +372,7 @@ class CudaSolver:
     def _run(self, block: Block, marks: Marks, number: int, memory: Any) -> None:
         """Compute and stage the frames of `block` in the device memory of that number."""
         marks.computing.record()
-        launches = block.count * (2 * len(self._layout.fields) + self.launches(self._steps)) + 3
+        launches = block.count * (2 * len(self._layout.frame.fields) + self.launches(self._steps)) + 3
         before = time.perf_counter()
         self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
         marks.launched = (before + time.perf_counter()) / 2
@@ -398,7 +398,7 @@ class CudaSolver:
         """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
         marks, pitch = self._marks[block.buffer.ctypes.data], self._layout.encoded_nbytes
         marks.told.synchronize()
-        ends = block.ends[: self._layout.chunks_of(block.count)]
+        ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
         longest = int(ends.max())
         orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
         if longest * len(ends) < EVEN * ends.sum(dtype=np.int64):  # between several the link may wait for this thread
@@ -418,12 +418,12 @@ class CudaSolver:
             marks.slot.due = None  # last: from now on the slot is filled again
 
     def _launch_frames(self, memory: Any, count: int) -> None:
-        layout, cells = self._layout, np.int64(self._layout.cells)
+        layout, cells = self._layout, np.int64(self._layout.frame.cells)
         for frame in range(count):
             self._advance(self._steps)
-            for i, name in enumerate(layout.fields):
-                plane = frame * len(layout.fields) + i
-                data = memory[layout.header_nbytes + plane * layout.plane_nbytes :]
+            for i, name in enumerate(layout.frame.fields):
+                plane = frame * len(layout.frame.fields) + i
+                data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
                 field = self._states[self._now]["uv".index(name)]
                 self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
                 statistics = memory[plane * 8 * len(STATISTICS) :]
@@ -464,7 +464,7 @@ def _upload(values: NDArray[Any], field: Any) -> None:
         field[line : line + lines].set(values[line : line + lines].astype(field.dtype))
 
 
-def tune(config: Config, layout: FrameLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
+def tune(config: Config, layout: BlockLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
     """Yield the `most` tilings of a run that are likely to be fast, and the Gcell/s measured of each.
 
     At the end the fastest is kept for later runs of the same grid on a GPU of the same name.
@@ -479,6 +479,6 @@ def tune(config: Config, layout: FrameLayout, start: Start, most: int = 16) -> I
         solver.advance(job.steps)
         times = max(2, round(20_000 / tiling.estimate(job, gpu)))
         seconds = statistics.median(solver.seconds(job.steps, times) for _ in range(5))
-        speeds[tiling] = layout.cells * job.steps * times / seconds / 1e9
+        speeds[tiling] = layout.frame.cells * job.steps * times / seconds / 1e9
         yield tiling, speeds[tiling]
     remember(name, max(speeds, key=lambda tiling: speeds[tiling]))

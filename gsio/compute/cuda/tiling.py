@@ -16,7 +16,7 @@ import numpy as np
 
 from gsio.config import Config
 from gsio.files import temporary_beside
-from gsio.frames.layout import FrameLayout
+from gsio.frames.format import FrameFormat
 
 REALS = {4: "float", 8: "double"}
 BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
@@ -209,18 +209,18 @@ def kernel_options(
     )
 
 
-def stage_options(layout: FrameLayout) -> tuple[str, ...]:
+def stage_options(frame: FrameFormat) -> tuple[str, ...]:
     """Return the compiler's options for ``stage.cu``."""
-    dropped = np.finfo(layout.dtype).nmant - layout.keep_bits if layout.keep_bits else 0
+    dropped = np.finfo(frame.dtype).nmant - frame.keep_bits if frame.keep_bits else 0
     return (
         "-std=c++17",
         "-fmad=false",  # the error is what a reader would find
-        f"-DREAL={REALS[layout.computed.itemsize]}",
-        f"-DSHUFFLE={int(layout.shuffle)}",
-        f"-DITEMSIZE={layout.dtype.itemsize}",
-        f"-DLEVELS={layout.levels}",
+        f"-DREAL={REALS[frame.computed.itemsize]}",
+        f"-DSHUFFLE={int(frame.shuffle)}",
+        f"-DITEMSIZE={frame.dtype.itemsize}",
+        f"-DLEVELS={frame.stored_one}",
         f"-DDROPPED={dropped}",
-        f"-DLOSSY={int(layout.lossy)}",
+        f"-DLOSSY={int(frame.lossy)}",
     )
 
 

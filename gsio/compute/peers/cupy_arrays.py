@@ -7,7 +7,7 @@ import numpy as np
 
 from gsio.compute.host import ArraySolver, beginning, set_outside
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
@@ -29,7 +29,7 @@ def _slices(p: Any) -> list[Any]:
     return [p[..., i : i + rows, j : j + cols] for i in range(3) for j in range(3)]
 
 
-def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
     """Return the solver of one NVIDIA GPU."""
     device = cupy.cuda.Device(config.run.device)
     with device:
@@ -38,7 +38,7 @@ def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any
         # As arrays, all have the precision of the fields; what a fused kernel makes of a number depends on the release.
         numbers = corner, edge, centre, c.spread_u, c.spread_v, c.rest, c.feed, c.keep_v, c.dt
         constants = [cupy.asarray(number, u.dtype) for number in numbers]
-        *members, rows, cols = layout.shape
+        *members, rows, cols = layout.frame.shape
         # [copy, field, ...]: a step reads one copy and writes the other.
         copies = cupy.zeros((2, 2, *members, rows + 2, cols + 2), u.dtype)
         copies[0, 0, ..., 1:-1, 1:-1], copies[0, 1, ..., 1:-1, 1:-1] = u, v

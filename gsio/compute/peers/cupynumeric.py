@@ -12,7 +12,7 @@ import numpy
 from gsio.compute.host import ArraySolver, beginning, set_outside
 from gsio.config import Config
 from gsio.errors import UsageError
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Coefficients, Field
 from gsio.model.start import Start
 
@@ -32,7 +32,7 @@ def finish() -> None:
     thread.terminate()
 
 
-def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[None]:
+def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[None]:
     """Return the solver of all GPUs and nodes that Legate has."""
     if config.run.device:
         what = f"run.device: expected 0 with cupynumeric, got {config.run.device}"

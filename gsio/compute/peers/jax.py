@@ -15,12 +15,12 @@ from jax.scipy.signal import convolve2d
 
 from gsio.compute.host import ArraySolver, beginning, nth_device
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import PADDING
 from gsio.model.start import Start
 
 
-def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
     """Return the solver of one of JAX's devices: GPUs, if it has any."""
     backend = config.run.backend
     if config.model.precision == "float64":

@@ -11,12 +11,12 @@ import numpy as np
 
 from gsio.compute.host import ArraySolver
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field, step
 from gsio.model.start import Start
 
 
-def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[tuple[Field, Field]]:
+def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[tuple[Field, Field]]:
     """Return NumPy's solver: float64, whatever the precision of the file."""
 
     def advance(state: tuple[Field, Field], steps: int) -> tuple[Field, Field]:
@@ -25,6 +25,6 @@ def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[tup
                 state = step(*state, start.feed, start.kill, config.model, config.grid.boundary)
         return state
 
-    u, v = (np.broadcast_to(field, layout.shape).astype(np.float64) for field in start[:2])
+    u, v = (np.broadcast_to(field, layout.frame.shape).astype(np.float64) for field in start[:2])
     device = "CPU, NumPy float64"
     return ArraySolver("numpy", device, config, layout, (u, v), advance, lambda state, i: state[i])

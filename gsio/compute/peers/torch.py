@@ -8,14 +8,14 @@ from torch.nn.functional import conv2d, pad
 
 from gsio.compute.host import ArraySolver, beginning, nth_device
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
 PADDING = {"periodic": "circular", "neumann": "replicate", "zero": "constant"}
 
 
-def solver(config: Config, layout: FrameLayout, start: Start) -> ArraySolver[Any]:
+def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
     """Return the solver of one of PyTorch's GPUs, or of the CPU if it has none."""
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     device = nth_device(gpus or [torch.device("cpu")], config.run.device)

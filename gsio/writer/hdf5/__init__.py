@@ -21,7 +21,7 @@ from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.files import is_file, publish, sync_folder, temporary_beside
 from gsio.frames.block import Block
-from gsio.frames.layout import PAGE, FrameLayout
+from gsio.frames.layout import PAGE, BlockLayout
 from gsio.frames.metadata import (
     AXES,
     COORDINATES,
@@ -48,7 +48,7 @@ SAVED = ".chunks_before_resume_"  # groups
 
 def open_writer(target: Target) -> FrameWriter:
     """Return the writer of `target`; raises as `gsio.writer.open_writer`."""
-    if (nbytes := target.layout.chunk_nbytes) > LARGEST_CHUNK:
+    if (nbytes := target.layout.chunks.chunk_nbytes) > LARGEST_CHUNK:
         raise UsageError(
             f"grid.cols: expected rows of at most 4 GiB, HDF5's largest chunk, got {nbytes / 2**30:.1f} GiB; "
             "choose an output that ends in .zarr"
@@ -102,7 +102,7 @@ class ChunkWriter:
         frames, stale = len(series["step"]), []
         if target.series is None:
             _lay_out(self._file, config, layout, attributes)
-        self._fields = [self._file[name].id for name in layout.fields]
+        self._fields = [self._file[name].id for name in layout.frame.fields]
         places = self._places(frames)
         # From here on the journal can restore what a kill tears, also of an output that was complete and had none.
         if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
@@ -111,7 +111,7 @@ class ChunkWriter:
             self._journal.sync()
             stale = [name for name in self._file if name.startswith(SAVED)]  # left by a kill
             _go_on(self._file, attributes, frames)
-        along_time = {**series, OFFSETS + layout.fields[0]: np.arange(frames)}
+        along_time = {**series, OFFSETS + layout.frame.fields[0]: np.arange(frames)}
         self._series = {name: _Series(self._file[name], values) for name, values in along_time.items()}
         self._cut(frames, places)
         self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
@@ -121,37 +121,37 @@ class ChunkWriter:
         self._file.flush()
         self.nbytes = self._disk.size
 
-    def encode(self, block: Block, part: int) -> None:
-        """Compress one part of `block`, and take the checksums of its frames."""
+    def encode(self, block: Block, task: int) -> None:
+        """Compress one task of `block`, and take the checksums of its frames."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, part)
+            codec.encode(block, self._config.output, task)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept
-        places = np.zeros((frames - first, len(layout.fields), layout.slabs), PLACE)
+        places = np.zeros((frames - first, len(layout.frame.fields), layout.chunks.slabs), PLACE)
         self._disk.check(self._path)
         with self._trace.span("write", first), self._disk.raising():
             self._disk.reserve(
                 sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
             )
             for field in self._fields:
-                field.set_extent((frames, *layout.shape))
+                field.set_extent((frames, *layout.frame.shape))
             for block in blocks:
                 for (number, slab), chunk in block.chunks.items():
-                    frame, line = number * layout.frames_per_chunk, slab * layout.lines_per_chunk
-                    place = (block.first + frame, line, *[0] * len(layout.shape[1:]))
+                    frame, line = number * layout.chunks.frames_per_chunk, slab * layout.chunks.lines_per_chunk
+                    place = (block.first + frame, line, *[0] * len(layout.frame.shape[1:]))
                     start = block.first + frame - first
                     for i, (field, encoded) in enumerate(zip(self._fields, chunk, strict=True)):
                         offset = self._disk.place(field, place, encoded)
-                        places[start : start + layout.frames_per_chunk, i, slab] = offset, len(encoded)
+                        places[start : start + layout.chunks.frames_per_chunk, i, slab] = offset, len(encoded)
             self._disk.write_placed()
         with self._trace.span("commit", first), self._disk.raising():
             series = frame_series(self._config, layout, blocks)
             for name, values in series.items():
                 self._series[name].append(first + kept, values)
-            self._series[OFFSETS + layout.fields[0]].append(first + kept, np.arange(first + kept, frames))
+            self._series[OFFSETS + layout.frame.fields[0]].append(first + kept, np.arange(first + kept, frames))
             self._vtk_steps.write(np.array(frames))
             self._file.flush()
         self._journal.append(first + kept, series, places[kept:])
@@ -169,7 +169,7 @@ class ChunkWriter:
         that replaces it is committed: a copy stays until then, and the journal says so. A chunk that is cut is stored
         again as it was, since HDF5 would decode it, for which it may lack the filter.
         """
-        layout, behind = self._layout, frames % self._layout.frames_per_chunk
+        layout, behind = self._layout, frames % self._layout.chunks.frames_per_chunk
         last, chunks = places[frames - behind :], {}
         if behind:
             group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
@@ -184,10 +184,10 @@ class ChunkWriter:
         for number, field in enumerate(self._fields):
             if field.shape[0] == frames:
                 continue
-            field.set_extent((frames - behind, *layout.shape))
-            field.set_extent((frames, *layout.shape))
-            for slab in range(layout.slabs if behind else 0):
-                place = (frames - behind, slab * layout.lines_per_chunk, *[0] * len(layout.shape[1:]))
+            field.set_extent((frames - behind, *layout.frame.shape))
+            field.set_extent((frames, *layout.frame.shape))
+            for slab in range(layout.chunks.slabs if behind else 0):
+                place = (frames - behind, slab * layout.chunks.lines_per_chunk, *[0] * len(layout.frame.shape[1:]))
                 if len(chunk := chunks[number, slab]):
                     places["offset"][frames - behind :, number, slab] = self._disk.place(field, place, chunk)
         self._disk.write_placed()
@@ -230,28 +230,28 @@ class ChunkWriter:
     def _places(self, frames: int) -> NDArray[np.void]:
         """Return where the chunks of the first `frames` frames are, [frame, field, slab]."""
         layout = self._layout
-        places = np.zeros((frames, len(layout.fields), layout.slabs), PLACE)
+        places = np.zeros((frames, len(layout.frame.fields), layout.chunks.slabs), PLACE)
         for number, field in enumerate(self._fields):
 
             def keep(chunk: h5py.h5d.StoreInfo, number: int = number) -> None:
                 frame, line = chunk.chunk_offset[:2]
-                here = slice(frame, frame + layout.frames_per_chunk)
-                places[here, number, line // layout.lines_per_chunk] = chunk.byte_offset, chunk.size
+                here = slice(frame, frame + layout.chunks.frames_per_chunk)
+                places[here, number, line // layout.chunks.lines_per_chunk] = chunk.byte_offset, chunk.size
 
             field.chunk_iter(keep)
         return places
 
 
-def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
+def _lay_out(file: h5py.File, config: Config, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
     """Create every array and attribute, without a frame."""
     _describe(file, attributes)
     # Of fixed size, so that the end of a run overwrites them in place and never needs new space.
     file.attrs.create("status", b"running", dtype="S16")
     file.attrs.create("ended", b"", dtype="S32")
     growing: dict[str, Any] = {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
-    axes = AXES[-len(layout.shape) :]
+    axes = AXES[-len(layout.frame.shape) :]
     file.attrs.update(nexus_attributes(layout))
-    for name, size in zip(axes, layout.shape, strict=True):
+    for name, size in zip(axes, layout.frame.shape, strict=True):
         file.create_dataset(name, data=np.arange(size, dtype=np.float64))
         file[name].make_scale(name)
         file[name].attrs.update(COORDINATES[name])
@@ -265,22 +265,24 @@ def _lay_out(file: h5py.File, config: Config, layout: FrameLayout, attributes: M
         group = name.rpartition("/")[0]
         if group and "time" not in file[group]:  # so that the group has its coordinate where read alone
             file[group]["time"] = h5py.SoftLink("/time")
-    for name in layout.fields:
+    for name in layout.frame.fields:
         with _no_plugins():
             field = file.create_dataset(
                 name,
-                (0, *layout.shape),
-                layout.dtype,
-                chunks=layout.chunk_shape,
-                maxshape=(None, *layout.shape),
+                (0, *layout.frame.shape),
+                layout.frame.dtype,
+                chunks=layout.chunks.chunk_shape,
+                maxshape=(None, *layout.frame.shape),
                 **_filters(config, layout),
             )
-        _describe(field, field_attributes(name, layout), layout.computed)
+        _describe(field, field_attributes(name, layout), layout.frame.computed)
         for axis, scale in enumerate(("time", *axes)):
             field.dims[axis].attach_scale(file[scale])
-    if layout.keep_bits:
+    if layout.frame.keep_bits:
         file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
-    file["matrix"] = file["v" if "v" in layout.fields else layout.fields[0]]  # the Gray Scott School's readers
+    file["matrix"] = file[
+        "v" if "v" in layout.frame.fields else layout.frame.fields[0]
+    ]  # the Gray Scott School's readers
     _lay_out_for_vtk(file, layout, growing)
 
 
@@ -291,12 +293,12 @@ def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | Non
         of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
 
 
-def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, Any]) -> None:
+def _lay_out_for_vtk(file: h5py.File, layout: BlockLayout, growing: dict[str, Any]) -> None:
     """Show the fields as temporal ImageData of the VTKHDF format, 2.0 (docs.vtk.org): points, members along z.
 
     VTK reads an image with one z as [time, y, x], as the fields are, so that links are enough.
     """
-    members, rows, cols = (1, *layout.shape)[-3:]
+    members, rows, cols = (1, *layout.frame.shape)[-3:]
     root = file.create_group(VTK)
     root.attrs["Version"] = np.array([2, 0], np.int64)
     root.attrs["Type"] = np.bytes_("ImageData")
@@ -307,19 +309,19 @@ def _lay_out_for_vtk(file: h5py.File, layout: FrameLayout, growing: dict[str, An
     steps = root.create_group("Steps")
     steps.attrs["NSteps"] = np.int64(0)
     steps["Values"] = h5py.SoftLink("/time")
-    offsets = file.create_dataset(OFFSETS + layout.fields[0], (0,), np.int64, **growing)
+    offsets = file.create_dataset(OFFSETS + layout.frame.fields[0], (0,), np.int64, **growing)
     offsets.dims[0].attach_scale(file["time"])  # without which cf-python reads nothing of the file
-    for name in layout.fields:
+    for name in layout.frame.fields:
         root[f"PointData/{name}"] = h5py.SoftLink(f"/{name}")
-        if name != layout.fields[0]:
+        if name != layout.frame.fields[0]:
             file[OFFSETS + name] = offsets
 
 
-def _filters(config: Config, layout: FrameLayout) -> dict[str, Any]:
+def _filters(config: Config, layout: BlockLayout) -> dict[str, Any]:
     """Return what readers have to undo, as arguments of `create_dataset`."""
     how = CODECS[config.output.compression].hdf5
-    assert how is not None  # `for_output` chose a codec that HDF5 has
-    return how.arguments(layout.dtype.itemsize, layout.chunk_nbytes, config.output.level)
+    assert how is not None  # the plan chose a codec that HDF5 has
+    return how.arguments(layout.frame.dtype.itemsize, layout.chunks.chunk_nbytes, config.output.level)
 
 
 @contextmanager

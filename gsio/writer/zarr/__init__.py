@@ -29,7 +29,7 @@ from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.files import LIBC, UNSUPPORTED, changed, publish, require_same, temporary_beside, write
 from gsio.frames.block import Block
-from gsio.frames.layout import FrameLayout
+from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import (
     AXES,
     COORDINATES,
@@ -131,10 +131,10 @@ class ZarrWriter:
     def __init__(self, target: Target) -> None:
         path, config, layout, attributes, journal, self._trace, known, overwrite = target
         self._config, self._layout, self._journal = config, layout, journal
-        self._levels = [level_path(name, level) for name in layout.fields for level in levels_of(config)]
+        self._levels = [level_path(name, level) for name in layout.frame.fields for level in levels_of(config)]
         self._lock = threading.Lock()  # of what is published
         self._frames = 0 if known is None else len(known["step"])
-        self._limits = dict.fromkeys(layout.fields, (np.inf, -np.inf))
+        self._limits = dict.fromkeys(layout.frame.fields, (np.inf, -np.inf))
         self._published = 0.0
         self.nbytes = 0
         series = frame_series(config, layout, []) if known is None else known
@@ -173,7 +173,7 @@ class ZarrWriter:
             self._journal.begin(attributes, series, self._layout, self._places(self._frames))
         if self._frames:
             self._widen_limits(series)
-        for name in self._layout.fields if self._frames else ():
+        for name in self._layout.frame.fields if self._frames else ():
             self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
@@ -186,38 +186,44 @@ class ZarrWriter:
                 self._put_metadata(key, value)
         self._publish()
 
-    def encode(self, block: Block, part: int) -> None:
-        """Compress one part of `block`, take checksums, and store its chunks, where no reader looks yet."""
+    def encode(self, block: Block, task: int) -> None:
+        """Compress one task of `block`, take checksums, and store its chunks, where no reader looks yet."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, part)
+            codec.encode(block, self._config.output, task)
         require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
         with self._trace.span("write", block.first):
             layout = self._layout
-            numbers, slab = block.chunk_numbers(part)
-            together = max(1, layout.frames_per_shard // layout.frames_per_chunk)
+            numbers, slab = block.chunk_numbers(task)
+            together = max(1, layout.chunks.frames_per_shard // layout.chunks.frames_per_chunk)
             chunks = [block.chunks[number, slab] for number in numbers]
-            first = (block.first // layout.frames_per_chunk + numbers.start) // together
+            first = (block.first // layout.chunks.frames_per_chunk + numbers.start) // together
             for number in range(-(-len(chunks) // together)):
                 of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
-                for name, encoded in zip(layout.fields, of_fields, strict=True):
-                    parts = _shard(encoded, together) if layout.frames_per_shard else encoded
+                for name, encoded in zip(layout.frame.fields, of_fields, strict=True):
+                    parts = _shard(encoded, together) if layout.chunks.frames_per_shard else encoded
                     self._store.put_new(_key(name, first + number, slab, layout), parts)
         if self._levels:
             with self._trace.span("encode", block.first):
-                self._encode_levels(block, part)
+                self._encode_levels(block, task)
 
-    def _encode_levels(self, block: Block, part: int) -> None:
+    def _encode_levels(self, block: Block, task: int) -> None:
         """Compress and store the smaller levels of one part of `block`."""
         layout = self._layout
-        output, itemsize = self._config.output, layout.dtype.itemsize
+        output, itemsize = self._config.output, layout.frame.dtype.itemsize
         compress = CODECS[output.compression].encode
-        numbers, slab = block.chunk_numbers(part)
+        numbers, slab = block.chunk_numbers(task)
         for number in numbers:
-            for field, name in enumerate(layout.fields):
-                values = codec.chunk_bytes(block, number, slab, field).view(layout.dtype).reshape(layout.chunk_shape)
+            for field, name in enumerate(layout.frame.fields):
+                values = (
+                    codec.chunk_bytes(block, number, slab, field)
+                    .view(layout.frame.dtype)
+                    .reshape(layout.chunks.chunk_shape)
+                )
                 for level in levels_of(self._config):
                     values = halved(values)
-                    key = _key(level_path(name, level), block.first // layout.frames_per_chunk + number, slab, layout)
+                    key = _key(
+                        level_path(name, level), block.first // layout.chunks.frames_per_chunk + number, slab, layout
+                    )
                     self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8), itemsize, output.level)])
 
     def commit(self, blocks: Sequence[Block]) -> None:
@@ -254,11 +260,11 @@ class ZarrWriter:
     def _chunks_missing(self) -> int:
         """Return how many files of the committed frames are not there."""
         layout, missing = self._layout, 0
-        of_arrays = dict.fromkeys(layout.fields, layout.frames_together)
-        for name, together in (of_arrays | dict.fromkeys(self._levels, layout.frames_per_chunk)).items():
+        of_arrays = dict.fromkeys(layout.frame.fields, layout.chunks.frames_together)
+        for name, together in (of_arrays | dict.fromkeys(self._levels, layout.chunks.frames_per_chunk)).items():
             numbers = -(-self._frames // together)
             there = (path.name for path in (self._store.path / name).glob("c.*"))
-            missing += numbers * layout.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
+            missing += numbers * layout.chunks.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
         return missing
 
     def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
@@ -269,7 +275,7 @@ class ZarrWriter:
 
     def _places(self, frames: int) -> NDArray[np.void]:
         """Return that frames have no place in a file: each chunk is one."""
-        return np.zeros((frames, len(self._layout.fields), self._layout.slabs), PLACE)
+        return np.zeros((frames, len(self._layout.frame.fields), self._layout.chunks.slabs), PLACE)
 
     def _check(self) -> None:
         """Raise StorageError if somebody else has replaced the store, or metadata of it."""
@@ -299,16 +305,16 @@ class ZarrWriter:
         """Return what says how long the arrays are, by key; in the order in which they grow, the group last."""
         found = {}
         arrays = self._group["consolidated_metadata"]["metadata"]
-        for name in (*self._series, *self._levels, *self._layout.fields):
+        for name in (*self._series, *self._levels, *self._layout.frame.fields):
             arrays[name]["shape"][0] = self._frames
             found[f"{name}/{METADATA}"] = _json(arrays[name])
         self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
         return found | {METADATA: _json(self._group)}
 
 
-def _key(name: str, number: int, slab: int, layout: FrameLayout) -> str:
+def _key(name: str, number: int, slab: int, layout: BlockLayout) -> str:
     """Return where a chunk, or a shard, of an array is in the store."""
-    return f"{name}/c.{number}.{slab}" + ".0" * len(layout.shape[1:])
+    return f"{name}/c.{number}.{slab}" + ".0" * len(layout.frame.shape[1:])
 
 
 def halved(values: NDArray[Any]) -> NDArray[Any]:
@@ -360,13 +366,13 @@ class _Series:
         return chunks
 
 
-def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mapping[str, Any]) -> None:
+def _lay_out(path: Path, config: Config, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
     """Create every array and attribute, without a frame."""
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(config, layout, {})})
     keys: Any = {"name": "default", "separator": "."}  # all chunks of an array in one folder
-    axes = AXES[-len(layout.shape) :]
-    for name, size in zip(axes, layout.shape, strict=True):
+    axes = AXES[-len(layout.frame.shape) :]
+    for name, size in zip(axes, layout.frame.shape, strict=True):
         axis = root.create_array(
             name,
             data=np.arange(size, dtype=np.float64),
@@ -390,36 +396,42 @@ def _lay_out(path: Path, config: Config, layout: FrameLayout, attributes: Mappin
         )
         series.attrs.update(series_attributes(name, layout))
     how = CODECS[config.output.compression].zarr
-    assert how is not None  # `for_output` chose a codec that Zarr has
+    assert how is not None  # the plan chose a codec that Zarr has
     compressors = how(config.output.level) or None
-    for name in layout.fields:
+    for name in layout.frame.fields:
         field = root.create_array(
             name,
-            shape=(0, *layout.shape),
-            dtype=layout.dtype,
-            chunks=layout.chunk_shape,
-            shards=(layout.frames_per_shard, *layout.chunk_shape[1:]) if layout.frames_per_shard else None,
+            shape=(0, *layout.frame.shape),
+            dtype=layout.frame.dtype,
+            chunks=layout.chunks.chunk_shape,
+            shards=(layout.chunks.frames_per_shard, *layout.chunks.chunk_shape[1:])
+            if layout.chunks.frames_per_shard
+            else None,
             compressors=compressors,
             dimension_names=("time", *axes),
             chunk_key_encoding=keys,
         )
         field.attrs.update(field_attributes(name, layout))
         for level in levels_of(config):
-            smaller = tuple(size >> level for size in layout.shape[-2:])
-            lines = layout.lines_per_chunk >> level if len(layout.shape) == 2 else layout.lines_per_chunk
+            smaller = tuple(size >> level for size in layout.frame.shape[-2:])
+            lines = (
+                layout.chunks.lines_per_chunk >> level
+                if len(layout.frame.shape) == 2
+                else layout.chunks.lines_per_chunk
+            )
             key = level_path(name, level)
             root.require_group(key.rpartition("/")[0])
             array = root.create_array(
                 key,
-                shape=(0, *layout.shape[:-2], *smaller),
-                dtype=layout.dtype,
-                chunks=(layout.frames_per_chunk, lines, *(*layout.shape[:-2], *smaller)[1:]),
+                shape=(0, *layout.frame.shape[:-2], *smaller),
+                dtype=layout.frame.dtype,
+                chunks=(layout.chunks.frames_per_chunk, lines, *(*layout.frame.shape[:-2], *smaller)[1:]),
                 compressors=compressors,
                 dimension_names=("time", *axes),
                 chunk_key_encoding=keys,
             )
             array.attrs.update(field_attributes(name, layout))
-    if layout.keep_bits:
+    if layout.frame.keep_bits:
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
         zarr.consolidate_metadata(root.store)

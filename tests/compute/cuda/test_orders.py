@@ -25,13 +25,13 @@ from patience import DEADLINE
 
 from gsio.bench.storage import stored
 from gsio.config import Config
-from gsio.frames import layout as staging
 from gsio.frames.block import BlockPool
-from gsio.frames.layout import STATISTICS, layout_of
+from gsio.frames.layout import STATISTICS
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
-from gsio.writer import for_output
+from gsio.run.plan import layout_of, with_codec
+from gsio.testing import small_blocks
 
 MakeConfig = Callable[..., Config]
 Work = Callable[[], bool]  # returns whether it could be done
@@ -250,10 +250,9 @@ def restless() -> Iterator[None]:
     ids=str,
 )
 def test_frames_are_right_in_whatever_order_streams_go_on(
-    changes: dict[str, object], seed: int, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], seed: int, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    for name, nbytes in {"BLOCK": 64 << 10, "CHUNK": 8 << 10, "LARGE": 90_000, "SLAB": 20_000}.items():
-        monkeypatch.setattr(staging, f"{name}_BYTES", nbytes)
+    small_blocks(64 << 10, 8 << 10, large_bytes=90_000, slab_bytes=20_000)
     device = Simulation(seed)
     with simulated(device) as solver_of:
         save_and_check(solver_of, changes, make_config, tmp_path / "run.h5")
@@ -275,8 +274,8 @@ def simulated(device: Simulation) -> Iterator[Any]:
 
 def save_and_check(solver_of: Any, changes: dict[str, object], make_config: MakeConfig, output: Path) -> None:
     small = {"grid.rows": 30, "grid.cols": 41, "run.frames": 500, "run.steps_per_frame": 1, "output.threads": 4}
-    config = for_output(make_config({**small, "run.backend": "cupy", **changes}), output)
-    layout, start = layout_of(config), initial_state(config)
+    config = with_codec(make_config({**small, "run.backend": "cupy", **changes}), output)
+    layout, start = layout_of(config, "cupy"), initial_state(config)
     solver = solver_of(config, layout, start)
     stored(config, output, layout, solver, BlockPool(layout, 16, solver.allocate))
     with open_stack(output) as stack:

@@ -24,7 +24,6 @@ from gsio.compute.cuda.tiling import (
     tilings,
 )
 from gsio.config import Config
-from gsio.frames.layout import FrameLayout
 from gsio.model.gray_scott import coefficients
 
 MakeConfig = Callable[..., Config]

@@ -1,0 +1,89 @@
+"""The pieces that a file is cut into: chunks, slabs and shards."""
+
+import math
+from dataclasses import dataclass
+
+from gsio.frames.format import FrameFormat
+from gsio.frames.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a file is cut into chunks: each holds some frames of one field, or a slab of them.
+
+    Attributes
+    ----------
+    frame
+        The frames.
+    frames_per_chunk
+        Frames that share a chunk: small frames do.
+    lines_per_chunk
+        Lines of a chunk along the first axis of a plane. A large plane is cut into slabs of so many lines.
+    frames_per_shard
+        Frames that share a shard; 0: the file has no shards.
+    """
+
+    frame: FrameFormat
+    frames_per_chunk: int
+    lines_per_chunk: int
+    frames_per_shard: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames_per_chunk < 1 or self.lines_per_chunk < 1:
+            raise ValueError(f"a chunk holds frames and lines; got {self.frames_per_chunk} and {self.lines_per_chunk}")
+        if self.frames_per_shard % self.frames_per_chunk:
+            raise ValueError(
+                f"a shard holds whole chunks; got {self.frames_per_shard} frames and {self.frames_per_chunk} a chunk"
+            )
+
+    @classmethod
+    def choose(
+        cls,
+        frame: FrameFormat,
+        sizes: Sizes,
+        *,
+        frames: int = 1,
+        steps: int = 1,
+        frames_per_chunk: int = 0,
+        frames_per_shard: int = 0,
+        pyramid: int = 0,
+    ) -> "Chunking":
+        """Choose the chunks of a run of `frames` frames, each after `steps` steps, with so many levels of a pyramid.
+
+        An output that is extended keeps its `frames_per_chunk`; 0: they are chosen.
+        """
+        plane, lines = frame.plane_nbytes, frame.shape[0]
+        fitting = min(sizes.chunk_bytes / plane, sizes.frames_in_block(frame, steps), frames)
+        per_chunk = frames_per_chunk or max(1, round(fitting))
+        if frames_per_shard:
+            smaller = range(min(per_chunk, frames_per_shard), 0, -1)
+            per_chunk = next(size for size in smaller if frames_per_shard % size == 0)
+        if plane > sizes.large_bytes:
+            lines = max(1, round(sizes.slab_bytes * frame.shape[0] / plane))
+        if lines < frame.shape[0]:  # so that a slab of every level comes from one slab of the field
+            lines = -(-lines >> pyramid) << pyramid
+        return cls(frame, per_chunk, lines, frames_per_shard)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Cells of a chunk of one field, [frames, lines, …]."""
+        return (self.frames_per_chunk, self.lines_per_chunk, *self.frame.shape[1:])
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a chunk before compression."""
+        return math.prod(self.chunk_shape) * self.frame.dtype.itemsize
+
+    @property
+    def slabs(self) -> int:
+        """Slabs that a frame is cut into, each with a chunk of its own; 1: frames are whole."""
+        return -(-self.frame.shape[0] // self.lines_per_chunk)
+
+    @property
+    def frames_together(self) -> int:
+        """Frames that a file takes as one piece: those of a shard, or else of a chunk."""
+        return self.frames_per_shard or self.frames_per_chunk
+
+    def chunks_of(self, frames: int) -> int:
+        """Return the number of chunks of `frames` frames that begin with a chunk: all slabs and fields."""
+        return -(-frames // self.frames_per_chunk) * self.slabs * len(self.frame.fields)
