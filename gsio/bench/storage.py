@@ -29,7 +29,6 @@ from gsio.compute import open_solver
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool
-from gsio.frames.chunking import Chunking
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory, usable_cores
 from gsio.run.initial import initial_state
@@ -443,7 +442,7 @@ def run_peer(config: Config, output: Path, before: int, make: Any) -> dict[str, 
     """Store the frames of gsio's solver by a peer."""
     layout, frames = layout_of(config), config.run.frames
     per_block = make.batch or layout.frames_per_block
-    layout = BlockLayout(Chunking(layout.frame, 1, layout.frame.shape[0]), per_block, per_block)
+    layout = BlockLayout.of_frames(layout.frame, per_block)
     blocks = make.threads + 4
     solver = started_solver(config, layout, blocks, before)
     pool = BlockPool(layout, blocks, solver.allocate)
