@@ -3,7 +3,6 @@
 import itertools
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,15 +14,16 @@ from numcodecs import blosc
 
 import gsio
 from gsio import codec
-from gsio.compute import choose_backend, open_solver, tune, with_backend
+from gsio.compute import open_solver, tune
 from gsio.compute.cuda.tiling import Device, Job, Tiling, tilings
 from gsio.compute.peers import numpy as reference
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
+from gsio.frames.layout import BlockLayout
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
-from gsio.run.plan import layout_of
+from gsio.run.plan import choose_backend, layout_of
 from gsio.trace import timeline
 
 Make = Callable[..., Config]
@@ -205,14 +205,15 @@ def test_the_gpu_encodes_what_the_cpu_would(
         pytest.skip("Zarr has no such codec")
     grid = {"grid.rows": shape[0], "grid.cols": shape[1], "run.steps_per_frame": 1, "run.backend": "cupy"}
     config = make_config({"run.frames": 3, **grid, "output.compression": compression, **changes})
-    layout, start = layout_of(config), initial_state(config)
-    few = -(-config.run.frames // layout.chunks.frames_per_chunk) * layout.chunks.frames_per_chunk
-    layout = replace(layout, frames_per_block=min(few, layout.frames_per_block))
-    assert layout.gpu_codec == compression
+    layout, start = layout_of(config, "cupy"), initial_state(config)
+    together, encoded_nbytes = layout.chunks.frames_together, layout.encoded_nbytes
+    assert encoded_nbytes > 0
+    few = min(-(-config.run.frames // together) * together, layout.frames_per_block)
+    layout, staged = (BlockLayout(layout.chunks, few, few, nbytes) for nbytes in (encoded_nbytes, 0))
     rng, cell = np.random.default_rng(3), np.arange(layout.frame.cells)
     u, v = (FIELDS[kind](rng, cell).reshape(layout.frame.shape) for _ in "uv")
     start = start._replace(u=u, v=v)
-    solvers = [CudaSolver(config, some, start) for some in (layout, replace(layout, gpu_codec=""))]
+    solvers = [CudaSolver(config, some, start) for some in (layout, staged)]
     blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for solver in solvers]
     for count in dict.fromkeys([min(layout.frames_per_block, config.run.frames), 1]):
         for solver, block in zip(solvers, blocks, strict=True):
@@ -330,5 +331,5 @@ def test_auto_is_the_second_gpu_and_its_tilings_are_measured(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = make_config({**RUN, "run.backend": "auto", "run.device": 1})
     assert choose_backend(config) == "cupy"
-    (_, speed), *_ = tune(with_backend(config), layout_of(config), initial_state(config))
+    (_, speed), *_ = tune(config, layout_of(config), initial_state(config))
     assert speed > 0

@@ -34,8 +34,8 @@ def tune(config: Config, debug: bool) -> None:
     The result is kept, and every later run with the same grid uses it.
     """
     from gsio.compute import tune
-    from gsio.run.plan import layout_of
     from gsio.run.initial import initial_state
+    from gsio.run.plan import layout_of
 
     for tiling, speed in tune(config, layout_of(config), initial_state(config)):
         say(f"{speed:8.1f} Gcell/s  {tiling}")

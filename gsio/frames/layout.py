@@ -50,6 +50,11 @@ class BlockLayout:
         per_task = piece * max(1, round(per_block / piece / TASKS)) if halve else per_block
         return cls(chunks, per_block, per_task, encoded_nbytes)
 
+    @classmethod
+    def of_frames(cls, frame: FrameFormat, frames_per_block: int) -> "BlockLayout":
+        """Return the layout of blocks of so many frames, each a chunk, in one task."""
+        return cls(Chunking(frame, 1, frame.shape[0]), frames_per_block, frames_per_block)
+
     @property
     def frame(self) -> FrameFormat:
         """What a frame is."""

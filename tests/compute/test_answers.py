@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from gsio.compute.peers import numpy as reference
 from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.frames.block import Block
+from gsio.frames.format import FrameFormat
 from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import STENCILS, Field, laplacian
 from gsio.run.initial import initial_state
@@ -228,13 +228,14 @@ from gsio.compute.cpu import CpuSolver
 from gsio.config import load_config
 from gsio.run.initial import initial_state
 from gsio.frames.block import Block
+from gsio.frames.format import FrameFormat
 from gsio.frames.layout import BlockLayout
 
 for rows in (3, 67):
     for threads in (7, 3, 2, 1):
         grid = {"grid.rows": rows, "grid.cols": 61, "initial.kind": "noise", "run.threads": threads}
         config = load_config(overrides=grid, environ={})
-        layout = FrameLayout.of((rows, 61), "float32", "u,v", shuffle=True)
+        layout = BlockLayout.of_frames(FrameFormat.of((rows, 61), "u,v", "float32", shuffle=True), 2)
         solver = CpuSolver(config, layout, initial_state(config))
         block = Block(layout, solver.allocate(layout.block_nbytes))
         block.count = 2
@@ -290,7 +291,7 @@ def test_frames_have_the_same_bits_for_any_block_size(
     config = make_config({"grid.rows": 23, "grid.cols": 34, "output.fields": fields})
     frames = []
     for size in (1, frames_per_block):
-        layout = replace(layout_of(config), frames_per_block=size, gpu_codec="")
+        layout = BlockLayout.of_frames(layout_of(config).frame, size)
         frames.append(record(make_solver(backend, config, layout, random_start(23, 34)), layout, 7))
     (data, statistics), (expected_data, expected_statistics) = frames
     assert len(data) == 7
@@ -491,7 +492,7 @@ def test_blocks_hold_the_fields_and_their_statistics(
     backend: str, precision: str, fields: str, shape: tuple[int, int], shuffle: bool, make_config: MakeConfig
 ) -> None:
     config = make_config({"grid.rows": shape[0], "grid.cols": shape[1], "model.precision": precision})
-    layout = replace(FrameLayout.of(shape, precision, fields, shuffle=shuffle), frames_per_block=3)
+    layout = BlockLayout.of_frames(FrameFormat.of(shape, fields, precision, shuffle=shuffle), 3)
     solver, twin = (make_solver(backend, config, layout, random_start(*shape)) for _ in range(2))
     block = Block(layout, solver.allocate(layout.block_nbytes))
     for count in (3, 3, 2):  # the last block of a run is not full
@@ -516,7 +517,7 @@ def test_statistics_count_non_finite_values_and_describe_the_others(
     backend: str, bad: float, precision: str, shuffle: bool, make_config: MakeConfig
 ) -> None:
     config = make_config({"grid.rows": 21, "grid.cols": 33, "model.precision": precision})
-    layout = replace(FrameLayout.of((21, 33), precision, "u,v", shuffle=shuffle), frames_per_block=1)
+    layout = BlockLayout.of_frames(FrameFormat.of((21, 33), "u,v", precision, shuffle=shuffle), 1)
     u, v = random_start(21, 33)
     u[4, 5] = v[0, 0] = v[20, 17] = bad
     solver = make_solver(backend, config, layout, (u, v))
@@ -534,7 +535,7 @@ def test_statistics_count_non_finite_values_and_describe_the_others(
 @pytest.mark.parametrize("backend", ALL)
 def test_statistics_of_a_field_without_a_finite_value_are_zero(backend: str, make_config: MakeConfig) -> None:
     config = make_config()
-    layout = replace(layout_of(config), frames_per_block=1)
+    layout = BlockLayout.of_frames(layout_of(config).frame, 1)
     nowhere = np.full((12, 17), np.nan)
     _, statistics = record(make_solver(backend, config, layout, (nowhere, nowhere)), layout, 1)
     assert statistics.tolist() == [[[0, 0, 0, 0, 12 * 17]]]
@@ -551,14 +552,15 @@ def test_values_are_stored_in_fewer_bits_alike_on_every_backend(
     store: str, keep_bits: int, precision: str, shuffle: bool, backend: str, make_config: MakeConfig
 ) -> None:
     config = make_config({"grid.rows": 21, "grid.cols": 33, "model.precision": precision})
-    layout = FrameLayout.of((21, 33), precision, "u,v", shuffle=shuffle, store=store, keep_bits=keep_bits)
+    frame = FrameFormat.of((21, 33), "u,v", precision, shuffle=shuffle, store=store, keep_bits=keep_bits)
+    layout = BlockLayout.of_frames(frame, 1)
     solver = make_solver(backend, config, layout, random_start(21, 33))
     data, statistics = record(solver, layout, 1)
     for i, field in enumerate(solver.fields()):
-        expected, error = pack(field.astype(precision), layout)
+        expected, error = pack(field.astype(precision), frame)
         assert_same_bits((staged_field(layout, data[0, i]),), (expected,))
         assert statistics[0, i, 3] == error
-        assert (error > 0) == layout.frame.lossy
+        assert (error > 0) == frame.lossy
         assert statistics[0, i, 1] == field.astype(precision).max()
 
 
@@ -566,8 +568,7 @@ def test_values_are_stored_in_fewer_bits_alike_on_every_backend(
 @given(keep_bits=st.integers(1, 22), seed=st.integers(0, 1000))
 def test_rounded_mantissas_are_the_nearest_that_end_in_zeros(keep_bits: int, seed: int, precision: str) -> None:
     values = np.random.default_rng(seed).uniform(-2, 2, 200).astype(precision)
-    layout = FrameLayout.of((200,), precision, "v", shuffle=False, keep_bits=keep_bits)
-    found, error = pack(values, layout)
+    found, error = pack(values, FrameFormat.of((200,), "v", precision, keep_bits=keep_bits))
     spacing = np.exp2(np.floor(np.log2(np.abs(values.astype(np.float64)))) - keep_bits)
     assert np.all(np.abs(found.astype(np.float64) - values) <= spacing / 2)
     np.testing.assert_array_equal(found / spacing, np.rint(found / spacing))
@@ -577,7 +578,7 @@ def test_rounded_mantissas_are_the_nearest_that_end_in_zeros(keep_bits: int, see
 @pytest.mark.parametrize(("store", "levels"), [("uint8", 255), ("uint16", 65535)])
 def test_integers_stand_for_zero_to_one(store: str, levels: int) -> None:
     values = np.array([0, 1, 0.5, 1 / levels, 1.25, -3, np.nan, np.inf])
-    found, error = pack(values, FrameLayout.of((8,), "float64", "v", shuffle=False, store=store))
+    found, error = pack(values, FrameFormat.of((8,), "v", "float64", store=store))
     np.testing.assert_array_equal(found[[0, 1, 3, 4, 5]], [0, levels, 1, levels, 0])
     assert abs(int(found[2]) - levels / 2) == 0.5
     assert error == 3  # of the value that is clipped the most

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,12 +19,13 @@ import pytest
 
 import gsio
 import gsio.compute
-from gsio.compute import choose_backend, open_solver, tune
+from gsio.compute import open_solver, tune
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
+from gsio.frames.layout import BlockLayout
 from gsio.run.initial import initial_state
-from gsio.run.plan import layout_of
+from gsio.run.plan import choose_backend, layout_of
 
 MakeConfig = Callable[..., Config]
 
@@ -276,8 +276,9 @@ def test_threads_that_wait_for_encoded_chunks_use_the_device_of_the_run(
     compression: str, make_config: MakeConfig
 ) -> None:
     config = on_device_1(make_config, {"output.compression": compression})
-    layout = replace(layout_of(config), frames_per_block=2)
-    assert layout.gpu_codec == compression
+    chosen = layout_of(config, "cupy")
+    assert chosen.encoded_nbytes > 0
+    layout = BlockLayout(chosen.chunks, *[chosen.chunks.frames_together] * 2, chosen.encoded_nbytes)
     solver = open_solver(config.run.backend, config, layout, 1, initial_state)
     blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for _ in range(7)]  # more than slots
     with ThreadPoolExecutor(2) as threads:

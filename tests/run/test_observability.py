@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from gsio import log, simulate, trace
 from gsio.cli.doctor import findings
-from gsio.compute import choose_backend
 from gsio.config import Config
 from gsio.machine import Driver, find_driver, how_to_install_cupy
 from gsio.run import progress
+from gsio.run.plan import choose_backend
 from gsio.run.summary import Summary
 from gsio.trace import CATEGORIES, Counter, Trace
 

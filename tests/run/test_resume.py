@@ -31,6 +31,7 @@ from gsio.run import checkpoints
 from gsio.run.pipeline import Pipeline
 from gsio.run.repair import repair
 from gsio.run.status import lines_of, metrics
+from gsio.testing import small_blocks
 from gsio.writer.journal import Journal, journal_of, read_journal
 from gsio.writer.status_file import read_status
 
@@ -91,9 +92,8 @@ def kill_after(frames: int, config: Config, output: Path, resume: str = "no") ->
     """Let a process leave, as it is, what it has written of a run when so many frames are committed."""
     sizes = default_sizes()
     numbers = map(str, (frames, sizes.block_bytes, sizes.chunk_bytes))
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(output), resume, *numbers], input=config.to_toml(), text=True
-    )
+    command = [sys.executable, "-c", KILLED, str(output), resume, *numbers]
+    run = subprocess.run(command, input=config.to_toml(), text=True)
     assert run.returncode == 9
 
 

@@ -24,6 +24,7 @@ from gsio.compute.cuda.tiling import (
     tilings,
 )
 from gsio.config import Config
+from gsio.frames.format import FrameFormat
 from gsio.model.gray_scott import coefficients
 
 MakeConfig = Callable[..., Config]
@@ -249,8 +250,8 @@ def test_the_staging_of_frames_compiles(
     shuffle: bool, store: str, keep_bits: int, computed: str, architecture: str
 ) -> None:
     stored = computed if store == "computed" else store
-    layout = FrameLayout.of((9, 9), computed, "v", shuffle=shuffle, store=stored, keep_bits=keep_bits)
-    assert_in_registers(compile_for(architecture, "stage.cu", stage_options(layout)), 256, spilled=0)
+    frame = FrameFormat.of((9, 9), "v", computed, shuffle=shuffle, store=stored, keep_bits=keep_bits)
+    assert_in_registers(compile_for(architecture, "stage.cu", stage_options(frame)), 256, spilled=0)
 
 
 @pytest.mark.parametrize("architecture", DEVICES)
