@@ -1,38 +1,25 @@
 """Chunks made on an NVIDIA GPU, by the kernels of ``chunks.cu`` and, for each codec, of one more file after it."""
 
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.compute.cuda.sources import CHECKSUM_THREADS, CHECKSUM_WORDS, CODECS, encode_options, read
 from gsio.frames.block import Block
 from gsio.frames.layout import FrameLayout
 
-CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in chunks.cu
+CHECKSUM_NBYTES = 4 * CHECKSUM_THREADS * CHECKSUM_WORDS  # of a block
 GATHER_THREADS = 128
-SOURCES = Path(__file__).parent / "kernels"
 
-PLAN = np.dtype([
+ENCODE_PLAN = np.dtype([
     ("cells", np.int64), ("chunk_slot", np.int64),
     *((name, np.int32) for name in (
         "itemsize", "count", "fields", "frames", "slabs", "slab", "blocks", "block", "slot",
     )),
 ], align=True)  # fmt: skip
-
-
-class Codec(NamedTuple):
-    """What the kernels of a codec need."""
-
-    source: str
-    threads: int  # that make a stream
-    around: int  # bytes of a stream's slot beyond those before compression
-
-
-# A stream of Blosc has its size before it, one of deflate its Adler-32, aligned; and a word more can be read.
-CODECS = {"lz4": Codec("blosc.cu", 32, 8), "deflate": Codec("deflate.cu", 256, 32)}
 
 
 def needed_bytes(layout: FrameLayout) -> int:
@@ -47,9 +34,9 @@ def streams_of(layout: FrameLayout, frames: int) -> tuple[int, int]:
     return layout.chunks_of(frames) * blocks * layout.dtype.itemsize, slot
 
 
-def plan_of(layout: FrameLayout) -> NDArray[np.void]:
+def encode_plan(layout: FrameLayout) -> NDArray[np.void]:
     """Return the struct Plan of ``chunks.cu``, without its count of frames."""
-    plan = np.zeros((), PLAN)
+    plan = np.zeros((), ENCODE_PLAN)
     plan["cells"], plan["chunk_slot"], plan["itemsize"] = layout.cells, layout.encoded_nbytes, layout.dtype.itemsize
     plan["fields"], plan["frames"], plan["slabs"] = len(layout.fields), layout.frames_per_chunk, layout.slabs
     plan["slab"] = math.prod(layout.chunk_shape[1:])
@@ -71,8 +58,8 @@ class ChunkEncoder:
         """Take device memory for a block of `layout`."""
         self._layout = layout
         self._codec = CODECS[layout.gpu_codec]
-        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", self._codec.source))
-        module = cupy.RawModule(code=code, options=("-std=c++17",))
+        code = read("chunks.cu", self._codec.source)
+        module = cupy.RawModule(code=code, options=encode_options(self._codec))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
         self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
         streams, slot = streams_of(layout, layout.frames_per_block)
@@ -101,7 +88,7 @@ class ChunkEncoder:
         """Return the number of streams of so many frames, and their plan, which CuPy takes sooner without fields."""
         if count not in self._plans:
             streams, _ = streams_of(self._layout, count)
-            plan = plan_of(self._layout)
+            plan = encode_plan(self._layout)
             plan["count"] = count
             self._plans[count] = streams, plan.view(f"V{plan.itemsize}")
         return self._plans[count]

@@ -1,4 +1,5 @@
-// Chunks as Blosc-1 frames, byte-shuffled and compressed by LZ4; compiled after chunks.cu.
+// Chunks as Blosc-1 frames, byte-shuffled and compressed by LZ4; compiled after chunks.cu, with
+// -DSTREAM (bytes before compression, at most).
 //
 //   frame   | versions, flags, sizes: 16 | where each block starts: 4 | … | block | block | … | last block |
 //   block   | stream of byte plane 0 | of plane 1 | …        a last block that is shorter has all planes in one stream
@@ -7,7 +8,6 @@
 //
 // A warp makes a stream. The formats: README_CHUNK_FORMAT.rst of c-blosc, lz4_Block_format.md of lz4.
 
-#define STREAM 8192        // bytes before compression, at most: STREAM_BYTES in gsio/staging.py
 #define LEAST 128          // bytes of a plane: Blosc does not split blocks of smaller ones
 #define HASH_BITS 9        // of 10, chunks are 0.6 % smaller, but fewer streams fit into shared memory
 #define AT_ONCE 16         // cells a lane loads
@@ -73,11 +73,7 @@ __device__ int compress(const unsigned* source, int n, unsigned short* table, by
         if (chosen) {
             const bool mine = chosen >> lane & 1;
             const int nbytes = mine ? 3 + literals + rest(literals) + rest(length - 4) : 0;
-            int total = nbytes;
-            for (int i = 1; i < 32; i *= 2) {
-                const int behind = __shfl_up_sync(ALL, total, i);
-                if (lane >= i) total += behind;
-            }
+            const int total = sum_through(nbytes);
             byte* to = out + size + total - nbytes;
             size += __shfl_sync(ALL, total, 31);
             if (size >= n) return n;
