@@ -73,7 +73,11 @@ __device__ int compress(const unsigned* source, int n, unsigned short* table, by
         if (chosen) {
             const bool mine = chosen >> lane & 1;
             const int nbytes = mine ? 3 + literals + rest(literals) + rest(length - 4) : 0;
-            const int total = sum_through(nbytes);
+            int total = nbytes;
+            for (int i = 1; i < 32; i *= 2) {
+                const int behind = __shfl_up_sync(ALL, total, i);
+                if (lane >= i) total += behind;
+            }
             byte* to = out + size + total - nbytes;
             size += __shfl_sync(ALL, total, 31);
             if (size >= n) return n;

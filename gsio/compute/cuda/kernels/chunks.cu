@@ -25,18 +25,16 @@ __device__ inline unsigned four_bytes(const unsigned* source, int at)
     return __funnelshift_r(source[at / 4], source[at / 4 + 1], at % 4 * 8);
 }
 
-// The sum of `mine` over the lanes up to this one.
-__device__ inline int sum_through(int mine)
+// The sum of `mine` over the lanes before this one.
+__device__ inline int sum_before(int mine)
 {
     int sum = mine;
     for (int i = 1; i < 32; i *= 2) {
         const int behind = __shfl_up_sync(ALL, sum, i);
         if (threadIdx.x % 32 >= i) sum += behind;
     }
-    return sum;
+    return sum - mine;
 }
-
-__device__ inline int sum_before(int mine) { return sum_through(mine) - mine; }
 
 // The sum over all threads of a block.
 __device__ inline unsigned summed(unsigned mine)
