@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from PIL import Image
+
 import gsio
 from gsio.view.picture import write_picture
-from PIL import Image
 
 MOMENTS = (2, 5, 9, 14, 22, 39)  # the frames that are shown
 GAP = 8  # pixels between two moments
