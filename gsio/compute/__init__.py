@@ -3,39 +3,16 @@
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import cast
 
 from gsio.compute.solver import Solver
-from gsio.config import Config
+from gsio.config import BACKENDS, Config
 from gsio.errors import UsageError
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory, one_line
 from gsio.model.gray_scott import check_stability
 from gsio.model.start import Start
 
-
-class Backend(NamedTuple):
-    """Where the solver of a backend is, and what it needs."""
-
-    module: str  # within gsio.compute
-    copies: int  # of the grid in host memory, each of the computed dtype; temporary arrays are counted
-    extra: str = ""  # of gsio, which installs its library; "": none is needed, or CuPy's, of which 'gsio doctor' tells
-    solver: str = "solver"  # the class or function that makes it
-    cuda: bool = False  # whether it needs a GPU that CuPy can use
-
-
-BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True),
-    "numba": Backend("cpu", 4, solver="CpuSolver"),
-    "numpy": Backend("peers.numpy", 12),
-    "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
-    "jax": Backend("peers.jax", 8, "jax"),
-    "jax-convolve": Backend("peers.jax", 8, "jax"),
-    "jax-scan": Backend("peers.jax", 8, "jax"),
-    "torch": Backend("peers.torch", 8, "torch"),
-    "torch-compile": Backend("peers.torch", 8, "torch"),
-    "cupynumeric": Backend("peers.cupynumeric", 8, "cupynumeric"),
-}
 OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
 
 
@@ -73,8 +50,8 @@ def open_solver(
     check_memory("host", _host_bytes(backend, config, layout, blocks), available_memory())
     if row.cuda:
         _check_cuda(config, layout)
-    if backend == "numba" and not numba_compiles():
-        what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
+    if row.compiles and not numba_compiles():
+        what = f"run.backend: {backend} cannot be used with NUMBA_DISABLE_JIT"
         raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
     try:
         make = getattr(import_module(f"gsio.compute.{row.module}"), row.solver)
@@ -94,9 +71,9 @@ def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) 
     The initial state is two float64 fields. Maps of feed and kill are two more, and two of the computed dtype. Staged
     frames wait in `blocks` blocks, once raw and once encoded.
     """
-    itemsize = 8 if backend == "numpy" else layout.frame.computed.itemsize
+    row = BACKENDS[backend]
     maps = 2 * config.model.maps
-    a_cell = (2 + maps) * 8 + (BACKENDS[backend].copies + maps) * itemsize
+    a_cell = (2 + maps) * 8 + (row.copies + maps) * (row.itemsize or layout.frame.computed.itemsize)
     return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
 
 

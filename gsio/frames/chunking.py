@@ -9,7 +9,7 @@ from gsio.frames.sizes import Sizes
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a file is cut into chunks: each holds some frames of one field, or a slab of them.
+    """How a file is cut into chunks, each with some frames of one field or a slab of them, and how these are encoded.
 
     Attributes
     ----------
@@ -21,12 +21,16 @@ class Chunking:
         Lines of a chunk along the first axis of a plane. A large plane is cut into slabs of so many lines.
     frames_per_shard
         Frames that share a shard; 0: the file has no shards.
+    codec, level
+        The name of the codec of the chunks, and its level of compression. The name is "" if nothing is encoded.
     """
 
     frame: FrameFormat
     frames_per_chunk: int
     lines_per_chunk: int
     frames_per_shard: int = 0
+    codec: str = ""
+    level: int = 1
 
     def __post_init__(self) -> None:
         if self.frames_per_chunk < 1 or self.lines_per_chunk < 1:
@@ -47,6 +51,8 @@ class Chunking:
         frames_per_chunk: int = 0,
         frames_per_shard: int = 0,
         pyramid: int = 0,
+        codec: str = "",
+        level: int = 1,
     ) -> "Chunking":
         """Choose the chunks of a run of `frames` frames, each after `steps` steps, with so many levels of a pyramid.
 
@@ -62,7 +68,7 @@ class Chunking:
             lines = max(1, round(sizes.slab_bytes * frame.shape[0] / plane))
         if lines < frame.shape[0]:  # so that a slab of every level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid
-        return cls(frame, per_chunk, lines, frames_per_shard)
+        return cls(frame, per_chunk, lines, frames_per_shard, codec, level)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:

@@ -286,7 +286,7 @@ class Pipeline:
                     self._encoded.put(block)
                     continue
                 if block.first == self.first and self._before is not None and self._before.last:
-                    codec.prepend(block, self._before.last, self.config.output)
+                    codec.prepend(block, self._before.last)
                 for task in tasks:
                     with self._storage():
                         self.writer.encode(block, task)
