@@ -8,7 +8,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from gsio.config import AUTO
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.export.ome_zarr import write_ome_zarr
 from gsio.export.openpmd import write_openpmd
@@ -45,7 +44,7 @@ def export(
     *,
     frames: str = ":",
     crop: str = ":,:",
-    compression: str = AUTO,
+    compression: str = "auto",
     overwrite: bool = False,
     quiet: bool = True,
 ) -> int:
@@ -76,7 +75,7 @@ def export(
     ending, write = next(((end, FORMATS[end]) for end in FORMATS if target.name.endswith(end)), ("", None))
     if write is None:
         raise UsageError(f"TARGET: expected a name that ends in {', '.join(FORMATS)}, got '{target}'")
-    if write is not write_output and compression != AUTO:
+    if write is not write_output and compression != "auto":
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
     _check_target(source, target, overwrite=overwrite)
     temporary = temporary_beside(target, ending)
