@@ -1,4 +1,4 @@
-"""Codecs: a table of them, and what they do with the chunks of a block.
+"""Codecs: the table of them, and how the chunks of a block are encoded and decoded.
 
 To add a codec, write a file that makes a `Codec`, and add its row to `gsio.config.tables.CODECS`.
 """
@@ -34,10 +34,10 @@ def codecs_for(form: str) -> list[Codec]:
 
 
 def encode(block: Block, task: int) -> None:
-    """Set the chunks of one task of `block`, and with the first slab the checksums; the GIL is free meanwhile.
+    """Set the chunks of one task of `block`, and with the first slab the checksums, without the interpreter lock.
 
-    If the solver has encoded the block, nothing is left to do. A checksum is taken after its chunk is encoded: its
-    bytes are in the cache then, and it takes half as long.
+    If the solver has encoded the block, nothing is left to do. The checksums of frames are taken after their chunk is
+    encoded: the bytes are in the cache by then, so that a checksum takes half as long.
     """
     layout, codec = block.layout, CODECS[block.layout.chunks.codec]
     numbers, slab = block.chunk_numbers(task)
@@ -53,7 +53,7 @@ def encode(block: Block, task: int) -> None:
 
 
 def prepend(block: Block, before: Sequence[NDArray[Any]]) -> None:
-    """Put frames that the output holds before those of `block`, with which they share a chunk or shard.
+    """Put frames of the output before the frames of `block`, with which they share a chunk or shard.
 
     `before` has the stored values of each field, [frame, …] of the layout's shape. Chunks that a solver has encoded are
     decoded, so that all frames of the block are encoded together.
@@ -84,22 +84,22 @@ def prepend(block: Block, before: Sequence[NDArray[Any]]) -> None:
 
 
 def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:
-    """Return the values [value] of a chunk, any bytes-like object, that has `nbytes` bytes when it is decoded.
+    """Return the values [value] of a chunk, a bytes-like object whose decoded size is `nbytes`.
 
-    Raises ValueError if the chunk is damaged or has any other size. A small file can pretend to hold much, so no more
-    than one byte beyond that size is decoded.
+    Raises ValueError if the chunk is damaged or has another size. A small file can pretend to hold much data, so at
+    most one byte beyond that size is decoded.
     """
     try:
         values = np.frombuffer(codec.decode(encoded, dtype.itemsize, nbytes), dtype)
         if values.nbytes != nbytes:
             raise ValueError(f"expected {nbytes} bytes, found {values.nbytes}")
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own
         raise ValueError(f"a chunk cannot be decoded: {error}") from None
     return values
 
 
 def chunk_bytes(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
-    """Return the bytes [byte] of one field of a chunk in the order that its codec wants: a view if they lie so."""
+    """Return the bytes [byte] of one field of a chunk in the order of its codec: a view where the block allows one."""
     layout = block.layout
     planes = layout.frame.dtype.itemsize if layout.frame.shuffle else 1  # the byte planes of all frames lie together
     frame, line = number * layout.chunks.frames_per_chunk, slab * layout.chunks.lines_per_chunk

@@ -1,4 +1,7 @@
-"""Solvers: they advance u and v, and know nothing of files."""
+"""Solvers: they advance u and v, and know nothing of files.
+
+To add a backend, write a file that makes its solver, and add its row to `gsio.config.tables.BACKENDS`.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,11 +16,11 @@ from gsio.machine import available_memory, one_line
 from gsio.model.gray_scott import check_stability
 from gsio.model.start import Start
 
-OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
+OLDEST = 8, 0  # the compute capability from which on a GPU has asynchronous copies and split barriers
 
 
 def numba_compiles() -> bool:
-    """Return whether Numba compiles; with NUMBA_DISABLE_JIT, it would have Python run what is written for LLVM."""
+    """Return whether Numba compiles; with NUMBA_DISABLE_JIT, Python would run code that is written for LLVM."""
     try:
         return not int(os.environ.get("NUMBA_DISABLE_JIT", "0"))
     except ValueError:  # Numba warns, and compiles
@@ -25,7 +28,7 @@ def numba_compiles() -> bool:
 
 
 def why_too_old(device: int) -> str | None:
-    """Return why a GPU cannot be used, or None if it can."""
+    """Return the reason that a GPU is too old for gsio, or None if the GPU can be used."""
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(device)
@@ -38,7 +41,7 @@ def why_too_old(device: int) -> str | None:
 def open_solver(
     backend: str, config: Config, layout: BlockLayout, blocks: int, start: Callable[[Config], Start]
 ) -> Solver:
-    """Return the solver of a run, at what `start` returns once it is known that the memory is enough.
+    """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def open_solver(
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
-    """Return the host memory that a run takes.
+    """Return the bytes of host memory that a run takes.
 
     The initial state is two float64 fields. Maps of feed and kill are two more, and two of the computed dtype. Staged
     frames wait in `blocks` blocks, once raw and once encoded.
@@ -78,12 +81,12 @@ def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) 
 
 
 def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[str, float]]:
-    """Yield ways to cut the grid of a run into tiles and the Gcell/s measured of each; the fastest is kept for later.
+    """Yield ways to cut the grid of a run into tiles, each with its Gcell/s; the fastest is kept for later runs.
 
     Raises
     ------
     UsageError
-        There is no GPU that can be used, the grid does not fit it, or the initial state cannot be read.
+        No GPU can be used, the grid does not fit into its memory, or the initial state cannot be read.
     """
     _check_cuda(config, layout)
     from gsio.compute.cuda.solver import tune

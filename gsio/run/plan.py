@@ -49,8 +49,8 @@ class RunPlan(NamedTuple):
 def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes | None = None) -> RunPlan:
     """Return the plan of a run that writes `output`.
 
-    An output that is extended keeps its `frames_per_chunk`; 0: they are chosen. Raises UsageError if the format of the
-    output cannot hold such frames, or if `output.memory` is less than two blocks.
+    An output that is extended keeps its `frames_per_chunk`; 0: the number is chosen. Raises UsageError if the format of
+    the output cannot hold such frames, or if `output.memory` is less than two blocks.
     """
     config, backend = with_codec(config, output), choose_backend(config)
     layout = layout_of(config, backend, frames_per_chunk=frames_per_chunk, sizes=sizes)
@@ -96,7 +96,7 @@ def with_codec(config: Config, output: Path) -> Config:
 
 
 def choose_backend(config: Config) -> str:
-    """Return the backend of the run; "auto" is the GPU if one can be used, or else Numba."""
+    """Return the backend of the run; "auto" is the GPU if that can be used, or else Numba."""
     if config.run.backend != AUTO:
         return config.run.backend
     driver = find_driver()
@@ -127,7 +127,7 @@ def _backend_on_cpu() -> str:
 def layout_of(
     config: Config, backend: str = "", *, frames_per_chunk: int = 0, sizes: Sizes | None = None
 ) -> BlockLayout:
-    """Return how the frames of `config`, whose codec is known, are cut into chunks and blocks.
+    """Return the layout of the frames of `config`, whose codec is known, in chunks and blocks.
 
     Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given.
     """
@@ -153,7 +153,7 @@ def layout_of(
         codec=codec.name if codec is not None else "",
         level=output.level,
     )
-    # The levels of a pyramid are made of frames in host memory, so that a GPU leaves frames there.
+    # The levels of a pyramid are made from frames in host memory, so a GPU does not encode.
     kernels = codec.kernels if codec is not None and not output.pyramid else None
     can_encode = backend in BACKENDS and BACKENDS[backend].encodes
     by_gpu = can_encode and kernels is not None and output.level in kernels.levels
@@ -163,19 +163,19 @@ def layout_of(
 
 
 def encoding_threads(config: Config, layout: BlockLayout) -> int:
-    """Return how many threads encode: by default one for each core that this process may use.
+    """Return the number of threads that encode: by default one for each core that this process may use.
 
-    Where a GPU encodes, only some of many cores have a thread. Threads that only write take turns at the interpreter,
-    and the more of them there are, the longer the solver's thread waits for its own turn.
+    With a GPU that encodes and many cores, there are fewer threads than cores. Threads that only write take turns at
+    the interpreter: with more of them, the thread of the solver waits longer for its turn.
     """
     cores = usable_cores()
     return config.output.threads or (min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores)
 
 
 def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -> int:
-    """Return the number of blocks: what `output.memory` holds, or else enough to keep the encoders and the link busy.
+    """Return the number of blocks: as many as `output.memory` holds, or else enough to keep encoders and link busy.
 
-    Raises UsageError if `output.memory` is less than two blocks: one to be filled while another is written.
+    Raises UsageError if `output.memory` is less than two blocks: one is filled while another is written.
     """
     if memory := config.output.memory:
         blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
