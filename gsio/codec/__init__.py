@@ -18,7 +18,7 @@ from gsio.codec.raw import NONE
 from gsio.config import Output
 from gsio.frames.block import Block
 
-__all__ = ["CODECS", "Codec", "chunk_bytes", "codecs_for", "decode", "encode", "prepend", "register", "set_checksums"]
+__all__ = ["CODECS", "Codec", "chunk_bytes", "decode", "encode", "prepend", "register", "set_checksums"]
 
 # By name. A format takes the first that it can hold where a configuration does not choose.
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (DEFLATE, LZ4, ZSTD, NONE)}
@@ -29,11 +29,6 @@ def register(codec: Codec) -> None:
     CODECS[codec.name] = codec
     if codec.name not in config.CODECS:
         config.CODECS.append(codec.name)
-
-
-def codecs_for(form: str) -> list[Codec]:
-    """Return the codecs whose chunks a format, HDF5 or Zarr, can hold; the first is its default."""
-    return [codec for codec in CODECS.values() if form in codec.formats]
 
 
 def encode(block: Block, output: Output, task: int) -> None:

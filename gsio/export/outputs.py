@@ -1,5 +1,6 @@
 """Export to .h5 and .zarr: an output again, written by the writers of a run."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,23 @@ from gsio.frames.block import Block
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
 from gsio.frames.sizes import default_sizes
-from gsio.run.plan import layout_of
+from gsio.run.plan import layout_of, with_codec
 from gsio.trace import Trace
-from gsio.writer import open_writer
+from gsio.writer.formats import format_of, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
 from gsio.writer.zarr.store import METADATA, Folder
+
+
+def as_output(selection: Selection, target: Path, compression: str) -> Selection:
+    """Return a selection with the configuration of the output that `target` becomes."""
+    form, config = format_of(target), selection.config
+    shards = config.output.shard_frames if form.shards else 0
+    # Levels of compression differ between codecs.
+    output = replace(config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
+    if config.stored == "float16" and not form.float16:  # float32 with 10 bits of the mantissa has the same values
+        output = replace(output, store="float32", keep_bits=10)
+    return dataclasses.replace(selection, config=with_codec(replace(config, output=output), target))
 
 
 def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:

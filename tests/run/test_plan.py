@@ -24,7 +24,7 @@ PLANE = 12 * 17 * 4
 def test_auto_becomes_the_codec_of_the_format(name: str, form: str, codec: str, make_config: Make) -> None:
     config = make_config({"output.compression": "auto"})
     planned = plan(config, Path(name))
-    assert (planned.format, planned.codec, planned.level) == (form, codec, 1)
+    assert (planned.format.name, planned.codec, planned.level) == (form, codec, 1)
     assert planned.layout.frame.shuffle == (codec == "deflate")
     assert (planned.config.output.compression, planned.config.run.backend) == (codec, config.run.backend)
 

@@ -25,7 +25,7 @@ from gsio.frames.metadata import (
     SERIES_CHUNK,
     frame_series,
 )
-from gsio.writer import is_zarr
+from gsio.writer.formats import is_zarr
 from gsio.writer.journal import PLACE
 from gsio.writer.ome import level_path, levels_of, ome_attributes
 from gsio.writer.protocol import Target
