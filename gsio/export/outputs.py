@@ -4,11 +4,9 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import zarr
 from msgspec.structs import replace
 
 from gsio.compute.host import stage
@@ -16,12 +14,14 @@ from gsio.export.selection import Frame, Selection, slice_of
 from gsio.frames.block import Block
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
+from gsio.frames.metadata import AXES, SERIES_CHUNK
 from gsio.frames.sizes import default_sizes
 from gsio.run.plan import layout_of, with_codec
 from gsio.trace import Trace
 from gsio.writer.formats import format_of, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
+from gsio.writer.zarr.layout import put_values
 from gsio.writer.zarr.store import METADATA, Folder
 
 
@@ -85,10 +85,9 @@ def _amend(path: Path, selection: Selection) -> None:
                 file[name][:] = values
             file.attrs.modify("ended", np.array(ended.encode(), "S32"))
         return
-    root: Any = zarr.open_group(path, mode="r+", zarr_format=3)
-    for name, values in series.items():
-        root[name][:] = values
     store = Folder(path)
+    for name, values in series.items():
+        put_values(store, name, values, len(values) if name in AXES else SERIES_CHUNK)
     group = json.loads(store.get(METADATA))
     group["attributes"]["ended"] = ended
     time, y, x = (float(series[name][0]) for name in ("time", "y", "x"))
