@@ -152,7 +152,8 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         monkeypatch.setattr(running, "last_frame", after(lambda config: np.eye(8)))
         if write.arguments[0] == "export":
             ending = write.made.removeprefix("out")
-            monkeypatch.setitem(export.FORMATS, ending, after(export.FORMATS[ending]))
+            form = export.FORMATS[ending]
+            monkeypatch.setitem(export.FORMATS, ending, form._replace(write=after(form.write)))
         else:
             monkeypatch.setattr(running, "open_solver", after(running.open_solver))
 

@@ -15,7 +15,7 @@ from gsio.codec.checksum import set_checksums
 from gsio.codec.interface import Codec
 from gsio.frames.block import Block
 
-__all__ = ["CODECS", "Codec", "chunk_bytes", "codecs_for", "decode", "encode", "prepend", "register", "set_checksums"]
+__all__ = ["CODECS", "Codec", "chunk_bytes", "decode", "encode", "prepend", "register", "set_checksums"]
 
 CODECS: dict[str, Codec] = {
     name: getattr(import_module(f"gsio.codec.{module}"), name.upper()) for name, module in config.CODECS.items()
@@ -26,11 +26,6 @@ def register(codec: Codec) -> None:
     """Add a codec at run time, so that a configuration can name it."""
     CODECS[codec.name] = codec
     config.CODECS.setdefault(codec.name, "")
-
-
-def codecs_for(form: str) -> list[Codec]:
-    """Return the codecs whose chunks a format, HDF5 or Zarr, can hold; the first is its default."""
-    return [codec for codec in CODECS.values() if form in codec.formats]
 
 
 def encode(block: Block, task: int) -> None:

@@ -96,8 +96,3 @@ class Codec(NamedTuple):
     byte_planes: bool = False
     raw: bool = False
     kernels: Kernels | None = None
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """The formats that can hold chunks of this codec."""
-        return tuple(name for name, how in (("HDF5", self.hdf5), ("Zarr", self.zarr)) if how is not None)

@@ -1,40 +1,61 @@
-"""Export: the frames of an output, or some of them, are written in the format of another tool."""
+"""Export: the frames of an output, or some of them, are written in the format of another tool.
 
-import dataclasses
+To add a format, write a file with a function as `ExportFormat.write`, and add its row to `FORMATS`.
+"""
+
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from msgspec.structs import replace
-
+from gsio.config import AUTO
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.export.ome_zarr import write_ome_zarr
 from gsio.export.openpmd import write_openpmd
-from gsio.export.outputs import write_output
+from gsio.export.outputs import as_output, write_output
 from gsio.export.selection import Frame, Selection, select
 from gsio.export.tiff import write_tiff
 from gsio.export.vtkhdf import write_vtkhdf
-from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
+from gsio.files import Replaces, is_file, publish, remove, remove_temporaries, require_new, temporary_beside
 from gsio.processes import terminable
-from gsio.run.plan import with_codec
 from gsio.run.progress import counted
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
-from gsio.writer import format_of, is_zarr
+from gsio.writer.formats import FORMATS as OUTPUTS
+from gsio.writer.formats import is_zarr
 from gsio.writer.journal import Journal
 
-FORMATS: dict[str, Callable[[Path, Selection, Iterator[Frame]], None]] = {
-    ".openpmd.h5": write_openpmd,
-    ".h5": write_output,
-    ".hdf5": write_output,
-    ".ome.zarr": write_ome_zarr,
-    ".zarr": write_output,
-    ".ome.tif": write_tiff,
-    ".ome.tiff": write_tiff,
-    ".tif": write_tiff,
-    ".tiff": write_tiff,
-    ".vtkhdf": write_vtkhdf,
+
+class ExportFormat(NamedTuple):
+    """A format of an export.
+
+    Attributes
+    ----------
+    write
+        Writes frames to a path that is free.
+    is_output
+        Whether `--overwrite` may replace the file or folder at a path.
+    prepare
+        From a selection, the target and the value of `--compression`, to the selection that `write` gets. None where
+        the format offers no choice of the compression.
+    """
+
+    write: Callable[[Path, Selection, Iterator[Frame]], None]
+    is_output: Replaces = is_file
+    prepare: Callable[[Selection, Path, str], Selection] | None = None
+
+
+# By ending; where a name ends in several of them, the longest counts.
+FORMATS = {
+    **{ending: ExportFormat(write_output, form.is_output, as_output) for form in OUTPUTS for ending in form.endings},
+    ".openpmd.h5": ExportFormat(write_openpmd),
+    ".ome.zarr": ExportFormat(write_ome_zarr, is_zarr),
+    ".ome.tif": ExportFormat(write_tiff),
+    ".ome.tiff": ExportFormat(write_tiff),
+    ".tif": ExportFormat(write_tiff),
+    ".tiff": ExportFormat(write_tiff),
+    ".vtkhdf": ExportFormat(write_vtkhdf),
 }
 
 
@@ -44,7 +65,7 @@ def export(
     *,
     frames: str = ":",
     crop: str = ":,:",
-    compression: str = "auto",
+    compression: str = AUTO,
     overwrite: bool = False,
     quiet: bool = True,
 ) -> int:
@@ -59,69 +80,65 @@ def export(
     frames, crop
         START:STOP or START:STOP:STEP, and TOP:BOTTOM,LEFT:RIGHT; as in Python, but out of range is an error.
     compression
-        Of .h5 and .zarr.
+        The codec of .h5, .hdf5 and .zarr; "auto" suits the format.
     overwrite
-        Replace what is at `target`, which else is an error: a file, or a Zarr group that gsio wrote. The checkpoint,
-        the status and the journal of a run that made it go too.
+        Replace a file, or a Zarr group that gsio wrote, at `target`; without `overwrite` that is an error. The
+        checkpoint, the status and the journal of the run that made it are deleted too.
     quiet
-        Show no progress, which else is on stderr if that is a terminal.
+        Show no progress. Else progress is shown on stderr if that is a terminal.
 
     Raises
     ------
     UsageError, DataError, StorageError
-        Options that cannot be used, a target that a run writes, a frame that cannot be read, no space. What was at
+        An option cannot be used, a run writes the target, a frame cannot be read, or there is no space. What was at
         `target` before is still there.
     """
-    ending, write = next(((end, FORMATS[end]) for end in FORMATS if target.name.endswith(end)), ("", None))
-    if write is None:
+    ending = max((end for end in FORMATS if target.name.endswith(end)), key=len, default="")
+    if not ending:
         raise UsageError(f"TARGET: expected a name that ends in {', '.join(FORMATS)}, got '{target}'")
-    if write is not write_output and compression != "auto":
+    form = FORMATS[ending]
+    if form.prepare is None and compression != AUTO:
         raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
-    _check_target(source, target, overwrite=overwrite)
+    replaces = form.is_output if overwrite else None
+    _check_target(source, target, replaces)
     temporary = temporary_beside(target, ending)
     with terminable(), Journal(target, "TARGET") as journal, open_committed(source) as stack:
-        _check_target(source, target, overwrite=overwrite)  # again: from here on no run makes it
+        _check_target(source, target, replaces)  # again: no run can create the target while its journal is locked
         remove_temporaries(target)
         selection = select(stack, frames, crop)
-        if write is write_output:
-            shards = selection.config.output.shard_frames if target.suffix == ".zarr" else 0
-            # Levels differ between codecs.
-            output = replace(selection.config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
-            if (
-                selection.config.stored == "float16" and format_of(target) == "HDF5"
-            ):  # refused there; these are the same bits
-                output = replace(output, store="float32", keep_bits=10)
-            selection = dataclasses.replace(
-                selection, config=with_codec(replace(selection.config, output=output), target)
-            )
-        try:
+        if form.prepare is not None:
+            selection = form.prepare(selection, target, compression)
+        with _storage_errors(source, temporary):
             with counted(len(selection.frames), quiet=quiet) as advance:
-                write(temporary, selection, selection.read(target.parent, advance))
-            if temporary.is_file():  # a folder is on the disk
+                form.write(temporary, selection, selection.read(target.parent, advance))
+            if temporary.is_file():  # `write` has synced a folder itself
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-            replaces = is_zarr if target.suffix == ".zarr" else is_file
-            publish("TARGET", temporary, target, replaces=replaces if overwrite else None)
+            publish("TARGET", temporary, target, replaces=replaces)
             for path in (path for path, is_of_run in beside(target).items() if is_of_run(path)):
                 path.unlink()
             journal.remove()
-        except MemoryError:
-            raise DataError(f"{source}: expected frames and shards that fit into memory, found larger ones") from None
-        except (OSError, RuntimeError) as error:  # h5py raises either
-            raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
-        finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            temporary.unlink(missing_ok=True)
         return len(selection.frames)
 
 
-def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+@contextmanager
+def _storage_errors(source: Path, temporary: Path) -> Iterator[None]:
+    """Raise errors of the storage and of memory as errors of gsio, and delete what is left at `temporary`."""
+    try:
+        yield
+    except MemoryError:
+        raise DataError(f"{source}: expected frames and shards that fit into memory, found larger ones") from None
+    except (OSError, RuntimeError) as error:  # h5py raises either
+        raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
+    finally:
+        if os.path.lexists(temporary):
+            remove(temporary)
+
+
+def _check_target(source: Path, target: Path, replaces: Replaces | None) -> None:
     here, there = (Path(os.path.realpath(path)) for path in (source, target))  # `resolve` fails in a loop of links
     if here in (there, *there.parents) or there in here.parents:
         raise UsageError(f"TARGET: expected a place apart from '{source}', got '{target}'; choose another name")
-    replaces = is_zarr if target.suffix == ".zarr" else is_file
-    instead = "choose another name, or replace it with --overwrite"
-    require_new("TARGET", target, replaces=replaces if overwrite else None, instead=instead)
+    require_new("TARGET", target, replaces=replaces, instead="choose another name, or replace it with --overwrite")
     for path, is_of_run in beside(target).items():
         require_new("TARGET", path, replaces=is_of_run)

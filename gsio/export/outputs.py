@@ -1,13 +1,12 @@
 """Export to .h5 and .zarr: an output again, written by the writers of a run."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import zarr
 from msgspec.structs import replace
 
 from gsio.compute.host import stage
@@ -15,13 +14,26 @@ from gsio.export.selection import Frame, Selection, slice_of
 from gsio.frames.block import Block
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
+from gsio.frames.metadata import AXES, SERIES_CHUNK
 from gsio.frames.sizes import default_sizes
-from gsio.run.plan import layout_of
+from gsio.run.plan import layout_of, with_codec
 from gsio.trace import Trace
-from gsio.writer import open_writer
+from gsio.writer.formats import format_of, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target
+from gsio.writer.zarr.layout import put_values
 from gsio.writer.zarr.store import METADATA, Folder
+
+
+def as_output(selection: Selection, target: Path, compression: str) -> Selection:
+    """Return a selection with the configuration of the output that `target` becomes."""
+    form, config = format_of(target), selection.config
+    shards = config.output.shard_frames if form.shards else 0
+    # Levels of compression differ between codecs.
+    output = replace(config.output, compression=compression, level=1, shard_frames=shards, pyramid=0)
+    if config.stored == "float16" and not form.float16:  # float32 with 10 bits of the mantissa has the same values
+        output = replace(output, store="float32", keep_bits=10)
+    return dataclasses.replace(selection, config=with_codec(replace(config, output=output), target))
 
 
 def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
@@ -73,10 +85,9 @@ def _amend(path: Path, selection: Selection) -> None:
                 file[name][:] = values
             file.attrs.modify("ended", np.array(ended.encode(), "S32"))
         return
-    root: Any = zarr.open_group(path, mode="r+", zarr_format=3)
-    for name, values in series.items():
-        root[name][:] = values
     store = Folder(path)
+    for name, values in series.items():
+        put_values(store, name, values, len(values) if name in AXES else SERIES_CHUNK)
     group = json.loads(store.get(METADATA))
     group["attributes"]["ended"] = ended
     time, y, x = (float(series[name][0]) for name in ("time", "y", "x"))

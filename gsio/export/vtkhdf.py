@@ -9,6 +9,7 @@ import numpy as np
 from gsio.errors import UsageError
 from gsio.export.deflated import create_array, write_planes
 from gsio.export.selection import Frame, Selection
+from gsio.writer.hdf5.vtk import create_image
 
 
 def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
@@ -16,19 +17,12 @@ def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
 
     VTK 9.3 to 9.7 read an image with one z as [time, y, x], and no image with one y.
     """
-    members, rows, cols = (1, *selection.shape)[-3:]
-    if rows == 1:
+    if selection.shape[-2] == 1:
         raise UsageError("--crop: expected two rows or more, got one, which VTK cannot read; choose another format")
     count, at = len(selection.frames), selection.coordinates
     with h5py.File(path, "x", locking=False) as file:
         file.attrs.update(selection.attributes)
-        root = file.create_group("VTKHDF")
-        root.attrs["Version"] = np.array([2, 0], np.int64)
-        root.attrs["Type"] = np.bytes_("ImageData")
-        root.attrs["WholeExtent"] = np.array([0, cols - 1, 0, rows - 1, 0, members - 1], np.int64)
-        root.attrs["Origin"] = np.array([at["x"][0], at["y"][0], 0], np.float64)
-        root.attrs["Spacing"] = np.ones(3)
-        root.attrs["Direction"] = np.eye(3).reshape(-1)
+        root = create_image(file, selection.shape, [at["x"][0], at["y"][0], 0.0])
         points, steps = root.create_group("PointData"), root.create_group("Steps")
         steps.attrs["NSteps"] = np.int64(count)
         steps["Values"] = at["time"]

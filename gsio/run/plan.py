@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from gsio.codec import CODECS, codecs_for
+from gsio.codec import CODECS
 from gsio.compute import numba_compiles, why_too_old
 from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.config import AUTO, BACKENDS, Config, parse_bytes
@@ -66,17 +66,19 @@ def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes |
 def with_codec(config: Config, output: Path) -> Config:
     """Return `config` with the codec that `output` gets; raise UsageError if its format cannot hold such frames."""
     form, compression = format_of(output), config.output.compression
-    allowed = {codec.name: codec for codec in codecs_for(form)}
+    allowed = {codec.name: codec for codec in form.codecs}
     if compression == AUTO:
         compression = next(iter(allowed))
     if compression not in allowed:
         (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
         expected = f"{', '.join(names)} or {last}"
-        raise UsageError(f"output.compression: {form} has no {compression}{how}; expected {expected}")
-    if config.output.shard_frames and form == "HDF5":
-        raise UsageError("output.shard_frames: HDF5 is one file already; expected 0, or an output that ends in .zarr")
-    if (levels := config.output.pyramid) and form == "HDF5":
-        raise UsageError("output.pyramid: HDF5 has no such levels; expected 0, or an output that ends in .zarr")
+        raise UsageError(f"output.compression: {form.name} has no {compression}{how}; expected {expected}")
+    if config.output.shard_frames and not form.shards:
+        raise UsageError(
+            f"output.shard_frames: {form.name} is one file already; expected 0, or an output that ends in .zarr"
+        )
+    if (levels := config.output.pyramid) and not form.pyramid:
+        raise UsageError(f"output.pyramid: {form.name} has no such levels; expected 0, or an output that ends in .zarr")
     if min(config.grid.rows, config.grid.cols) >> levels == 0:
         least = min(config.grid.rows, config.grid.cols)
         raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
@@ -87,10 +89,10 @@ def with_codec(config: Config, output: Path) -> Config:
     most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
     if config.output.keep_bits > most:
         raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
-    if config.stored == "float16" and form == "HDF5":
+    if config.stored == "float16" and not form.float16:
         raise UsageError(
-            "output.store: float16 in HDF5 crashes netCDF readers; expected output.keep_bits=10, which keeps as many "
-            "bits in float32, or an output that ends in .zarr"
+            f"output.store: float16 in {form.name} crashes netCDF readers; expected output.keep_bits=10, which keeps "
+            "as many bits in float32, or an output that ends in .zarr"
         )
     return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
 

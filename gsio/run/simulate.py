@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gsio.compute import open_solver
 from gsio.config import Config
 from gsio.errors import DataError, Interrupted, StorageError, TakenError, UsageError, reason_of
-from gsio.files import Replaces, is_file, remove_temporaries, require_new
+from gsio.files import Replaces, remove_temporaries, require_new
 from gsio.frames.block import BlockPool
 from gsio.log import configure
 from gsio.model.gray_scott import Field, check_stability
@@ -28,7 +28,7 @@ from gsio.run.status import Status
 from gsio.run.summary import Summary, summarise
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
-from gsio.writer import format_of, is_zarr, open_writer
+from gsio.writer import format_of, open_writer
 from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
 from gsio.writer.protocol import Target
@@ -210,17 +210,17 @@ def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> Non
         os.fspath(output).encode()
     except UnicodeEncodeError:
         raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
-    is_folder = format_of(output) == "Zarr"
+    form = format_of(output)
     if overwrite and resume != "no":
         raise UsageError("--overwrite, --resume: expected one of them, got both")
     if resume == "must" and not os.path.lexists(output):
         raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
-    if not is_folder and output.is_dir():
+    if not form.is_folder and output.is_dir():
         raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
     goes_on = resume != "no" and os.path.lexists(output)
-    if goes_on and not is_folder and is_open_here(output):
+    if goes_on and not form.is_folder and is_open_here(output):
         raise UsageError(f"--resume: expected an output that is closed, but this process has '{output}' open; close it")
-    replaces: Replaces | None = is_zarr if is_folder else is_file
+    replaces: Replaces | None = form.is_output
     if goes_on:
         replaces = os.path.lexists
     elif not overwrite:

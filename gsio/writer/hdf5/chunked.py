@@ -26,7 +26,8 @@ from gsio.frames.metadata import (
     frame_series,
 )
 from gsio.writer.hdf5.disk import Disk
-from gsio.writer.hdf5.layout import OFFSETS, VTK, create_arrays, reopen
+from gsio.writer.hdf5.layout import create_arrays, reopen
+from gsio.writer.hdf5.vtk import OFFSETS, VTK
 from gsio.writer.journal import PLACE
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now

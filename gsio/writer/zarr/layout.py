@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
-from gsio.frames.metadata import (
-    AXES,
-    COORDINATES,
-    QUANTIZATION,
-    SERIES_CHUNK,
-    field_attributes,
-    frame_series,
-    quantization_attributes,
-    series_attributes,
-)
-from gsio.writer.ome import level_path, levels_of, ome_attributes
+from gsio.frames.metadata import QUANTIZATION, SERIES_CHUNK, quantization_attributes
+from gsio.writer.arrays import arrays_of
+from gsio.writer.ome import ome_attributes
+from gsio.writer.zarr.store import Folder
 
 NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
 
@@ -61,71 +54,45 @@ def create_store(path: Path, config: Config, layout: BlockLayout, attributes: Ma
     """Create every array and attribute, without a frame."""
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(config, layout, {})})
-    keys: Any = {"name": "default", "separator": "."}  # all chunks of an array in one folder
-    axes = AXES[-len(layout.frame.shape) :]
-    for name, size in zip(axes, layout.frame.shape, strict=True):
-        axis = root.create_array(
-            name,
-            data=np.arange(size, dtype=np.float64),
-            chunks=(size,),
-            compressors=None,
-            dimension_names=(name,),
-            chunk_key_encoding=keys,
-        )
-        axis.attrs.update(COORDINATES[name])
-    for name, values in frame_series(config, layout, []).items():
-        if "/" in name:
-            root.require_group(name.partition("/")[0])
-        series = root.create_array(
-            name,
-            shape=(0,),
-            dtype=values.dtype,
-            chunks=(SERIES_CHUNK,),
-            compressors=None,
-            dimension_names=("time",),
-            chunk_key_encoding=keys,
-        )
-        series.attrs.update(series_attributes(name, layout))
     how = CODECS[layout.chunks.codec].zarr
     assert how is not None  # the plan chose a codec that Zarr has
-    compressors = how(layout.chunks.level) or None
-    for name in layout.frame.fields:
-        field = root.create_array(
-            name,
-            shape=(0, *layout.frame.shape),
-            dtype=layout.frame.dtype,
-            chunks=layout.chunks.chunk_shape,
-            shards=(layout.chunks.frames_per_shard, *layout.chunks.chunk_shape[1:])
-            if layout.chunks.frames_per_shard
-            else None,
-            compressors=compressors,
-            dimension_names=("time", *axes),
-            chunk_key_encoding=keys,
+    compressors: Any = how(layout.chunks.level) or None
+    for spec in arrays_of(config, layout):
+        if group := spec.path.rpartition("/")[0]:
+            root.require_group(group)
+        array = root.create_array(
+            spec.path,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            chunks=spec.chunks,
+            shards=spec.shards,
+            compressors=compressors if spec.compressed else None,
+            dimension_names=spec.dimensions,
+            chunk_key_encoding={"name": "default", "separator": "."},  # all chunks of an array are in one folder
         )
-        field.attrs.update(field_attributes(name, layout))
-        for level in levels_of(config):
-            smaller = tuple(size >> level for size in layout.frame.shape[-2:])
-            lines = (
-                layout.chunks.lines_per_chunk >> level
-                if len(layout.frame.shape) == 2
-                else layout.chunks.lines_per_chunk
-            )
-            key = level_path(name, level)
-            root.require_group(key.rpartition("/")[0])
-            array = root.create_array(
-                key,
-                shape=(0, *layout.frame.shape[:-2], *smaller),
-                dtype=layout.frame.dtype,
-                chunks=(layout.chunks.frames_per_chunk, lines, *(*layout.frame.shape[:-2], *smaller)[1:]),
-                compressors=compressors,
-                dimension_names=("time", *axes),
-                chunk_key_encoding=keys,
-            )
-            array.attrs.update(field_attributes(name, layout))
+        array.attrs.update(spec.attributes)
+        if spec.values is not None:
+            put_values(Folder(path), spec.path, spec.values, len(spec.values))
     if layout.frame.keep_bits:
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
         zarr.consolidate_metadata(root.store)
+
+
+def put_values(store: Folder, name: str, values: NDArray[Any], per_chunk: int = SERIES_CHUNK) -> None:
+    """Store the values of a 1-D array that is not compressed.
+
+    zarr-python stores no chunk whose values are all 0, but `gsio.reader` expects a file for every chunk.
+    """
+    for number, chunk in enumerate(padded_chunks(values, per_chunk)):
+        store.put(f"{name}/c.{number}", chunk)
+
+
+def padded_chunks(values: NDArray[Any], per_chunk: int = SERIES_CHUNK) -> list[NDArray[Any]]:
+    """Return the chunks of a 1-D array; zeros fill the last."""
+    chunks = np.zeros((-(-len(values) // per_chunk), per_chunk), values.dtype)
+    chunks.reshape(-1)[: len(values)] = values
+    return list(chunks)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -25,12 +25,12 @@ from gsio.frames.metadata import (
     SERIES_CHUNK,
     frame_series,
 )
-from gsio.writer import is_zarr
+from gsio.writer.formats import is_zarr
 from gsio.writer.journal import PLACE
 from gsio.writer.ome import level_path, levels_of, ome_attributes
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now
-from gsio.writer.zarr.layout import chunk_key, create_store, halved, json_bytes, shard_pieces
+from gsio.writer.zarr.layout import chunk_key, create_store, halved, json_bytes, padded_chunks, shard_pieces
 from gsio.writer.zarr.store import METADATA, Folder
 
 PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
@@ -239,12 +239,7 @@ class _PendingSeries:
 
     def new_chunks(self) -> list[tuple[int, NDArray[Any]]]:
         """Return the chunks to store, by number; the last can be stored again when it holds more."""
-        chunks = []
-        for number in range(-(-len(self._values) // SERIES_CHUNK)):
-            chunk = np.zeros(SERIES_CHUNK, self._values.dtype)
-            values = self._values[number * SERIES_CHUNK : (number + 1) * SERIES_CHUNK]
-            chunk[: len(values)] = values
-            chunks.append((self._first + number, chunk))
+        chunks = list(enumerate(padded_chunks(self._values), self._first))
         full = len(self._values) // SERIES_CHUNK
         self._first, self._values = self._first + full, self._values[full * SERIES_CHUNK :]
         return chunks
