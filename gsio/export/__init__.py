@@ -36,7 +36,7 @@ from gsio.machine import free_space
 from gsio.processes import terminable
 from gsio.reader import Stack
 from gsio.run.plan import layout_of, with_codec
-from gsio.run.progress import counted
+from gsio.run.progress import frame_progress
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.trace import Trace
@@ -178,7 +178,7 @@ def export(
                 output = replace(output, store="float32", keep_bits=10)
             part = dataclasses.replace(part, config=with_codec(replace(part.config, output=output), target))
         try:
-            with counted(len(part.frames), quiet=quiet) as advance:
+            with frame_progress(len(part.frames), quiet=quiet) as advance:
                 write(temporary, part, part.read(target.parent, advance))
             if temporary.is_file():  # a folder is on the disk
                 with temporary.open("rb") as file:

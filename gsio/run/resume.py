@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError, UsageError
+from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
 from gsio.reader import Stack, open_stack
 from gsio.run.checkpoints import Checkpoint, check_same_run, load
@@ -34,8 +35,10 @@ class Restart(NamedTuple):
     last
         The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
         frame that comes next.
-    frames_per_chunk, output_id, device, status
+    frames_per_chunk, output_id, device
         What the output says of itself; `device` is the one that computed its frames.
+    is_complete
+        The output has all frames of its run, and keeps them.
     """
 
     checkpoint: Checkpoint | None
@@ -45,7 +48,7 @@ class Restart(NamedTuple):
     frames_per_chunk: int
     output_id: str
     device: str
-    status: str
+    is_complete: bool
 
     @property
     def frames(self) -> int:
@@ -104,7 +107,20 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
             _last_frames(stack, kept),
             next(iter(stack.fields.values())).frames_per_chunk,
             stack.attributes.get("output_id", ""),
-            *(stack.attributes[name] for name in ("device", "status")),
+            stack.attributes["device"],
+            stack.attributes["status"] == "complete" and discard_after is None,
+        )
+
+
+def compare(before: Restart, device: str, block: Block) -> None:
+    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output."""
+    found = block.checksums[block.kept : block.count]
+    known = before.checksums[block.first + block.kept :][: len(found)]
+    if len(wrong := np.flatnonzero(found[: len(known)] != known)):
+        frame = block.first + block.kept + int(wrong[0])
+        raise DataError(
+            f"--resume: frame {frame}, computed again on '{device}', differs from the committed one of "
+            f"'{before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
         )
 
 
