@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gsio.codec.blosc import Blosc
 from gsio.machine import usable_cores
-from gsio.writer.zarr import Folder
+from gsio.writer.zarr.store import Folder
 
 
 class Peer(Protocol):

@@ -93,6 +93,7 @@ def _codec(parameters: Callable[[int], Blosc], kernels: Kernels | None = None) -
 KERNELS = Kernels(
     source="blosc.cu",
     threads=32,
+    segment=SEGMENT_BYTES,
     around=8,  # the size of a segment is stored before it, and the kernels can read a word after it
     levels=range(10),
     blocks=_gpu_blocks,

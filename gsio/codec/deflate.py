@@ -95,6 +95,7 @@ DEFLATE = Codec(
     kernels=Kernels(
         source="deflate.cu",
         threads=256,
+        segment=SEGMENT_BYTES,
         around=32,  # the Adler-32 of a segment is stored before it, aligned, and the kernels can read a word after it
         levels=range(1, 2),
         blocks=lambda cells, itemsize: (-(-cells // SEGMENT_BYTES), min(cells, SEGMENT_BYTES)),

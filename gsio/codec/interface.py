@@ -34,6 +34,8 @@ class Kernels(NamedTuple):
         A file in gsio/compute/cuda/kernels.
     threads
         The threads that encode one segment, the bytes of one plane of a block.
+    segment
+        The largest number of bytes in a segment.
     around
         The bytes that the slot of a segment has beyond the bytes before compression.
     levels
@@ -47,6 +49,7 @@ class Kernels(NamedTuple):
 
     source: str
     threads: int
+    segment: int
     around: int
     levels: range
     blocks: Callable[[int, int], tuple[int, int]]

@@ -29,7 +29,8 @@ from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
 from gsio.processes import end_with_parent, python_module, with_parent
-from gsio.reader import Stack, encoded_in_folder, most_encoded, open_stack
+from gsio.reader import Stack, open_stack
+from gsio.reader.frames import encoded_in_folder, most_encoded
 from gsio.reader.verify import check_frames
 from gsio.run.plan import layout_of
 from gsio.trace import Trace

@@ -36,4 +36,4 @@ def open_writer(target: Target) -> FrameWriter:
         return hdf5.open_writer(target)
     from gsio.writer import zarr
 
-    return zarr.ZarrWriter(target)
+    return zarr.open_writer(target)

@@ -271,7 +271,7 @@ def test_a_tiff_says_what_its_axes_and_values_are(source: Path, tmp_path: Path) 
 
 
 def test_a_large_image_has_smaller_levels(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsio.export.LEVEL_CELLS", 4)
+    monkeypatch.setattr("gsio.export.ome_zarr.LEVEL_CELLS", 4)
     assert main(["export", str(source), str(tmp_path / "out.ome.zarr"), "--crop", "1:,2:"]) == 0
     group: Any = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
     attributes = Image.from_zarr(group).ome_attributes
@@ -300,7 +300,7 @@ def test_what_is_for_other_tools_is_no_output(ending: str, source: Path, tmp_pat
 
 
 def test_a_large_tiff_is_an_ome_tiff(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsio.export.CLASSIC_TIFF_BYTES", 1000)
+    monkeypatch.setattr("gsio.export.tiff.CLASSIC_TIFF_BYTES", 1000)
     assert main(["export", str(source), str(tmp_path / "out.tif"), "--frames", "::3"]) == 0
     arrays, _ = expected(source, "whole")
     with tifffile.TiffFile(tmp_path / "out.tif") as file:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gsio.compute.cuda.segments import SEGMENT_BYTES, STREAM_BYTES, blocks_of, encoded_nbytes
+from gsio.codec import CODECS
+from gsio.compute.cuda.segments import blocks_of, encoded_nbytes
 from gsio.frames.block import Block
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
@@ -44,7 +45,9 @@ codecs = st.sampled_from(["lz4", "deflate"])
 def test_the_segments_of_a_chunk_are_no_longer_than_a_gpu_can_take(chunks: Chunking, codec: str) -> None:
     blocks, block = blocks_of(chunks, codec)
     last = math.prod(chunks.chunk_shape) - (blocks - 1) * block
-    assert 0 < last <= block <= {"lz4": STREAM_BYTES, "deflate": SEGMENT_BYTES}[codec]
+    kernels = CODECS[codec].kernels
+    assert kernels is not None
+    assert 0 < last <= block <= kernels.segment
     if codec == "lz4":  # all planes of a shorter last block are one segment
         assert last == block or last * chunks.frame.dtype.itemsize <= block
 

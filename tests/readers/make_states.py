@@ -16,7 +16,8 @@ import structlog
 import gsio
 import gsio.run.simulate
 import gsio.writer.hdf5
-import gsio.writer.zarr
+import gsio.writer.zarr.store
+import gsio.writer.zarr.writer
 from gsio.testing import small_blocks
 
 ROWS, COLS, FRAMES, FEW = 6, 9, 60, 8
@@ -55,8 +56,8 @@ def run(path: Path, number: int | None) -> None:
 
 
 def main(folder: Path) -> None:
-    gsio.writer.zarr.PUBLISH_SECONDS = 0
-    os.fsync = gsio.writer.zarr.Folder.sync = lambda _: None  # type: ignore[method-assign] - a disk can take seconds
+    gsio.writer.zarr.writer.PUBLISH_SECONDS = 0
+    os.fsync = gsio.writer.zarr.store.Folder.sync = lambda _: None  # type: ignore[method-assign] - a disk can take seconds
     alive = []
     for state, number in SIGNALS.items():
         (folder / state).mkdir()

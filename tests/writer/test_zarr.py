@@ -104,7 +104,7 @@ def test_it_is_an_ome_zarr_image_with_the_limits_of_its_contrast(
 def test_frames_are_there_once_they_are_committed_for_every_reader(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr("gsio.writer.zarr.writer.PUBLISH_SECONDS", 0)
     path = tmp_path / "run.zarr"
     writer, encoded = new_writer(path, make_config({**NOISE, "grid.rows": 1024, "grid.cols": 1024}))
     blocks = [encoded(number) for number in (1, 0)][::-1]
@@ -152,7 +152,7 @@ def test_chunks_that_were_never_committed_are_not_counted(make_config: Make, tmp
 def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsio.writer.zarr.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr("gsio.writer.zarr.writer.PUBLISH_SECONDS", 0)
     small_blocks(block_bytes=900 * 80, chunk_bytes=900 * 80)
     changes = {"grid.rows": 5, "grid.cols": 4, "run.frames": 2700, "run.steps_per_frame": 1}
     writer, encoded = new_writer(tmp_path / "run.zarr", make_config({**NOISE, **changes}))
@@ -237,7 +237,7 @@ def test_a_group_that_cannot_be_laid_out_leaves_the_old_one(
     def fail(self: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("gsio.writer.zarr.Folder.sync", fail)
+    monkeypatch.setattr("gsio.writer.zarr.store.Folder.sync", fail)
     with pytest.raises(StorageError, match="Input/output error"):
         gsio.simulate(make_config(NOISE), path, overwrite=True)
     assert json.loads((path / "zarr.json").read_bytes()) == before

@@ -1,7 +1,6 @@
 """Chunks made on an NVIDIA GPU, by the kernels of ``chunks.cu`` and, for each codec, of one more file after it."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import cupy
@@ -11,14 +10,14 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.codec.interface import Kernels
 from gsio.compute.cuda.segments import blocks_of
+from gsio.compute.cuda.sources import CHECKSUM_THREADS, CHECKSUM_WORDS, encode_options, read
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 
-CHECKSUM_THREADS, CHECKSUM_NBYTES = 256, 256 * 128 * 4  # of a block, as in chunks.cu
+CHECKSUM_NBYTES = 4 * CHECKSUM_THREADS * CHECKSUM_WORDS  # of a block
 GATHER_THREADS = 128
-SOURCES = Path(__file__).parent / "kernels"
 
-PLAN = np.dtype([
+ENCODE_PLAN = np.dtype([
     ("cells", np.int64), ("chunk_slot", np.int64),
     *((name, np.int32) for name in (
         "itemsize", "count", "fields", "frames", "slabs", "slab", "blocks", "block", "slot",
@@ -45,9 +44,9 @@ def streams_of(layout: BlockLayout, codec: str, frames: int) -> tuple[int, int]:
     return layout.chunks.chunks_of(frames) * blocks * layout.frame.dtype.itemsize, slot
 
 
-def plan_of(layout: BlockLayout, codec: str) -> NDArray[np.void]:
+def encode_plan(layout: BlockLayout, codec: str) -> NDArray[np.void]:
     """Return the struct Plan of ``chunks.cu``, without its count of frames."""
-    plan, frame, chunks = np.zeros((), PLAN), layout.frame, layout.chunks
+    plan, frame, chunks = np.zeros((), ENCODE_PLAN), layout.frame, layout.chunks
     plan["cells"], plan["chunk_slot"], plan["itemsize"] = frame.cells, layout.encoded_nbytes, frame.dtype.itemsize
     plan["fields"], plan["frames"], plan["slabs"] = len(frame.fields), chunks.frames_per_chunk, chunks.slabs
     plan["slab"] = math.prod(chunks.chunk_shape[1:])
@@ -70,8 +69,7 @@ class ChunkEncoder:
         self._layout = layout
         self._codec = codec
         kernels = kernels_of(codec)
-        code = "".join((SOURCES / name).read_text() for name in ("chunks.cu", kernels.source))
-        module = cupy.RawModule(code=code, options=("-std=c++17",))
+        module = cupy.RawModule(code=read("chunks.cu", kernels.source), options=encode_options(kernels))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
         self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
         self._threads = kernels.threads
@@ -101,7 +99,7 @@ class ChunkEncoder:
         """Return the number of streams of so many frames, and their plan, which CuPy takes sooner without fields."""
         if count not in self._plans:
             streams, _ = streams_of(self._layout, self._codec, count)
-            plan = plan_of(self._layout, self._codec)
+            plan = encode_plan(self._layout, self._codec)
             plan["count"] = count
             self._plans[count] = streams, plan.view(f"V{plan.itemsize}")
         return self._plans[count]

@@ -1,4 +1,4 @@
-"""The production solver for NVIDIA GPUs: CuPy, with the kernels of the ``.cu`` files beside this one.
+"""The production solver for NVIDIA GPUs: CuPy, with the kernels of the folder ``kernels``.
 
 Two streams. The compute stream advances the fields and stages each frame into a slot of a small ring on the device: the
 bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
@@ -16,7 +16,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cupy
@@ -26,15 +25,14 @@ from numpy.typing import NDArray
 
 from gsio.compute.cuda import encoder
 from gsio.compute.cuda.encoder import ChunkEncoder, chunks_in
+from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, STAGE, STAGE_THREADS, kernel_options, read, stage_options
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
     Job,
     Tiling,
     choose,
-    kernel_options,
     remember,
-    stage_options,
     tilings,
 )
 from gsio.config import Config
@@ -47,13 +45,10 @@ ANCHOR_SECONDS = 4.0  # so long the times of events, float32 milliseconds, are g
 SLOTS = 3  # one filling, one copying, one to spare
 MOST_SLOTS, SLOTS_BYTES = 6, 256 << 20  # where the host has a part in the copy, and the slots are small
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
-STAGE_BLOCKS = STAGE_THREADS = 256  # as merge_block in stage.cu expects
-FLAG_STRIDE = 32  # words, as in kernels.cu
 UPLOAD_BYTES = 64 << 20
 EVEN = 1.25  # so many times the bytes of a block's chunks may be copied, if that takes one copy
-SOURCES = Path(__file__).parent / "kernels"
 
-PLAN = np.dtype([
+TILE_PLAN = np.dtype([
     (name, np.int32)
     for name in (
         "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
@@ -101,10 +96,10 @@ def job_of(config: Config, *, by_cell: bool) -> Job:
     )
 
 
-def plan_of(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
-    """Return the struct Plan of ``kernels.cu``, without its passes."""
+def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
+    """Return the struct Plan of ``tiles.cu``, without its passes."""
     units = job.cols // tiling.unit(job)
-    plan = np.zeros((), PLAN)
+    plan = np.zeros((), TILE_PLAN)
     plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
     plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
     plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
@@ -189,14 +184,14 @@ class CudaSolver:
             self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
             # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
             module = cupy.RawModule(
-                code=(SOURCES / "kernels.cu").read_text(),
+                code=read(*ADVANCE),
                 options=kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates),
                 enable_cooperative_groups=True,
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
             staging = cupy.RawModule(
-                code=(SOURCES / "stage.cu").read_text(),
+                code=read(*STAGE),
                 options=stage_options(layout.frame),
             )
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
@@ -209,7 +204,7 @@ class CudaSolver:
                 feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
             maps = len(feed) if rates == 2 else 1
             self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
-            self._plan = plan_of(self.tiling, self.job, maps)
+            self._plan = tile_plan(self.tiling, self.job, maps)
             self._flags = cupy.zeros(int(self._plan["tiles"]) * FLAG_STRIDE, np.uint32)
             # Two copies of (u, v): a pass reads one and writes the other.
             self._states = [tuple(cupy.empty(layout.frame.shape, dtype) for _ in "uv") for _ in range(2)]
@@ -217,7 +212,7 @@ class CudaSolver:
                 _upload(np.broadcast_to(values, layout.frame.shape), field)
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
-            self._partial = cupy.empty((STAGE_BLOCKS, len(STATISTICS)), np.float64)
+            self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
             self._encoder = ChunkEncoder(layout, config.output.compression) if layout.encoded_nbytes else None
@@ -425,9 +420,9 @@ class CudaSolver:
                 plane = frame * len(layout.frame.fields) + i
                 data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
                 field = self._states[self._now]["uv".index(name)]
-                self._stage((STAGE_BLOCKS,), (STAGE_THREADS,), (field, data, self._partial, cells))
+                self._stage((STAGE_THREADS,), (STAGE_THREADS,), (field, data, self._partial, cells))
                 statistics = memory[plane * 8 * len(STATISTICS) :]
-                self._summarise((1,), (STAGE_BLOCKS,), (self._partial, statistics, cells))
+                self._summarise((1,), (STAGE_THREADS,), (self._partial, statistics, cells))
         if self._encoder is not None:
             self._encoder.encode(count)
 

@@ -1,4 +1,4 @@
-"""How a grid is cut into tiles for the kernel of ``kernels.cu``: which cuts there are, and which is likely the fastest.
+"""How a grid is cut into tiles for the kernel of ``tiles.cu``: which cuts there are, and which is likely the fastest.
 
 A tile is advanced by one block of threads, `depth` steps a pass, with a halo of `depth` cells around its own. A larger
 tile wastes less on its halo, a deeper halo is loaded less often, and the last tiles should not leave most of the GPU
@@ -12,14 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from gsio.config import Config
 from gsio.files import temporary_beside
-from gsio.frames.format import FrameFormat
 
-REALS = {4: "float", 8: "double"}
-BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
 MOST_STEPS = 16384  # of one launch, so that a GPU that draws a screen too comes to that in between
 STATIC_NBYTES = 256  # of shared memory that the kernel takes besides
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -184,44 +178,6 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
             done = tiles <= blocks or 2 * blocks <= tiles - 2 * tiling.reach(job)
             if near and done and depth < job.steps and tiles < FEW * blocks:
                 yield replace(tiling, at_once=True)
-
-
-def kernel_options(
-    config: Config, tiling: Tiling, job: Job, device: Device, centre: int, rates: int
-) -> tuple[str, ...]:
-    """Return the compiler's options for ``kernels.cu``.
-
-    `centre` is that of `Coefficients`; `rates` says how the rates vary: 0 not at all, 1 by member, 2 by cell.
-    """
-    return (
-        "-std=c++17",
-        "-fmad=false",  # the source says what is fused: every copy of a cell has to be made alike
-        f"-DREAL={REALS[job.itemsize]}",
-        f"-DBOUNDARY={BOUNDARIES[config.grid.boundary]}",
-        f"-DCENTRE={centre}",
-        f"-DRATES={rates}",
-        f"-DUNIT_DT={int(config.model.dt == 1)}",
-        f"-DPASSES={0 if not tiling.at_once else 1 if tiling.tiles(job) <= device.multiprocessors else 2}",
-        f"-DALIGNED={int(tiling.unit(job) == tiling.shape.cols)}",
-        f"-DCOLS={tiling.shape.cols}",
-        f"-DROWS={tiling.shape.rows}",
-        f"-DWARPS={tiling.shape.warps}",
-    )
-
-
-def stage_options(frame: FrameFormat) -> tuple[str, ...]:
-    """Return the compiler's options for ``stage.cu``."""
-    dropped = np.finfo(frame.dtype).nmant - frame.keep_bits if frame.keep_bits else 0
-    return (
-        "-std=c++17",
-        "-fmad=false",  # the error is what a reader would find
-        f"-DREAL={REALS[frame.computed.itemsize]}",
-        f"-DSHUFFLE={int(frame.shuffle)}",
-        f"-DITEMSIZE={frame.dtype.itemsize}",
-        f"-DLEVELS={frame.stored_one}",
-        f"-DDROPPED={dropped}",
-        f"-DLOSSY={int(frame.lossy)}",
-    )
 
 
 def choose(job: Job, device: Device, tuned: str = "") -> Tiling:

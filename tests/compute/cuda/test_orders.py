@@ -178,7 +178,7 @@ class Simulation:
         self.staged[streams.data.ptr] = frames.values.copy()
 
     def gather(self, options: Any, grid: Any, slot: Any, streams: Any, sizes: Any, ends: Any, plan: Any) -> None:
-        plan = plan.view(import_module("gsio.compute.cuda.encoder").PLAN)
+        plan = plan.view(import_module("gsio.compute.cuda.encoder").ENCODE_PLAN)
         frames, slabs, fields, planes = (int(plan[name]) for name in ("frames", "slabs", "fields", "itemsize"))
         cells, slab, count, pitch = (int(plan[name]) for name in ("cells", "slab", "count", "chunk_slot"))
         staged = self.staged[streams.data.ptr][: count * fields * planes * cells].reshape(count, fields, planes, cells)

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gsio.compute
+from gsio.codec import CODECS
+from gsio.codec.interface import Kernels
+from gsio.compute.cuda.sources import ADVANCE, STAGE, encode_options, kernel_options, read, stage_options
 from gsio.compute.cuda.tiling import (
     SHAPES,
     Device,
@@ -18,9 +20,7 @@ from gsio.compute.cuda.tiling import (
     Shape,
     Tiling,
     choose,
-    kernel_options,
     remember,
-    stage_options,
     tilings,
 )
 from gsio.config import Config
@@ -29,7 +29,6 @@ from gsio.model.gray_scott import coefficients
 
 MakeConfig = Callable[..., Config]
 
-SOURCES = Path(gsio.compute.__file__).parent / "cuda" / "kernels"
 # Shared memory a block may have: NVIDIA, CUDA C++ Programming Guide, technical specifications by compute capability.
 DEVICES = {"sm_80": Device(108, 163 << 10), "sm_90": Device(132, 227 << 10), "sm_100": Device(148, 227 << 10)}
 H100 = DEVICES["sm_90"]
@@ -168,11 +167,10 @@ def test_a_choice_that_is_no_longer_possible_is_not_used(tmp_path: Path, monkeyp
 # Compiling, without a GPU
 
 
-def compile_for(architecture: str, sources: str, options: tuple[str, ...]) -> str:
+def compile_for(architecture: str, sources: tuple[str, ...], options: tuple[str, ...]) -> str:
     """Compile with NVRTC and return what the assembler says of registers and memory; fail with what is wrong."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
-    code = b"".join((SOURCES / source).read_bytes() for source in sources.split())
-    status, program = nvrtc.nvrtcCreateProgram(code, sources.encode(), 0, [], [])
+    status, program = nvrtc.nvrtcCreateProgram(read(*sources).encode(), " ".join(sources).encode(), 0, [], [])
     assert status == 0
     options = (*options, f"--gpu-architecture={architecture}", "--ptxas-options=-v")
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
@@ -224,7 +222,7 @@ def test_the_kernel_of_a_run_compiles(changes: dict[str, Any], architecture: str
     options = kernel_options(config, tiling, job, DEVICES[architecture], centre, rates)
     narrow = grid.boundary == "zero" and grid.cols % tiling.shape.cols
     spilled = SPILLED_IN_NARROW_LOADS if narrow else SPILLED[architecture]
-    assert_in_registers(compile_for(architecture, "kernels.cu", options), 32 * tiling.shape.warps, spilled)
+    assert_in_registers(compile_for(architecture, ADVANCE, options), 32 * tiling.shape.warps, spilled)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -236,7 +234,7 @@ def test_every_shape_fits_the_registers(
     config = make_config({**MAIN, "model.precision": {4: "float32", 8: "float64"}[itemsize]})
     job = Job(1, 1080, 1920, itemsize, 32)
     options = kernel_options(config, Tiling(shape, 4, tiles, 1, at_once), job, H100, 2, 0)
-    assert_in_registers(compile_for("sm_90", "kernels.cu", options), 32 * shape.warps, SPILLED["sm_90"])
+    assert_in_registers(compile_for("sm_90", ADVANCE, options), 32 * shape.warps, SPILLED["sm_90"])
 
 
 @pytest.mark.parametrize("architecture", DEVICES)
@@ -251,10 +249,11 @@ def test_the_staging_of_frames_compiles(
 ) -> None:
     stored = computed if store == "computed" else store
     frame = FrameFormat.of((9, 9), "v", computed, shuffle=shuffle, store=stored, keep_bits=keep_bits)
-    assert_in_registers(compile_for(architecture, "stage.cu", stage_options(frame)), 256, spilled=0)
+    assert_in_registers(compile_for(architecture, STAGE, stage_options(frame)), 256, spilled=0)
 
 
 @pytest.mark.parametrize("architecture", DEVICES)
-@pytest.mark.parametrize("source", ["blosc.cu", "deflate.cu"])
-def test_the_encoding_of_frames_compiles(source: str, architecture: str) -> None:
-    assert_in_registers(compile_for(architecture, f"chunks.cu {source}", ("-std=c++17",)), 256, spilled=0)
+@pytest.mark.parametrize("kernels", [codec.kernels for codec in CODECS.values() if codec.kernels])
+def test_the_encoding_of_frames_compiles(kernels: Kernels, architecture: str) -> None:
+    sources, options = ("chunks.cu", kernels.source), encode_options(kernels)
+    assert_in_registers(compile_for(architecture, sources, options), 256, spilled=0)

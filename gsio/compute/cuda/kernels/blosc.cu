@@ -1,4 +1,5 @@
-// Chunks as Blosc-1 frames, byte-shuffled and compressed by LZ4; compiled after chunks.cu.
+// Chunks as Blosc-1 frames, byte-shuffled and compressed by LZ4; compiled after chunks.cu, with
+// -DSEGMENT (bytes before compression, at most).
 //
 //   frame   | versions, flags, sizes: 16 | where each block starts: 4 | … | block | block | … | last block |
 //   block   | stream of byte plane 0 | of plane 1 | …        a last block that is shorter has all planes in one stream
@@ -7,7 +8,6 @@
 //
 // A warp makes a stream. The formats: README_CHUNK_FORMAT.rst of c-blosc, lz4_Block_format.md of lz4.
 
-#define STREAM 8192        // bytes before compression, at most: STREAM_BYTES in gsio/staging.py
 #define LEAST 128          // bytes of a plane: Blosc does not split blocks of smaller ones
 #define HASH_BITS 9        // of 10, chunks are 0.6 % smaller, but fewer streams fit into shared memory
 #define AT_ONCE 16         // cells a lane loads
@@ -128,7 +128,7 @@ __device__ inline int load(const byte* from, int itemsize, int inside, byte* to,
 extern "C" __global__ void __launch_bounds__(32)
 encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restrict__ sizes, Plan plan)
 {
-    __shared__ unsigned source[(STREAM + BEYOND) / 4];
+    __shared__ unsigned source[(SEGMENT + BEYOND) / 4];
     __shared__ unsigned short table[1 << HASH_BITS];
     const int of_plane = gridDim.x / plan.itemsize, place = blockIdx.x % of_plane;
     const int lane = threadIdx.x, chunk = place / plan.blocks, block = place % plan.blocks;

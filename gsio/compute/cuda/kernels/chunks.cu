@@ -1,11 +1,12 @@
 // What all encoders of chunks have in common. A chunk is made in pieces, its streams, each in a slot of its own: when all
-// sizes are known, they are put together.
+// sizes are known, they are put together. Compiled with  -DCHECKSUM_THREADS  and
+// -DCHECKSUM_WORDS (words that a thread reads, CHECKSUM_THREADS apart).
 
 typedef unsigned char byte;
 
 #define ALL 0xffffffffu
 
-struct Plan {              // as in gsio/compute/chunks.py
+struct Plan {              // filled by encoder.py
     long long cells;       // of a plane of a frame
     long long chunk_slot;  // bytes from one chunk to the next
     int itemsize;          // bytes of a cell
@@ -22,6 +23,17 @@ struct Plan {              // as in gsio/compute/chunks.py
 __device__ inline unsigned four_bytes(const unsigned* source, int at)
 {
     return __funnelshift_r(source[at / 4], source[at / 4 + 1], at % 4 * 8);
+}
+
+// The sum of `mine` over the lanes before this one.
+__device__ inline int sum_before(int mine)
+{
+    int sum = mine;
+    for (int i = 1; i < 32; i *= 2) {
+        const int behind = __shfl_up_sync(ALL, sum, i);
+        if (threadIdx.x % 32 >= i) sum += behind;
+    }
+    return sum - mine;
 }
 
 // The sum over all threads of a block.
@@ -71,8 +83,6 @@ __device__ inline void each_frame(const Plan& plan, int chunk, int first, int ce
 }
 
 // CRC-32C: the remainder of a polynomial over GF(2), of which the highest bit of a word is the lowest coefficient.
-#define CRC_THREADS 256
-#define CRC_WORDS 128  // of a thread, CRC_THREADS apart
 
 __device__ constexpr unsigned product(unsigned a, unsigned b)
 {
@@ -112,23 +122,23 @@ __device__ inline unsigned word_at(const byte* bytes, long long at, bool aligned
 
 // Adds the checksums of all frames, each of nbytes, to `checksums`, which are 0 before. A block of threads takes a piece
 // of a frame; the pieces are counted from its end, and what the first has too much of is 0, which changes nothing.
-extern "C" __global__ void __launch_bounds__(CRC_THREADS)
+extern "C" __global__ void __launch_bounds__(CHECKSUM_THREADS)
 checksum(const byte* __restrict__ data, unsigned* __restrict__ checksums, long long nbytes, int pieces)
 {
-    __shared__ unsigned table[4][256];  // times x^(32 · CRC_THREADS), by byte
+    __shared__ unsigned table[4][256];  // times x^(32 · CHECKSUM_THREADS), by byte
     for (int i = 0; i < 4; ++i) table[i][threadIdx.x] = product(threadIdx.x << 8 * i, powers.of[10]);
     __syncthreads();
     const long long frame = blockIdx.x / pieces, after = pieces - blockIdx.x % pieces;
     const byte* bytes = data + frame * nbytes;
     const bool aligned = nbytes % 4 == 0;
-    long long at = nbytes - after * 4 * CRC_THREADS * CRC_WORDS + 4 * threadIdx.x;
+    long long at = nbytes - after * 4 * CHECKSUM_THREADS * CHECKSUM_WORDS + 4 * threadIdx.x;
     unsigned crc = 0;
 #pragma unroll 4
-    for (int i = 0; i < CRC_WORDS; ++i, at += 4 * CRC_THREADS) {
+    for (int i = 0; i < CHECKSUM_WORDS; ++i, at += 4 * CHECKSUM_THREADS) {
         crc = table[0][crc & 255] ^ table[1][crc >> 8 & 255] ^ table[2][crc >> 16 & 255] ^ table[3][crc >> 24];
         crc ^= word_at(bytes, at, aligned);
     }
-    crc = shifted(crc, nbytes - at + 4 * CRC_THREADS);
+    crc = shifted(crc, nbytes - at + 4 * CHECKSUM_THREADS);
     if (after == pieces && threadIdx.x == 0) crc ^= shifted(ALL, nbytes) ^ ALL;
     crc = __reduce_xor_sync(ALL, crc);
     if (threadIdx.x % 32 == 0) atomicXor(checksums + frame, crc);

@@ -1,4 +1,5 @@
-// Chunks as plain zlib streams of byte planes, RFC 1950 and 1951; compiled after chunks.cu.
+// Chunks as plain zlib streams of byte planes, RFC 1950 and 1951; compiled after chunks.cu, with  -DSEGMENT (bytes before
+// compression, at most)  -DTHREADS.
 //
 //   chunk    | 78 01 | segment | segment | … | 03 00, an empty end | Adler-32: 4 |
 //   segment  | a block of deflate | an empty one that is stored, to a whole byte |  or  | a block that is stored |
@@ -7,8 +8,6 @@
 // matches, runs of one byte: of what else repeats in a field, ISA-L at level 1 finds so little that it makes 2 to 5 %
 // less. A segment is stored as it is if it takes no fewer bytes.
 
-#define SEGMENT 16384   // bytes before compression, at most: SEGMENT_BYTES in gsio/staging.py
-#define THREADS 256
 #define WINDOW 256      // bytes that a warp looks at together: a run that goes on in the next begins anew there
 #define WINDOWS (SEGMENT / WINDOW)
 #define LITERALS 286    // symbols of literals, the end, and lengths of matches
@@ -42,16 +41,6 @@ __device__ inline void put(unsigned* out, int at, unsigned long long bits)
     bits <<= at % 32;
     if ((unsigned)bits) atomicOr(out + at / 32, (unsigned)bits);
     if (bits >> 32) atomicOr(out + at / 32 + 1, (unsigned)(bits >> 32));
-}
-
-__device__ inline int sum_before(int mine)  // of the lanes before this
-{
-    int sum = mine;
-    for (int i = 1; i < 32; i *= 2) {
-        const int behind = __shfl_up_sync(ALL, sum, i);
-        if (threadIdx.x % 32 >= i) sum += behind;
-    }
-    return sum - mine;
 }
 
 __device__ inline int trailing_ones(unsigned bits) { return ~bits ? __ffs(~bits) - 1 : 32; }

@@ -58,12 +58,12 @@ __device__ inline word pack(real x, double& found)
 #endif
 }
 
-// Merges over a block of 256 threads, always in the same order, so that the mean has the same bits every time.
+// Merges over a block of STAGE_THREADS threads, always in the same order, so that the mean has the same bits every time.
 __device__ inline Statistics merge_block(Statistics mine)
 {
-    __shared__ Statistics all[256];
+    __shared__ Statistics all[STAGE_THREADS];
     all[threadIdx.x] = mine;
-    for (int half = 128; half > 0; half /= 2) {
+    for (int half = STAGE_THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) all[threadIdx.x] = merge(all[threadIdx.x], all[threadIdx.x + half]);
     }
@@ -116,7 +116,7 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
     if (threadIdx.x == 0) partial[blockIdx.x] = mine;
 }
 
-// Merges the partial results of 256 blocks, and turns the sum into the mean of the finite values.
+// Merges the partial results of STAGE_THREADS blocks, and turns the sum into the mean of the finite values.
 extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Statistics* __restrict__ result,
                                      long long cells)
 {

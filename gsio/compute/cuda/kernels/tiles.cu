@@ -19,92 +19,9 @@
 // The boundary takes nothing while steps are made: a halo outside the grid evolves like the cells it is a copy of. Only
 // `zero` resets it.
 //
-// Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in stencil.py)
-// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DALIGNED=0|1 (COLS divides the columns of the grid)  and the
-// shape of a block: -DCOLS  -DROWS (2 to 16)  -DWARPS.
-
-typedef REAL real;
-typedef unsigned char byte;
-
-enum { PERIODIC, NEUMANN, ZERO };       // BOUNDARY
-enum { CONSTANT, BY_MEMBER, BY_CELL };  // RATES: how feed and keep_v vary
-enum { ONE, STAY, TURNS };              // PASSES of a launch: one; or many, where blocks stay at their tiles or take turns
-
-#define THREADS (32 * WARPS)
-#define ALL_ROWS ((1u << ROWS) - 1)
-#define ALL_COLS ((1u << COLS) - 1)
-
-struct alignas(sizeof(real) * COLS) Cells {
-    real at[COLS];
-};
-
-#if __CUDA_ARCH__ >= 900
-#define TEST_WAIT "mbarrier.try_wait.parity.shared.b64"  // may sleep a while
-#else
-#define TEST_WAIT "mbarrier.test_wait.parity.shared.b64"
-#endif
-
-struct Coefficients {  // of stencil.py
-    real spread_u, spread_v, rest, feed, keep_u, keep_v, dt;
-};
-
-__device__ inline real multiply_add(real a, real b, real c)
-{
-    if constexpr (sizeof(real) == 4) return fmaf(a, b, c);
-    else return fma(a, b, c);
-}
-
-// One row of both fields.
-struct Row {
-    Cells u, v;
-};
-
-// The weighted sums of three rows along the columns; of the five-point stencil, CENTRE 0, without the middle one.
-__device__ inline Cells sum_columns(const Cells& above, const Cells& here, const Cells& below)
-{
-    Cells sum;
-#pragma unroll
-    for (int j = 0; j < COLS; ++j) {
-        sum.at[j] = above.at[j] + below.at[j];
-        if (CENTRE != 0) sum.at[j] = multiply_add(CENTRE, here.at[j], sum.at[j]);
-    }
-    return sum;
-}
-
-__device__ inline Row sum_columns(const Row& above, const Row& here, const Row& below)
-{
-    return {sum_columns(above.u, here.u, below.u), sum_columns(above.v, here.v, below.v)};
-}
-
-// The weighted sum of the nine cells around each cell of the row `here`, or of four.
-__device__ inline Cells sum_around(const Cells& columns, const Cells& here)
-{
-    const Cells& row = CENTRE != 0 ? columns : here;
-    const real left = __shfl_up_sync(~0u, row.at[COLS - 1], 1), right = __shfl_down_sync(~0u, row.at[0], 1);
-    Cells sum;
-#pragma unroll
-    for (int j = 0; j < COLS; ++j) {
-        const real beside = (j > 0 ? row.at[j - 1] : left) + (j < COLS - 1 ? row.at[j + 1] : right);
-        sum.at[j] = CENTRE != 0 ? multiply_add(CENTRE, columns.at[j], beside) : beside + columns.at[j];
-    }
-    return sum;
-}
-
-// Advances a row by one step, given its sums along the columns; `rates` are feed and keep_v of its cells, if they vary.
-__device__ inline void advance_row(Row& row, const Row& columns, const Coefficients& k, const Row& rates)
-{
-    const Cells around_u = sum_around(columns.u, row.u), around_v = sum_around(columns.v, row.v);
-#pragma unroll
-    for (int j = 0; j < COLS; ++j) {
-        const real u = row.u.at[j], v = row.v.at[j], dt_v = UNIT_DT ? v : k.dt * v;
-        const real feed = RATES == BY_CELL ? rates.u.at[j] : k.feed;
-        const real keep_u = RATES == BY_CELL ? k.rest - feed : k.keep_u;
-        const real keep_v = RATES == BY_CELL ? rates.v.at[j] : k.keep_v;
-        const real less = multiply_add(-dt_v, v, keep_u), more = multiply_add(dt_v, u, keep_v);
-        row.u.at[j] = multiply_add(k.spread_u, around_u.at[j], multiply_add(less, u, feed));
-        row.v.at[j] = multiply_add(k.spread_v, around_v.at[j], more * v);
-    }
-}
+// Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in gray_scott.py)
+// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DALIGNED=0|1 (COLS divides the columns of the grid)  the
+// shape of a block: -DCOLS  -DROWS (2 to 16)  -DWARPS  and -DFLAG_STRIDE: after stencil.cu and copies.cu.
 
 // Bit i is set where first <= start + i < last.
 __device__ inline unsigned between(int start, int first, int last, unsigned all)
@@ -130,53 +47,6 @@ __device__ inline int following(int i, int n)
 }
 
 __device__ inline int source(int i, int n) { return BOUNDARY == NEUMANN ? min(i, 2 * n - 1 - i) : i; }
-
-__device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
-
-// Copies to shared memory while the thread goes on, past the L1 cache where the size allows it.
-template <int BYTES> __device__ inline void copy_async(void* to, const void* from)
-{
-    if constexpr (BYTES >= 16) {
-#pragma unroll
-        for (int i = 0; i < BYTES; i += 16)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i) : "memory");
-    } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
-    }
-}
-
-// A barrier of the block's warps in two halves: a warp arrives when it has written, and waits where it has to read.
-__device__ inline void arrive(unsigned long long* barrier)
-{
-    asm volatile("{ .reg .b64 token; mbarrier.arrive.shared.b64 token, [%0]; }"
-                 ::"r"(shared_address(barrier)) : "memory");
-}
-
-__device__ inline void wait(unsigned long long* barrier, unsigned parity)
-{
-    asm volatile("{ .reg .pred done; again: " TEST_WAIT " done, [%0], %1; @!done bra again; }"
-                 ::"r"(shared_address(barrier)), "r"(parity) : "memory");
-}
-
-#define FLAG_STRIDE 32  // words: so that flags lie in cache lines of their own
-
-__device__ inline unsigned load_flag(const unsigned* flag)
-{
-    unsigned value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-    return value;
-}
-
-// Makes what this warp has stored known to whoever finds it counted in the flag, and what is counted in flags that were
-// read before known to this warp.
-__device__ inline void post(unsigned* flag)
-{
-    __syncwarp();
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
-    if (threadIdx.x % 32 == 0) asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(flag) : "memory");
-}
 
 // How the fields [member, row, col] are cut into tiles, and what one launch does.
 struct Plan {

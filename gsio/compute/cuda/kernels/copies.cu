@@ -1,0 +1,53 @@
+// How tiles exchange cells: asynchronous copies to shared memory, the barrier of a block, and the flags of tiles.
+
+#if __CUDA_ARCH__ >= 900
+#define TEST_WAIT "mbarrier.try_wait.parity.shared.b64"  // may sleep a while
+#else
+#define TEST_WAIT "mbarrier.test_wait.parity.shared.b64"
+#endif
+
+__device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+// Copies to shared memory while the thread goes on, past the L1 cache where the size allows it.
+template <int BYTES> __device__ inline void copy_async(void* to, const void* from)
+{
+    if constexpr (BYTES >= 16) {
+#pragma unroll
+        for (int i = 0; i < BYTES; i += 16)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+    }
+}
+
+// A barrier of the block's warps in two halves: a warp arrives when it has written, and waits where it has to read.
+__device__ inline void arrive(unsigned long long* barrier)
+{
+    asm volatile("{ .reg .b64 token; mbarrier.arrive.shared.b64 token, [%0]; }"
+                 ::"r"(shared_address(barrier)) : "memory");
+}
+
+__device__ inline void wait(unsigned long long* barrier, unsigned parity)
+{
+    asm volatile("{ .reg .pred done; again: " TEST_WAIT " done, [%0], %1; @!done bra again; }"
+                 ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+
+__device__ inline unsigned load_flag(const unsigned* flag)
+{
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value;
+}
+
+// Makes what this warp has stored known to whoever finds it counted in the flag, and what is counted in flags that were
+// read before known to this warp.
+__device__ inline void post(unsigned* flag)
+{
+    __syncwarp();
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    if (threadIdx.x % 32 == 0) asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+

@@ -1,0 +1,76 @@
+"""The sources of the kernels, their compiler options, and the constants that Python and CUDA share."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gsio.codec.interface import Kernels
+from gsio.compute.cuda.tiling import Device, Job, Tiling
+from gsio.config import Config
+from gsio.frames.format import FrameFormat
+
+SOURCES = Path(__file__).parent / "kernels"
+ADVANCE = ("stencil.cu", "copies.cu", "tiles.cu")
+STAGE = ("stage.cu",)
+REALS = {4: "float", 8: "double"}
+BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
+FLAG_STRIDE = 32  # words: flags lie in cache lines of their own
+STAGE_THREADS = 256  # of a block, and blocks: one block merges a partial result of each
+STAGE_DEFINES = (f"-DSTAGE_THREADS={STAGE_THREADS}",)
+CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # of a block, and of each thread
+
+
+def read(*names: str) -> str:
+    """Return the source files of the given names as one, in this order."""
+    return "".join((SOURCES / name).read_text() for name in names)
+
+
+def kernel_options(
+    config: Config, tiling: Tiling, job: Job, device: Device, centre: int, rates: int
+) -> tuple[str, ...]:
+    """Return the compiler's options for ``tiles.cu``.
+
+    `centre` is that of `Coefficients`; `rates` says how the rates vary: 0 not at all, 1 by member, 2 by cell.
+    """
+    return (
+        "-std=c++17",
+        "-fmad=false",  # the source itself fuses: every tile has to compute a cell in the same way
+        f"-DREAL={REALS[job.itemsize]}",
+        f"-DBOUNDARY={BOUNDARIES[config.grid.boundary]}",
+        f"-DCENTRE={centre}",
+        f"-DRATES={rates}",
+        f"-DUNIT_DT={int(config.model.dt == 1)}",
+        f"-DPASSES={0 if not tiling.at_once else 1 if tiling.tiles(job) <= device.multiprocessors else 2}",
+        f"-DALIGNED={int(tiling.unit(job) == tiling.shape.cols)}",
+        f"-DCOLS={tiling.shape.cols}",
+        f"-DROWS={tiling.shape.rows}",
+        f"-DWARPS={tiling.shape.warps}",
+        f"-DFLAG_STRIDE={FLAG_STRIDE}",
+    )
+
+
+def stage_options(frame: FrameFormat) -> tuple[str, ...]:
+    """Return the compiler's options for ``stage.cu``."""
+    dropped = np.finfo(frame.dtype).nmant - frame.keep_bits if frame.keep_bits else 0
+    return (
+        "-std=c++17",
+        "-fmad=false",  # the error is that which a reader finds
+        f"-DREAL={REALS[frame.computed.itemsize]}",
+        f"-DSHUFFLE={int(frame.shuffle)}",
+        f"-DITEMSIZE={frame.dtype.itemsize}",
+        f"-DLEVELS={frame.stored_one}",
+        f"-DDROPPED={dropped}",
+        f"-DLOSSY={int(frame.lossy)}",
+        *STAGE_DEFINES,
+    )
+
+
+def encode_options(kernels: Kernels) -> tuple[str, ...]:
+    """Return the compiler's options for ``chunks.cu`` with the file of `kernels`."""
+    return (
+        "-std=c++17",
+        f"-DCHECKSUM_THREADS={CHECKSUM_THREADS}",
+        f"-DCHECKSUM_WORDS={CHECKSUM_WORDS}",
+        f"-DTHREADS={kernels.threads}",
+        f"-DSEGMENT={kernels.segment}",
+    )

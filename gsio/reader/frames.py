@@ -1,0 +1,206 @@
+"""The frames of one field, which are read and decoded when they are indexed."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from gsio.codec import Codec, decode
+from gsio.inputs import open_regular, read_regular
+
+LARGEST = 8 << 30  # bytes, of any chunk that is encoded
+
+
+class Frames:
+    """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
+
+    An index of slices, integers and one list of frames keeps only what is asked of each frame; any other index of NumPy
+    gives the same as of an array, and holds the frames that it touches in memory.
+
+    Attributes
+    ----------
+    dtype
+        The dtype of the values; where integers are stored for them, the dtype that was computed.
+    ndim, size
+        As a NumPy array has them: dask.array.from_array and napari take this one.
+    codec
+        How chunks are compressed: deflate, blosc or none.
+    frames_per_chunk, frames_together
+        Frames that are decoded to read one; the chunk read last is kept. Frames of a shard, else of a chunk.
+    """
+
+    def __init__(self, array: Any, frames: int, folder: Path | None, codec: Codec) -> None:
+        self._array, self._codec = array, codec
+        self._folder = folder  # of the chunks, in Zarr
+        self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
+        self.shape: tuple[int, ...] = (frames, *array.shape[1:])
+        scale = array.attrs.get("scale_factor")
+        exact = scale is None or np.float32(scale) != scale  # JSON does not say of which dtype it is
+        self._scale: np.floating[Any] | None = None if scale is None else (np.float64 if exact else np.float32)(scale)
+        self.dtype: np.dtype[Any] = array.dtype if self._scale is None else self._scale.dtype
+        self.frames_per_chunk = array.chunks[0]
+        self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
+        self.codec = codec.family
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<gsio.Frames {self.shape} {self.dtype}, {self.codec}>"
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        before, part, after = _split(key, self.shape)
+        numbers = np.arange(len(self))[part]  # raises IndexError like any array
+        simple = all(_is_simple(index) or isinstance(index, int | np.integer) for index in after)
+        if not isinstance(part, slice) and (before or numbers.ndim != 1 or not simple):
+            wanted, places = np.unique(numbers, return_inverse=True)
+            if len(wanted) == 1:
+                frames = self._frame(int(wanted[0]))[np.newaxis]
+            else:
+                frames = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+                for place, number in enumerate(wanted):
+                    frames[place] = self._frame(int(number))
+            found: NDArray[Any] = frames[(*before, places.reshape(numbers.shape)[()], *after)].copy()
+            return found
+        # What is asked of each frame is taken before the next is read. NumPy says where the axis of frames ends up.
+        whole = (*before, slice(None), *after)
+        shape, longer = (np.broadcast_to(self.dtype.type(), (n, *self.shape[1:]))[whole].shape for n in (1, 2))
+        axis = next(axis for axis, sizes in enumerate(zip(shape, longer, strict=True)) if sizes[0] != sizes[1])
+        out = np.empty((*shape[:axis], len(numbers), *shape[axis + 1 :]), self.dtype)
+        for place, number in enumerate(numbers):
+            np.moveaxis(out, axis, 0)[place] = np.moveaxis(self._frame(int(number))[np.newaxis][whole], axis, 0)[0]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+    def chunk(self, number: int) -> NDArray[Any]:
+        """Return the frames that share chunks, [frame, …], as they are stored; the last can be more than are committed.
+
+        Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
+        """
+        lines = self._array.chunks[1]
+        slabs, nbytes = range(-(-self.shape[1] // lines)), self._chunk_nbytes
+        found = [
+            decode(self._codec, self._encoded(number, slab), self._array.dtype, nbytes).reshape(self._array.chunks)
+            for slab in slabs
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
+
+    @property
+    def _chunk_nbytes(self) -> int:
+        return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
+
+    def _encoded(self, number: int, slab: int) -> Any:
+        """Return a chunk of a slab as it is stored, bytes-like; HDF5 lets one thread do so at a time."""
+        places, most = [0] * (len(self.shape) - 2), most_encoded(self._chunk_nbytes)
+        if self._folder is not None:
+            together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
+            return encoded_in_folder(self._folder, number, slab, len(places), together, most)
+        place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
+        try:
+            skipped, encoded = self._array.id.read_direct_chunk(place, out=np.empty(most, np.uint8))
+        except RuntimeError as error:
+            raise OSError(f"a chunk of {self._array.name} is missing: {error}") from None
+        if skipped:
+            raise ValueError(f"a chunk of {self._array.name} is not encoded as the others")
+        return encoded
+
+    def _frame(self, number: int) -> NDArray[Any]:
+        wanted, place = divmod(number, self.frames_per_chunk)
+        kept, frames = self._kept
+        if kept != wanted:
+            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * self._scale
+            self._kept = wanted, frames
+        frame: NDArray[Any] = frames[place]
+        return frame
+
+
+def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
+    """Return what an index has before the axis of frames, for that axis, and after it; as long as `shape` has axes.
+
+    A mask over several axes becomes a list of places for each, which is the same to NumPy.
+    """
+    given = key if isinstance(key, tuple) else (key,)
+    parts = [part if _is_simple(part) else _places(part) for part in given]
+    axes = [0 if part is None or part is Ellipsis else part.ndim if _is_mask(part) else 1 for part in parts]
+    dots = [place for place, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1 or sum(axes) > len(shape):
+        found = "several ellipses" if len(dots) > 1 else f"{sum(axes)} indices"
+        raise IndexError(f"expected at most one ellipsis and {len(shape)} indices, got {found}")
+    place = dots[0] if dots else len(parts)
+    slices = [slice(None)] * (len(shape) - sum(axes))
+    parts[place:place] = slices  # an ellipsis stays behind them: it parts the lists on its two sides
+    axes[place:place] = [1] * len(slices)
+    first = next(place for place, number in enumerate(axes) if number)
+    if _is_mask(parts[first]):
+        if parts[first].shape != shape[: axes[first]]:
+            raise IndexError(f"expected a mask of {shape[: axes[first]]}, got one of {parts[first].shape}")
+        parts[first : first + 1] = np.nonzero(parts[first])
+    return tuple(parts[:first]), parts[first], tuple(parts[first + 1 :])
+
+
+def _is_simple(part: Any) -> bool:
+    return part is None or part is Ellipsis or isinstance(part, slice)
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
+
+
+def _places(part: Any) -> Any:
+    """Return an index that is no slice as an integer or an array, of integers or a mask."""
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return part
+    found = np.asarray(part)
+    return found if found.size or found.dtype.kind in "iub" else found.astype(np.intp)
+
+
+def most_encoded(nbytes: int) -> int:
+    """Return the size, at most, of a chunk of `nbytes` when it is encoded: by any codec its headers add little."""
+    return nbytes + nbytes // 8 + (64 << 10)
+
+
+def encoded_in_folder(
+    folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int = LARGEST
+) -> bytes:
+    """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0.
+
+    Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, and ValueError if it
+    is damaged.
+    """
+    path = folder / ".".join(map(str, ["c", number // (together or 1), slab, *[0] * axes]))
+    if together:
+        return _from_shard(path, number % together, together, most_nbytes)
+    return read_regular(path, most_nbytes)
+
+
+def _from_shard(path: Path, place: int, chunks: int, most_nbytes: int) -> bytes:
+    """Return one of the chunks of a shard; the index is at its end, of offsets and sizes."""
+    with open_regular(path) as file:
+        start = file.seek(0, os.SEEK_END) - (16 * chunks + 4)
+        if start < 0:
+            raise ValueError(f"{path} is too short for its index")
+        file.seek(start)
+        index, checksum = file.read(16 * chunks), file.read(4)
+        if crc32c(index) != int.from_bytes(checksum, "little"):
+            raise ValueError(f"the index of {path} is damaged")
+        offset, size = map(int, np.frombuffer(index, "<u8").reshape(-1, 2)[place])
+        if size > most_nbytes or offset + size > start:
+            raise ValueError(f"a chunk of {path} is missing or damaged")
+        file.seek(offset)
+        return file.read(size)

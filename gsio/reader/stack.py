@@ -1,0 +1,152 @@
+"""An output that is open for reading: its fields, its series and its attributes."""
+
+import os
+import warnings
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.codec import CODECS
+from gsio.config import Config
+from gsio.errors import DataError, reason_of
+from gsio.reader.checked import attributes_of, check, check_place
+from gsio.reader.frames import Frames
+
+
+class Stack:
+    """The committed frames of an output, and what is known of them; a context manager that closes the file.
+
+    Attributes
+    ----------
+    frames
+        Number of committed frames.
+    fields
+        Saved fields by name, each a `Frames`; also as `.v` and `.u`.
+    attributes
+        Attributes of the file as a whole.
+    times
+        float64 [frame], model time.
+    root
+        The open h5py.File or zarr.Group.
+    """
+
+    def __init__(self, path: Path, root: Any, attributes: dict[str, Any], most: int | None = None) -> None:
+        self.path = path
+        self.root = root
+        self.attributes = attributes
+        saved = [name for name in ("u", "v") if name in root]
+        there = min(root[name].shape[0] for name in saved)
+        self.frames = there if most is None else min(there, most)
+        folders = {name: path / name if path.is_dir() else None for name in saved}
+        self._codec = CODECS[self.config.output.compression]
+        self.fields = {name: Frames(root[name], self.frames, folders[name], self._codec) for name in saved}
+        self.times: NDArray[np.float64] = np.asarray(root["time"][: self.frames])
+
+    def __getattr__(self, name: str) -> Frames:
+        if name in self.__dict__.get("fields", ()):
+            return self.fields[name]
+        raise AttributeError(f"{type(self).__name__} has no '{name}'")
+
+    def __enter__(self) -> "Stack":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self.root, "close"):
+            self.root.close()
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return Config.from_toml(self.attributes["config"])
+
+    def series(self, name: str) -> NDArray[Any]:
+        """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""
+        return self._read(name, slice(self.frames))
+
+    def axis(self, name: str) -> NDArray[np.float64]:
+        """Return the coordinates along an axis of the grid, [cell]: 'y' or 'x'."""
+        return self._read(name, slice(None))
+
+    def _read(self, name: str, part: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self.root[name][part])
+        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them
+            raise DataError(f"{self.path}: {name} cannot be read ({error}); see 'gsio verify'") from None
+
+    @property
+    def recorded(self) -> list[str]:
+        """The names that `series` takes."""
+        statistics = [f"stats/{name}" for name in self.root["stats"] if name != "time"]  # which is a link
+        return ["time", "step", *statistics, "integrity/crc32c"]
+
+    def frame(self, name: str, index: int) -> NDArray[Any]:
+        """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.
+
+        Raises KeyError if the field is not saved and IndexError if the frame is not committed.
+        """
+        if name not in self.fields:
+            raise KeyError(f"it holds only {', '.join(self.fields)}")
+        if not -self.frames <= index < self.frames:
+            raise IndexError(f"expected a frame below {self.frames}, got {index}")
+        return self.fields[name][index]
+
+    def to_xarray(self) -> Any:
+        """Return an xarray.Dataset that reads when it is used: by zarr, or by h5netcdf (lz4, zstd: and hdf5plugin)."""
+        import xarray
+
+        if self.path.is_dir():
+            return xarray.open_zarr(self.path, chunks=None)
+        if self._codec.hdf5 and self._codec.hdf5.plugin:
+            import_module(self._codec.hdf5.plugin)  # makes the filter known
+        return xarray.open_dataset(self.path, engine="h5netcdf").isel(time=slice(self.frames))
+
+
+def open_stack(path: Path | str, most: int | None = None) -> Stack:
+    """Open an output for reading, or so many of its frames at `most`.
+
+    Raises DataError if it is no output, or not as gsio writes it.
+    """
+    path = Path(path)
+    root: Any = None
+    try:
+        check_place(path)
+        root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
+        if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
+            raise ValueError("it is not an output of gsio")
+        attributes = attributes_of(root)
+        check(path, root, attributes)
+        return Stack(path, root, attributes, most)
+    except Exception as error:  # h5py and zarr tell of a damaged file in many ways
+        if hasattr(root, "close"):
+            root.close()
+        found = isinstance(error, OSError) and error.errno is not None
+        reason = "no such file" if not os.path.lexists(path) else reason_of(error) if found else error
+        raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
+
+
+def _open_hdf5(path: Path) -> Any:
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)  # some file systems have no locks, and no writer of ours takes one
+
+
+def _open_zarr(path: Path) -> Any:
+    import zarr
+
+    with warnings.catch_warnings(action="ignore"):  # of metadata of others: gsio checks what it needs
+        return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)

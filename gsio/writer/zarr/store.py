@@ -1,0 +1,86 @@
+"""A folder as a store of values by key: a reader finds each value whole, or not at all."""
+
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gsio.files import LIBC, UNSUPPORTED, write
+
+METADATA = "zarr.json"
+O_TMPFILE = getattr(os, "O_TMPFILE", 0)
+NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # of file systems, or kernels, without nameless files
+
+
+class Folder:
+    """A store: values by key, each of them there as a whole or not at all. A store of objects would offer the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._nameless = O_TMPFILE != 0  # until it turns out that files have to have a name here
+
+    def get(self, key: str) -> bytes:
+        """Return a value."""
+        return (self.path / key).read_bytes()
+
+    def put(self, key: str, value: Any) -> None:
+        """Set or replace a value, any bytes-like object."""
+        place = self.path / key
+        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                write(fd, value)
+            finally:
+                os.close(fd)
+            temporary.rename(place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def put_new(self, key: str, parts: Sequence[Any]) -> None:
+        """Set a value of any bytes-like parts, in a file that gets its name last.
+
+        Where there is one of that name, or files have to have one, it is `put`; but to create a file by name locks the
+        folder while one is made, and several threads then wait for one another.
+        """
+        place = f"{self.path}/{key}"
+        try:
+            fd = os.open(place.rpartition("/")[0], os.O_WRONLY | O_TMPFILE, 0o666) if self._nameless else None
+        except OSError as error:
+            if error.errno not in NAMES_ONLY:
+                raise
+            fd = None
+        if fd is None:
+            self._nameless = False
+            self.put(key, b"".join(parts))
+            return
+        try:
+            for part in parts:  # to join them would stop all threads
+                write(fd, part)
+            try:
+                # With a folder, though the path is absolute: Python's other call does not follow links.
+                os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
+            except OSError as error:
+                if not isinstance(error, FileExistsError):  # no /proc, or no links
+                    self._nameless = False
+                self.put(key, b"".join(parts))  # which raises what is wrong with the storage
+        finally:
+            os.close(fd)
+
+    def sync(self) -> None:
+        """Wait until the disk has all values."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            if not hasattr(LIBC, "syncfs"):
+                os.sync()
+            elif LIBC.syncfs(fd):  # one call for the thousands of files of a run
+                code = ctypes.get_errno()
+                if code not in UNSUPPORTED:
+                    raise OSError(code, os.strerror(code))
+                os.sync()
+        finally:
+            os.close(fd)

@@ -1,0 +1,249 @@
+"""Zarr version 3: a file for each chunk, put in place by the encoding threads; the arrays grow when frames commit.
+
+Nobody looks beyond the end of an array, so chunks may come in any order; the metadata that say how long the arrays are
+come after them. They lie in each array's own file and together in the group's, which is replaced last, so that readers
+of that one file always find arrays of the same length. All codecs are in the core specification.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio import codec
+from gsio.codec import CODECS
+from gsio.files import changed, publish, require_same, temporary_beside
+from gsio.frames.block import Block
+from gsio.frames.metadata import (
+    DAMAGED,
+    SERIES_CHUNK,
+    frame_series,
+)
+from gsio.writer import is_zarr
+from gsio.writer.journal import PLACE
+from gsio.writer.ome import level_path, levels_of, ome_attributes
+from gsio.writer.protocol import Target
+from gsio.writer.provenance import now
+from gsio.writer.zarr.layout import chunk_key, create_store, halved, json_bytes, shard_pieces
+from gsio.writer.zarr.store import METADATA, Folder
+
+PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
+
+
+class ZarrWriter:
+    """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
+
+    def __init__(self, target: Target) -> None:
+        path, config, layout, attributes, journal, self._trace, known, overwrite = target
+        self._config, self._layout, self._journal = config, layout, journal
+        self._levels = [level_path(name, level) for name in layout.frame.fields for level in levels_of(config)]
+        self._lock = threading.Lock()  # of what is published
+        self._frames = 0 if known is None else len(known["step"])
+        self._limits = dict.fromkeys(layout.frame.fields, (np.inf, -np.inf))
+        self._published = 0.0
+        self.nbytes = 0
+        series = frame_series(config, layout, []) if known is None else known
+        if known is None:
+            temporary = temporary_beside(path)
+            try:
+                create_store(temporary, config, layout, attributes)
+                Folder(temporary).sync()
+                journal.begin(attributes, series, layout, self._places(0))
+                publish("--output", temporary, path, replaces=is_zarr if overwrite else None)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        self._store, self._folder = Folder(path), path.stat()
+        text = self._store.get(METADATA)
+        self._group = json.loads(text)
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        # All metadata as they were published last, by key: by these it is seen that somebody else has replaced some.
+        self._there = {METADATA: text}
+        for key in (f"{name}/{METADATA}" for name in arrays):
+            with suppress(
+                FileNotFoundError
+            ):  # of a damaged store, which can be read by the group's; those of arrays come back
+                self._there[key] = self._store.get(key)
+        published = arrays["step"]["shape"][0]
+        self._series = {name: _PendingSeries(values, min(published, self._frames)) for name, values in series.items()}
+        if known is not None:
+            self._reopen(attributes, known, published)
+        self._missing = self._chunks_missing()
+
+    def _reopen(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], published: int) -> None:
+        """Let the store hold the frames of which `series` are recorded, and say that the run goes on."""
+        for left in self._store.path.rglob(".*.tmp"):  # by a kill
+            left.unlink()
+        if not self._journal.resume(attributes["output_id"], self._frames, self._places(self._frames)):
+            self._journal.begin(attributes, series, self._layout, self._places(self._frames))
+        if self._frames:
+            self._widen_limits(series)
+        for name in self._layout.frame.fields if self._frames else ():
+            self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
+        known = self._group["attributes"]
+        history = f"{known['history']}\n{attributes['history']}"
+        known |= {"history": history, "status": "running", "ended": ""}
+        known |= {name: attributes[name] for name in ("config", "device", "backend")}
+        if DAMAGED in known:
+            known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
+        if self._frames < published:
+            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
+                self._put_metadata(key, value)
+        self._publish()
+
+    def encode(self, block: Block, task: int) -> None:
+        """Compress one task of `block`, take checksums, and store its chunks, where no reader looks yet."""
+        with self._trace.span("encode", block.first):
+            codec.encode(block, self._config.output, task)
+        require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
+        with self._trace.span("write", block.first):
+            layout = self._layout
+            numbers, slab = block.chunk_numbers(task)
+            together = max(1, layout.chunks.frames_per_shard // layout.chunks.frames_per_chunk)
+            chunks = [block.chunks[number, slab] for number in numbers]
+            first = (block.first // layout.chunks.frames_per_chunk + numbers.start) // together
+            for number in range(-(-len(chunks) // together)):
+                of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
+                for name, encoded in zip(layout.frame.fields, of_fields, strict=True):
+                    parts = shard_pieces(encoded, together) if layout.chunks.frames_per_shard else encoded
+                    self._store.put_new(chunk_key(name, first + number, slab, layout), parts)
+        if self._levels:
+            with self._trace.span("encode", block.first):
+                self._encode_levels(block, task)
+
+    def _encode_levels(self, block: Block, task: int) -> None:
+        """Compress and store the smaller levels of one part of `block`."""
+        layout = self._layout
+        output, itemsize = self._config.output, layout.frame.dtype.itemsize
+        compress = CODECS[output.compression].encode
+        numbers, slab = block.chunk_numbers(task)
+        for number in numbers:
+            for field, name in enumerate(layout.frame.fields):
+                values = (
+                    codec.chunk_bytes(block, number, slab, field)
+                    .view(layout.frame.dtype)
+                    .reshape(layout.chunks.chunk_shape)
+                )
+                for level in levels_of(self._config):
+                    values = halved(values)
+                    key = chunk_key(
+                        level_path(name, level), block.first // layout.chunks.frames_per_chunk + number, slab, layout
+                    )
+                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8), itemsize, output.level)])
+
+    def commit(self, blocks: Sequence[Block]) -> None:
+        """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
+        with self._trace.span("commit", blocks[0].first), self._lock:
+            series = frame_series(self._config, self._layout, blocks)
+            for name, values in series.items():
+                self._series[name].append(values)
+            self._journal.append(self._frames, series, self._places(len(series["step"])))
+            self._widen_limits(series)
+            for block in blocks:
+                self._frames += block.count - block.kept
+                self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
+            if time.monotonic() - self._published > PUBLISH_SECONDS:
+                self._publish()
+
+    def sync(self) -> None:
+        """Publish what is committed, and wait until the disk has it."""
+        with self._lock:
+            self._publish()
+        self._store.sync()
+
+    def close(self, status: str) -> None:
+        """Record how the run ended, and wait until the disk has everything.
+
+        A store that somebody else has changed is left as it is.
+        """
+        self._check()
+        if self._chunks_missing() > self._missing:
+            raise changed(self._store.path, "stripped of chunks")
+        self._group["attributes"] |= {"status": status, "ended": now()}
+        self.sync()
+
+    def _chunks_missing(self) -> int:
+        """Return how many files of the committed frames are not there."""
+        layout, missing = self._layout, 0
+        of_arrays = dict.fromkeys(layout.frame.fields, layout.chunks.frames_together)
+        for name, together in (of_arrays | dict.fromkeys(self._levels, layout.chunks.frames_per_chunk)).items():
+            numbers = -(-self._frames // together)
+            there = (path.name for path in (self._store.path / name).glob("c.*"))
+            missing += numbers * layout.chunks.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
+        return missing
+
+    def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
+        """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
+        for name, (low, high) in self._limits.items():
+            lows, highs = series[f"stats/{name}_min"], series[f"stats/{name}_max"]
+            self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
+
+    def _places(self, frames: int) -> NDArray[np.void]:
+        """Return that frames have no place in a file: each chunk is one."""
+        return np.zeros((frames, len(self._layout.frame.fields), self._layout.chunks.slabs), PLACE)
+
+    def _check(self) -> None:
+        """Raise StorageError if somebody else has replaced the store, or metadata of it."""
+        require_same(self._store.path, self._folder)
+        for key, text in self._there.items():
+            try:
+                same = self._store.get(key) == text
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise changed(self._store.path / key, "deleted or changed")
+
+    def _put_metadata(self, key: str, text: bytes) -> None:
+        self._store.put(key, text)
+        self._there[key] = text
+
+    def _publish(self) -> None:
+        self._check()
+        for name, series in self._series.items():
+            for number, values in series.new_chunks():
+                self._store.put(f"{name}/c.{number}", values)
+        for key, value in self._metadata().items():
+            self._put_metadata(key, value)
+        self._published = time.monotonic()
+
+    def _metadata(self) -> dict[str, bytes]:
+        """Return what says how long the arrays are, by key; in the order in which they grow, the group last."""
+        found = {}
+        arrays = self._group["consolidated_metadata"]["metadata"]
+        for name in (*self._series, *self._levels, *self._layout.frame.fields):
+            arrays[name]["shape"][0] = self._frames
+            found[f"{name}/{METADATA}"] = json_bytes(arrays[name])
+        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
+        return found | {METADATA: json_bytes(self._group)}
+
+
+class _PendingSeries:
+    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full.
+
+    The first `stored` values are in the store.
+    """
+
+    def __init__(self, values: NDArray[Any], stored: int) -> None:
+        self._first = stored // SERIES_CHUNK  # chunk
+        self._values = values[self._first * SERIES_CHUNK :]
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._values = np.concatenate([self._values, values])
+
+    def new_chunks(self) -> list[tuple[int, NDArray[Any]]]:
+        """Return the chunks to store, by number; the last can be stored again when it holds more."""
+        chunks = []
+        for number in range(-(-len(self._values) // SERIES_CHUNK)):
+            chunk = np.zeros(SERIES_CHUNK, self._values.dtype)
+            values = self._values[number * SERIES_CHUNK : (number + 1) * SERIES_CHUNK]
+            chunk[: len(values)] = values
+            chunks.append((self._first + number, chunk))
+        full = len(self._values) // SERIES_CHUNK
+        self._first, self._values = self._first + full, self._values[full * SERIES_CHUNK :]
+        return chunks
