@@ -75,6 +75,7 @@ WRITES = {
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
     *[(name, "path") for name in ("info", "verify", "repair")],
+    ("profile", "read"),
     ("export", "source"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }

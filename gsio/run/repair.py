@@ -1,20 +1,16 @@
-"""Wrecks, which a kill, a full disk or a power cut left: whether they are sound, and the frames that can be saved.
+"""Repair: a damaged output, the wreck, is replaced by a new one that has all frames that can be saved.
 
-A reader of a torn HDF5 file can hang or crash: a process of its own, with a deadline, looks at a wreck. A wreck is
-rebuilt from its journal, which says where each chunk is, without HDF5, and from the frames that HDF5 or Zarr can read.
+The frames come from the journal, which places each chunk without the help of HDF5, and from HDF5 or Zarr, if these can
+still read the output.
 """
 
-import json
 import os
-import select
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,150 +18,22 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS, decode
 from gsio.codec.checksum import frame_checksum
 from gsio.config import Config
-from gsio.errors import DataError, GsioError, StorageError, UsageError, reason_of
+from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
-from gsio.processes import end_with_parent, python_module, with_parent
 from gsio.reader import Stack, open_stack
 from gsio.reader.frames import encoded_in_folder, most_encoded
-from gsio.reader.verify import check_frames
 from gsio.run.plan import layout_of
+from gsio.run.survey import Survey, joined_series, own_journal, survey
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
 from gsio.writer.protocol import Target
 
-DEADLINE = 120.0  # seconds without a sign of a process that reads frames
-
-Values = list[NDArray[Any]]  # of each field, [frame, …]
-
-
-class Survey(NamedTuple):
-    """What a process of its own found in an output.
-
-    Attributes
-    ----------
-    wrong
-        Why the output cannot be used as it is, in a line; "" if it can.
-    frames
-        Committed frames. A kill can leave empty ones behind them, which do not count.
-    damaged
-        Committed frames that cannot be decoded, or do not match their checksum.
-    output_id
-        The identity of the output; "" where it cannot be read.
-    behind
-        What is wrong with the empty frames behind the committed ones, in a line; "" if there are none. A run that goes
-        on cuts them, but a reader meets them.
-    """
-
-    wrong: str
-    frames: int
-    damaged: list[int]
-    output_id: str
-    behind: str = ""
-
-
-def survey(output: Path, start: int = 0) -> Survey:
-    """Look at an output, and at its frames from `start` on, the last one at least."""
-    command = python_module("gsio.run.repair", str(output), str(start))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=with_parent()) as reader:
-        assert reader.stdout is not None and reader.stderr is not None
-        said, started = b"", False
-        while select.select([reader.stdout], [], [], DEADLINE)[0]:
-            if not (more := os.read(reader.stdout.fileno(), 1 << 16)):
-                break
-            said, started = (said + more).lstrip(b"."), True
-        else:
-            reader.kill()
-            return Survey(f"reading takes longer than {DEADLINE:g} s", 0, [], "")
-        errors = reader.stderr.read().decode(errors="replace").strip().splitlines()
-    if not started:
-        raise GsioError(f"the process that looks at '{output}' did not start: {(errors or ['it said nothing'])[-1]}")
-    if reader.returncode < 0:
-        return Survey(f"its reader died of {signal.Signals(-reader.returncode).name}", 0, [], "")
-    if reader.returncode:
-        return Survey((errors or [f"its reader ended with {reader.returncode}"])[-1], 0, [], "")
-    return Survey(**json.loads(said))
-
-
-def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
-    """Do what `survey` says, in this process."""
-    try:
-        with open_stack(output) as stack:
-            output_id = stack.attributes.get("output_id", "")
-            records = None
-            with suppress(DataError):  # a damaged or foreign journal says nothing of the output
-                records = own_journal(output, output_id)
-            known = len(records.frames) if records is not None else 0
-            # The arrays of Zarr grow once a second: chunks of committed frames can lie behind them.
-            frames = max(stack.frames, known) if output.is_dir() else stack.frames
-            if frames < known:
-                return Survey(f"expected at least {known} frames, found {frames}", frames, [], output_id)
-            checksums = joined_series(records, stack, "integrity/crc32c", frames)
-            marked = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
-            reasons: dict[int, str] = {}
-            for held, why in check_frames(stack, range(max(0, min(start, frames - 1)), frames), checksums, advance):
-                reasons |= {frame: why for frame in held if frame not in marked}
-            while frames > known and frames - 1 in reasons:
-                frames -= 1
-            damaged = [frame for frame in reasons if frame < frames]
-            wrong = _wrong_series(stack, records) or _chunks_behind(stack, frames)
-            if damaged and not wrong:
-                wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
-            behind = f"frame {frames}, behind the committed ones: {reasons[frames]}" if frames < stack.frames else ""
-            return Survey(wrong, frames, damaged, output_id, behind)
-    except DataError as error:
-        return Survey(str(error), 0, [], "")
-
-
-def _wrong_series(stack: Stack, records: Records | None) -> str:
-    """Return which series does not have a value for each frame, or the values that the journal knows; "" if none."""
-    for name in stack.recorded:
-        found = stack.series(name)
-        if len(found) != stack.frames:
-            return f"{name}: expected {stack.frames} values, found {len(found)}"
-        if records is not None and (found[: len(records.frames)] != records.frames[name][: len(found)]).any():
-            return f"{name}: expected the values that its journal knows, found others"
-    return ""
-
-
-def _chunks_behind(stack: Stack, frames: int) -> str:
-    """Return which chunk of HDF5 lies behind so many frames, in a line; "" if none does.
-
-    A kill in the middle of a flush leaves it. Its place can be beyond what the file says is in use: a run that goes on
-    would use that for something else too, or could not write there.
-    """
-    found = ""
-
-    def look(chunk: Any) -> None:
-        nonlocal found
-        if chunk.chunk_offset[0] >= frames:
-            found = f"frame {chunk.chunk_offset[0]}: expected no chunk behind the {frames} committed frames, found one"
-
-    try:
-        for name in stack.fields if not stack.path.is_dir() else ():
-            stack.root[name].id.chunk_iter(look)
-    except (OSError, RuntimeError) as error:
-        return str(error)
-    return found
-
-
-def own_journal(output: Path, output_id: str) -> Records | None:
-    """Return the journal of the output of that identity, or None if there is none.
-
-    Raises DataError if the journal is damaged, or holds frames of another output.
-    """
-    records = read_journal(output)
-    if records is None or not output_id or records.attributes.get("output_id") == output_id:
-        return records
-    if len(records.frames):
-        raise DataError(
-            f"'{journal_of(output)}' belongs to another output than '{output}'; nothing was changed: move it away"
-        )
-    return None  # of a run that ended before it had replaced this output
+Values = list[NDArray[Any]]  # for each field, [frame, …]
 
 
 def repair(output: Path) -> str:
@@ -384,14 +252,6 @@ class Wreck:
             return b""
 
 
-def joined_series(records: Records | None, stack: Stack | None, name: str, frames: int) -> NDArray[Any]:
-    """Return what is recorded of the first `frames` frames: in the journal, and in the output behind these."""
-    parts = [] if records is None else [records.frames[name][:frames]]
-    if stack is not None:
-        parts.append(stack.series(name)[sum(map(len, parts)) : frames])
-    return np.concatenate(parts)
-
-
 def _ranges(numbers: list[int]) -> str:
     """Return ascending numbers in a short form, as in 3, 7-9."""
     runs: list[list[int]] = []
@@ -410,13 +270,3 @@ def _new_name(output: Path) -> Path:
         if not os.path.lexists(path) and not os.path.lexists(journal_of(path)):
             return path
     raise AssertionError
-
-
-if __name__ == "__main__":
-    end_with_parent()
-
-    def _sign(frames: int) -> None:
-        print(".", end="", flush=True)  # noqa: T201 - for the process that asked
-
-    _sign(0)
-    print(json.dumps(_look(Path(sys.argv[1]), int(sys.argv[2]), _sign)._asdict()))  # noqa: T201

@@ -14,7 +14,8 @@ from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
 from gsio.reader import Stack, open_stack
 from gsio.run.checkpoints import Checkpoint, check_same_run, load
-from gsio.run.repair import joined_series, own_journal, rebuild, survey
+from gsio.run.repair import rebuild
+from gsio.run.survey import joined_series, own_journal, survey
 from gsio.writer.journal import Journal
 
 log = structlog.get_logger()
