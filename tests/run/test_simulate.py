@@ -21,6 +21,7 @@ from patience import DEADLINE
 
 import gsio
 from gsio.compute.peers import numpy as reference
+from gsio.compute.solver import fields
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.frames.block import Block, BlockPool
@@ -78,7 +79,7 @@ class CountingSolver:
 
     def __init__(self, config: Config) -> None:
         solver = reference.solver(config, layout_of(config), initial_state(config))
-        self.advance, self.fields, self._fill = solver.advance, solver.fields, solver.fill
+        self.advance, self.snapshot, self._fill = solver.advance, solver.snapshot, solver.fill
         self.allocate, self.wait = solver.allocate, solver.wait
         self.filled = 0
         self.before_fill: Callable[[Block], object] = lambda block: None
@@ -241,7 +242,7 @@ def test_the_first_non_finite_frame_is_not_committed(compression: str, make_conf
     solver = reference.solver(config, layout_of(config), initial_state(config))
     finite = -1
     with np.errstate(over="ignore"):
-        while np.isfinite(solver.fields()[1].astype(np.float32)).all():
+        while np.isfinite(fields(solver)[1].astype(np.float32)).all():
             solver.advance(1)
             finite += 1
     assert finite > 1
