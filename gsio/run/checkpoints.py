@@ -1,8 +1,8 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
 A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
-written under a temporary name, synced and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells
-a damaged one.
+written under a temporary name, synced and renamed; the previous one stays as ``_prev``. The CRC-32 that zip keeps of each
+array shows damage.
 """
 
 import os
@@ -25,7 +25,7 @@ from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
 from gsio.model.gray_scott import Field
 
-# What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
+# Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
 KEYS_THAT_MAY_CHANGE = {
     "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
@@ -35,10 +35,10 @@ log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
-    """The state after `frames` frames: u and v of the layout's shape, in the precision they are computed in.
+    """The state after `frames` frames: u and v of the layout's shape, in the precision of the run.
 
-    `output_id` is that of the output; `config` is the configuration as TOML; `rates` the crc32c of the feed and kill
-    rates, which may come from files.
+    `output_id` is the identity of the output, `config` the configuration as TOML, and `rates` the crc32c of feed and
+    kill, which may come from files.
     """
 
     output_id: str
@@ -50,14 +50,14 @@ class Checkpoint(NamedTuple):
 
 
 def paths_of(output: Path) -> tuple[Path, Path]:
-    """Return the paths of the checkpoint of an output and of the one before it."""
+    """Return the paths of the newest checkpoint of an output and of the previous one."""
     return Path(f"{output}.checkpoint.npz"), Path(f"{output}.checkpoint_prev.npz")
 
 
 def save(output: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays.
+    """Put a checkpoint beside `output`, durably; raises OSError if storage fails, and the previous one stays.
 
-    Something else that has one of their names gets another.
+    A file of another kind that has the name of a checkpoint gets another name.
     """
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
@@ -79,7 +79,7 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
 def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
     """Return the intact checkpoints of an output, or those that name `output_id`, the newest first.
 
-    Raises DataError if there are only damaged ones.
+    Raises DataError if all checkpoints are damaged.
     """
     found, damaged = [], []
     for path in paths_of(output):
@@ -97,7 +97,7 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
 
 
 def _read(path: Path) -> Checkpoint:
-    # Not compressed, so that no array is larger than the file.
+    # A checkpoint is not compressed: no array can be larger than the file.
     values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
     if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
         raise ValueError("u and v differ in shape or type")
@@ -106,7 +106,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def discard(output: Path, frames: int) -> None:
-    """Delete, durably, the checkpoints of an output that lie behind the `frames` frames that it keeps."""
+    """Delete, durably, the checkpoints that lie behind the first `frames` frames, which the output keeps."""
     for path in paths_of(output):
         with suppress(Exception):  # a damaged one is of no use
             if is_checkpoint(path) and _read(path).frames > frames:
@@ -115,13 +115,13 @@ def discard(output: Path, frames: int) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether `path` is a checkpoint, which can be damaged, or empty: a zip whose first part one has."""
+    """Return whether `path` is a checkpoint: a zip file that begins with one of its arrays, or an empty file."""
     try:
         with open_regular(path, follow=False) as file:
             head = file.read(64)
     except OSError:
         return False
-    end = 30 + int.from_bytes(head[26:28], "little")  # of the name in zip's local header
+    end = 30 + int.from_bytes(head[26:28], "little")  # the name of the first array in zip's local header ends here
     name = head[30:end].decode(errors="replace")
     return not head or (head.startswith(b"PK\3\4") and name.removesuffix(".npy") in Checkpoint._fields)
 
@@ -132,12 +132,12 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
 
 
 def check_same_run(config: Config, before: str, what: str) -> None:
-    """Raise DataError, naming the keys, unless `config` goes on with the run of the configuration `before`, TOML."""
+    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`, TOML."""
     now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
     differing = [key for key in now if key not in KEYS_THAT_MAY_CHANGE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)
-        raise DataError(f"--resume: {what} is of another configuration: {keys}; use the same, or another --output")
+        raise DataError(f"--resume: {what} has another configuration: {keys}; use the same, or another --output")
 
 
 def _flat(layer: dict[str, Any]) -> dict[str, Any]:

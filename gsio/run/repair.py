@@ -37,10 +37,10 @@ Values = list[NDArray[Any]]  # for each field, [frame, …]
 
 
 def repair(output: Path) -> str:
-    """Rebuild an output if it needs to be, and say in a line which frames were saved, and where the wreck is.
+    """Rebuild an output if it is damaged, and say in a line which frames were saved, and where the wreck is.
 
-    Raises UsageError if a run is writing it, DataError if there is nothing to rebuild it from, and StorageError where
-    storage fails.
+    Raises UsageError if a run is writing the output, DataError if no frame can be saved, and StorageError if storage
+    fails.
     """
     if not os.path.lexists(output):
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
@@ -63,14 +63,14 @@ def repair(output: Path) -> str:
 def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    `found` is the result of a survey. The attribute `DAMAGED` names the damaged frames before that one. The output as
-    it was stays, under another name, and so does its journal, which can place frames that nothing else can. Where
-    `keep` is False and every frame was saved, neither stays.
+    `found` is the survey of the output. The attribute `DAMAGED` names the damaged frames before the last whole one. The
+    wreck stays under another name, with its journal, which can place frames that nothing else can. Both are deleted if
+    `keep` is False and every frame was saved.
 
-    Raises DataError if no frame can be saved, and StorageError where storage fails.
+    Raises DataError if no frame can be saved, and StorageError if storage fails.
     """
     with ExitStack() as opened:
-        # What a process of its own could read, this one can.
+        # The process of the survey has read this output, so this process can.
         stack = opened.enter_context(open_stack(output)) if found.output_id else None
         records = own_journal(output, found.output_id)
         wreck = Wreck(output, stack, records, found)
@@ -79,7 +79,7 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
             damaged = wreck.write(target)
             aside = _new_name(output)
             _exchange(output, target, aside, before, journal)
-            journal.adopt(journal_of(target))  # later: without it the new output is whole, the old one lost
+            journal.adopt(journal_of(target))  # last: the new output is whole without its journal
             sync_folder(output.parent)
         except BaseException as error:
             remove_temporaries(output)
@@ -99,10 +99,10 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
 
 
 def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, journal: Journal) -> None:
-    """Give `new` the name of the `output` that was `before`, and that one the name `aside`, with a copy of its journal.
+    """Exchange the `output`, whose state was `before`, and `new`; the wreck gets the name `aside`, and a journal.
 
-    What is new gets the name `aside` first, so that the wreck never has a temporary one, under which it would be
-    deleted after a kill.
+    The new output gets the name `aside` first, so that the wreck never has a temporary name: after a kill, the next
+    run deletes files with such names.
     """
     made = new.lstat()
     try:
@@ -118,12 +118,12 @@ def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, jour
 
 
 class Wreck:
-    """The frames of an output, from its journal and from what HDF5 or Zarr can read of it.
+    """A damaged output, whose frames its journal, or HDF5 or Zarr, can read.
 
     Attributes
     ----------
     frames, saved
-        Frames that are known, and those up to the last whole one, which `write` writes.
+        Number of known frames, and of frames up to the last whole one, which `write` writes.
     """
 
     def __init__(self, output: Path, stack: Stack | None, records: Records | None, found: Survey) -> None:
@@ -181,7 +181,7 @@ class Wreck:
         return damaged
 
     def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:
-        """Return the frames from `first` on that share a block, and which of them are damaged."""
+        """Return a block of the frames from `first` on, and which of them are damaged."""
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
         block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
         damaged = []
@@ -203,7 +203,7 @@ class Wreck:
         return block, damaged
 
     def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
-        """Return the values of a chunk from where most of its frames match their checksums, and which do."""
+        """Return the values of a chunk by the source with the most whole frames, and which frames are whole."""
         best: tuple[Values | None, list[bool]] = None, [False] * len(frames)
         for values in self._sources(number, frames):
             whole = [
@@ -218,7 +218,7 @@ class Wreck:
         return best
 
     def _sources(self, number: int, frames: range) -> Iterator[Values]:
-        """Yield the values of a chunk as the journal places them, then as the output reads."""
+        """Yield the values of a chunk from the place that the journal names, then as HDF5 or Zarr reads them."""
         frame, chunks, records = self._layout.frame, self._layout.chunks, self._records
         if records is not None and frames.start < len(records.frames):
             places = records.frames["places"][frames.start]
@@ -264,7 +264,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _new_name(output: Path) -> Path:
-    """Return a name beside `output` that nothing has, for the output as it was."""
+    """Return a free name beside `output` for the wreck."""
     for number in range(1, sys.maxsize):
         path = output.with_name(f"{output.stem}.damaged-{number}{output.suffix}")
         if not os.path.lexists(path) and not os.path.lexists(journal_of(path)):

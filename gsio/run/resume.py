@@ -1,4 +1,4 @@
-"""Where a stopped run goes on, and which of its frames stay."""
+"""Resume: from which frame a stopped run goes on, and which of its frames stay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,22 +22,22 @@ log = structlog.get_logger()
 
 
 class Restart(NamedTuple):
-    """An output that a run goes on with.
+    """An output that a run extends.
 
     Attributes
     ----------
     checkpoint
-        The newest state that is not behind the frames that stay; None: the initial state.
+        The newest state that is not behind the frames that stay; None: the run computes from the initial state.
     series
-        What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
+        The series of the frames that stay, [frame] by name as in `metadata.frame_series`.
     checksums
-        The checksums, uint32 [frame], that frames have to have which are computed again. Frames behind a damaged one
-        do not stay, and are compared all the same.
+        The checksums, uint32 [frame], that frames must have when they are computed again. Frames behind a damaged one
+        do not stay, but are compared all the same.
     last
-        The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
-        frame that comes next.
+        The stored values, [frame, …] for each field, of the last frames, which share a chunk or shard with the next
+        frame.
     frames_per_chunk, output_id, device
-        What the output says of itself; `device` is the one that computed its frames.
+        As recorded in the output; `device` computed its frames.
     is_complete
         The output has all frames of its run, and keeps them.
     """
@@ -53,20 +53,20 @@ class Restart(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """Frames that stay."""
+        """Number of frames that stay."""
         return len(self.series["step"])
 
     @property
     def computed_from(self) -> int:
-        """The frame from which the run computes, and compares as long as frames stay."""
+        """The frame from which the run computes. It compares the frames from this one on with those that stay."""
         return self.checkpoint.frames if self.checkpoint is not None else 0
 
 
 def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
-    """Return where `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+    """Return where a run of `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
 
-    A file that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint is of
-    another configuration, or damaged, and UsageError if there are fewer frames than `discard_after`.
+    An output that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint has
+    another configuration or is damaged, and UsageError if the output has fewer frames than `discard_after`.
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
@@ -126,7 +126,7 @@ def compare(before: Restart, device: str, block: Block) -> None:
 
 
 def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
-    """Return the stored values of the frames behind the last whole chunk or shard, of each field; [] if none are."""
+    """Return, for each field, the stored values of the frames behind the last whole chunk or shard; [] without any."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
     first = frames - frames % fields[0].frames_together
     per_chunk = fields[0].frames_per_chunk

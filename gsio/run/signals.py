@@ -1,4 +1,4 @@
-"""What the signals mean that a run gets."""
+"""The signals that stop a run, or ask it for a checkpoint."""
 
 import os
 import signal

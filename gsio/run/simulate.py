@@ -1,4 +1,4 @@
-"""One run, wired: what it goes on with, the solver, the pool of blocks, the writer; then the pipeline runs."""
+"""A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
 import os
 import time
@@ -94,7 +94,7 @@ def simulate(
         check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
         before = _find_restart(config, output, journal, discard_after, resume=resume)
         if before is not None and before.is_complete and before.frames >= config.run.frames:
-            journal.remove()  # of a run that was killed before it had replaced this output
+            journal.remove()  # a run left it that was killed before it had replaced this output
             log.info("all frames are there already", output=str(output), frames=before.frames)
             return None
         trace = Trace(Timeline() if timeline is not None else None)
@@ -180,7 +180,7 @@ def _saved(timeline: Timeline | None, path: Path | None) -> Iterator[None]:
 def _pipeline(
     config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace, *, overwrite: bool
 ) -> Pipeline:
-    """Return the pipeline of a run that begins, or goes on with what was there `before`, with its output open."""
+    """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
     planned = plan(config, output, before.frames_per_chunk if before is not None else 0)
     layout = planned.layout
     state = before.checkpoint if before is not None else None
@@ -206,11 +206,13 @@ def _pipeline(
         if before is not None:
             checkpoints.discard(output, before.frames)
         writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
-        for path in checkpoints.paths_of(output) if before is None else ():  # of the output that was replaced
+        for path in (
+            checkpoints.paths_of(output) if before is None else ()
+        ):  # they belong to the output that was replaced
             if checkpoints.is_checkpoint(path):
                 path.unlink()
     except BaseException as error:
-        # An output that was there needs its journal to start again where a killed run has no checkpoint.
+        # An output of a killed run without a checkpoint needs its journal to be resumed.
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
@@ -227,14 +229,14 @@ def _pipeline(
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
-    """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
+    """Return v, of the layout's shape, after the last step of a run that saves nothing; raises as `simulate`."""
     solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
 
 
 def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> None:
-    """Raise UsageError if `output` cannot be created, or gone on with."""
+    """Raise UsageError if a run cannot create `output`, or resume it."""
     try:
         os.fspath(output).encode()
     except UnicodeEncodeError:
@@ -264,7 +266,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def beside(output: Path) -> dict[Path, Replaces]:
-    """Return the names that a run makes beside its output, each with what says whether a run has made what is there."""
+    """Return the paths that a run makes beside its output, each with the function that says whether a run made it."""
     saved = dict.fromkeys(checkpoints.paths_of(output), checkpoints.is_checkpoint)
     return {journal_of(output): is_journal, status_of(output): is_status, **saved}
 

@@ -1,4 +1,4 @@
-"""What other processes see of a run: `PATH.status.json`, replaced as a whole, and the frames committed so far."""
+"""The view that other processes have of a run: its status file, replaced as a whole, and its committed frames."""
 
 import datetime
 import json
@@ -20,7 +20,7 @@ from gsio.run.progress import Observe, Progress
 from gsio.writer.journal import journal_of, read_journal
 from gsio.writer.status_file import is_alive, is_status, read_status, status_of
 
-STATUS_SECONDS = 1.0  # between two versions, at least
+STATUS_SECONDS = 1.0  # at least, between two versions of the file
 FOLLOW_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -111,7 +111,7 @@ def follow(output: Path) -> Iterator[str]:
 
 
 def state_of(output: Path, recorded: str) -> str:
-    """Return what became of a run whose output has `recorded` it: a killed one could no longer say so."""
+    """Return what became of a run whose output has `recorded` a state: a killed run could not record its end."""
     status = read_status(output)
     if recorded != "running" or status.get("state") != "running":
         return recorded
@@ -119,16 +119,16 @@ def state_of(output: Path, recorded: str) -> str:
 
 
 def is_written(output: Path) -> bool:
-    """Return whether a run is writing an output now, or may be, on another machine."""
+    """Return whether a run writes an output now; a run on another machine may be alive, and counts."""
     status = read_status(output)
     return status.get("state") == "running" and is_alive(status) and journal_of(output).exists()
 
 
 def open_committed(output: Path) -> Stack:
-    """Open an output with its committed frames, as the journal has them where a run is writing it.
+    """Open an output with its committed frames; if a run is writing it, the journal says which these are.
 
-    HDF5 flushes several parts of a file one after the other; who opens it meanwhile can find some of them older than
-    others, and looks again. Raises DataError if it is no output.
+    HDF5 flushes a file piece by piece. Meanwhile some pieces are older than others, so a reader looks again. Raises
+    DataError if `output` is no output.
     """
     for look in range(LOOKS):
         records = read_journal(output, last=1) if is_written(output) else None
@@ -137,7 +137,7 @@ def open_committed(output: Path) -> Stack:
         committed = int(records.frames[-1]["frame"]) + 1 if len(records.frames) else 0
         with suppress(DataError, OSError, RuntimeError, LookupError, ValueError):
             stack = open_stack(output, committed)
-            # Zarr tells readers of new frames once a second.
+            # The metadata of Zarr has new frames once a second.
             known = records.attributes.get("output_id") == stack.attributes.get("output_id")
             if known and stack.attributes["status"] == "running" and (stack.frames == committed or output.is_dir()):
                 return stack

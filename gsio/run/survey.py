@@ -35,14 +35,14 @@ class Survey(NamedTuple):
     wrong
         Why the output cannot be used as it is, in a line; "" if it can.
     frames
-        Committed frames. A kill can leave empty ones behind them, which do not count.
+        Committed frames. A kill can leave empty frames behind them, which do not count.
     damaged
         Committed frames that cannot be decoded, or do not match their checksum.
     output_id
-        The identity of the output; "" where it cannot be read.
+        The identity of the output; "" if the output cannot be read.
     behind
-        What is wrong with the empty frames behind the committed ones, in a line; "" if there are none. A run that goes
-        on cuts them, but a reader meets them.
+        What is wrong with the empty frames behind the committed ones, in a line; "" if none are empty. A resumed run
+        cuts them, but a reader meets them.
     """
 
     wrong: str
@@ -53,7 +53,7 @@ class Survey(NamedTuple):
 
 
 def survey(output: Path, start: int = 0) -> Survey:
-    """Look at an output, and at its frames from `start` on, the last one at least."""
+    """Read an output and its frames from `start` on, at least the last one, in a process of its own."""
     command = python_module("gsio.run.survey", str(output), str(start))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=with_parent()) as reader:
         assert reader.stdout is not None and reader.stderr is not None
@@ -76,15 +76,15 @@ def survey(output: Path, start: int = 0) -> Survey:
 
 
 def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
-    """Do what `survey` says, in this process."""
+    """Survey an output in this process, and call `advance` with the number of frames read."""
     try:
         with open_stack(output) as stack:
             output_id = stack.attributes.get("output_id", "")
             records = None
-            with suppress(DataError):  # a damaged or foreign journal says nothing of the output
+            with suppress(DataError):  # a damaged or foreign journal says nothing about the output
                 records = own_journal(output, output_id)
             known = len(records.frames) if records is not None else 0
-            # The arrays of Zarr grow once a second: chunks of committed frames can lie behind them.
+            # Zarr's arrays grow once a second: they can lack committed frames whose chunks exist.
             frames = max(stack.frames, known) if output.is_dir() else stack.frames
             if frames < known:
                 return Survey(f"expected at least {known} frames, found {frames}", frames, [], output_id)
@@ -106,7 +106,7 @@ def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
 
 
 def _wrong_series(stack: Stack, records: Records | None) -> str:
-    """Return which series does not have a value for each frame, or the values that the journal knows; "" if none."""
+    """Return, in a line, which series lacks values, or has others than the journal; "" if all are right."""
     for name in stack.recorded:
         found = stack.series(name)
         if len(found) != stack.frames:
@@ -117,10 +117,10 @@ def _wrong_series(stack: Stack, records: Records | None) -> str:
 
 
 def _chunks_behind(stack: Stack, frames: int) -> str:
-    """Return which chunk of HDF5 lies behind so many frames, in a line; "" if none does.
+    """Return, in a line, which chunk of HDF5 lies behind the first `frames` frames; "" if none does.
 
-    A kill in the middle of a flush leaves it. Its place can be beyond what the file says is in use: a run that goes on
-    would use that for something else too, or could not write there.
+    A kill during a flush leaves such a chunk. Its place can be beyond the end that the file records: a resumed run
+    would use this place for something else too, or could not write there.
     """
     found = ""
 
@@ -138,7 +138,7 @@ def _chunks_behind(stack: Stack, frames: int) -> str:
 
 
 def own_journal(output: Path, output_id: str) -> Records | None:
-    """Return the journal of the output of that identity, or None if there is none.
+    """Return the records of the journal if they belong to the output with this identity, or else None.
 
     Raises DataError if the journal is damaged, or holds frames of another output.
     """
@@ -149,15 +149,15 @@ def own_journal(output: Path, output_id: str) -> Records | None:
         raise DataError(
             f"'{journal_of(output)}' belongs to another output than '{output}'; nothing was changed: move it away"
         )
-    return None  # of a run that ended before it had replaced this output
+    return None  # a run left this journal that ended before it had replaced the output
 
 
 def joined_series(records: Records | None, stack: Stack | None, name: str, frames: int) -> NDArray[Any]:
-    """Return what is recorded of the first `frames` frames: in the journal, and in the output behind these."""
-    parts = [] if records is None else [records.frames[name][:frames]]
+    """Return a series of the first `frames` frames: the journal has the first values, the output the others."""
+    values = [] if records is None else [records.frames[name][:frames]]
     if stack is not None:
-        parts.append(stack.series(name)[sum(map(len, parts)) : frames])
-    return np.concatenate(parts)
+        values.append(stack.series(name)[sum(map(len, values)) : frames])
+    return np.concatenate(values)
 
 
 if __name__ == "__main__":
