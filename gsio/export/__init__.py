@@ -19,7 +19,7 @@ from gsio.export.tiff import write_tiff
 from gsio.export.vtkhdf import write_vtkhdf
 from gsio.files import Replaces, is_file, publish, remove, remove_temporaries, require_new, temporary_beside
 from gsio.processes import terminable
-from gsio.run.progress import counted
+from gsio.run.progress import frame_progress
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.writer.formats import FORMATS as OUTPUTS
@@ -109,7 +109,7 @@ def export(
         if form.prepare is not None:
             selection = form.prepare(selection, target, compression)
         with _storage_errors(source, temporary):
-            with counted(len(selection.frames), quiet=quiet) as advance:
+            with frame_progress(len(selection.frames), quiet=quiet) as advance:
                 form.write(temporary, selection, selection.read(target.parent, advance))
             if temporary.is_file():  # `write` has synced a folder itself
                 with temporary.open("rb") as file:
