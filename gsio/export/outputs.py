@@ -17,10 +17,8 @@ from gsio.frames.format import FrameFormat
 from gsio.frames.metadata import AXES, SERIES_CHUNK
 from gsio.frames.sizes import default_sizes
 from gsio.run.plan import layout_of, with_codec
-from gsio.trace import Trace
-from gsio.writer.formats import format_of, open_writer
-from gsio.writer.journal import Journal
-from gsio.writer.protocol import Target
+from gsio.writer.formats import format_of
+from gsio.writer.session import new_output
 from gsio.writer.zarr.layout import put_values
 from gsio.writer.zarr.store import METADATA, Folder
 
@@ -43,24 +41,16 @@ def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     config = replace(config, grid=replace(config.grid, rows=rows, cols=cols), run=replace(config.run, frames=count))
     layout = layout_of(config)
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
-    with Journal(path) as journal:
-        writer = open_writer(Target(path, config, layout, selection.attributes, journal, Trace()))
-        status = "failed"
-        try:
-            for number, frame in enumerate(frames):
-                place = number % layout.frames_per_block
-                for field, plane in enumerate(frame):
-                    stage(plane, layout.frame, block.data[place, field], block.statistics[place, field])
-                if place + 1 == layout.frames_per_block or number + 1 == count:
-                    block.first, block.count = number - place, place + 1
-                    for task in range(layout.tasks):
-                        writer.encode(block, task)
-                    writer.commit([block])
-                    block.chunks = {}
-            status = selection.stack.attributes["status"]
-        finally:
-            journal.remove()
-            writer.close("stopped" if status == "running" else status)
+    status = selection.stack.attributes["status"]
+    status = "stopped" if status == "running" else status
+    with new_output(path, config, layout, selection.attributes, status) as append:
+        for number, frame in enumerate(frames):
+            place = number % layout.frames_per_block
+            for field, plane in enumerate(frame):
+                stage(plane, layout.frame, block.data[place, field], block.statistics[place, field])
+            if place + 1 == layout.frames_per_block or number + 1 == count:
+                block.first, block.count = number - place, place + 1
+                append(block)
     _amend(path, selection)
 
 

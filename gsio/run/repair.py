@@ -28,10 +28,8 @@ from gsio.reader import Stack, open_stack
 from gsio.reader.frames import encoded_in_folder, most_encoded
 from gsio.run.plan import layout_of
 from gsio.run.survey import Survey, joined_series, own_journal, survey
-from gsio.trace import Trace
-from gsio.writer import open_writer
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
-from gsio.writer.protocol import Target
+from gsio.writer.session import new_output
 
 Values = list[NDArray[Any]]  # for each field, [frame, …]
 
@@ -165,19 +163,14 @@ class Wreck:
                 "is the journal that of another output?"
             )
         attributes = self._attributes | ({DAMAGED: damaged} if damaged else {})
-        with Journal(target) as journal:
-            writer = open_writer(Target(target, self._config, layout, attributes, journal, Trace()))
-            try:
-                for first in range(0, self.saved, layout.frames_per_block):
-                    block, _ = self._block(layout, first)
-                    block.count = min(block.count, self.saved - first)
-                    for task in range(layout.tasks):
-                        writer.encode(block, task)
-                    block.checksums[: block.count] = self._series["integrity/crc32c"][first : first + block.count]
-                    writer.commit([block])
-            finally:
-                writer.close("stopped")
-            journal.sync()
+        known = self._series["integrity/crc32c"]
+        with new_output(
+            target, self._config, layout, attributes, "stopped", checksums=known, keep_journal=True
+        ) as append:
+            for first in range(0, self.saved, layout.frames_per_block):
+                block, _ = self._block(layout, first)
+                block.count = min(block.count, self.saved - first)
+                append(block)
         return damaged
 
     def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:

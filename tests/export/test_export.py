@@ -17,6 +17,7 @@ import zarr
 from ome_zarr_models.v05 import Image
 
 import gsio
+import gsio.export
 from gsio.cli import main
 from gsio.config import Config
 from gsio.testing import small_blocks
@@ -221,6 +222,24 @@ def test_a_part_of_a_part_says_where_it_was(ending: str, source: Path, tmp_path:
             places = stack.attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
             assert places[0]["scale"] == [12, 1, 1]
             assert places[1]["translation"] == [21, 6, 4]
+
+
+@pytest.mark.parametrize("ending", [".h5", ".zarr"])
+def test_what_is_zero_in_every_frame_is_there(ending: str, make_config: Make, tmp_path: Path) -> None:
+    target = tmp_path / f"out{ending}"
+    gsio.simulate(
+        make_config(
+            {"initial.kind": "square", "grid.rows": 64, "grid.cols": 64, "run.steps_per_frame": 1, "run.frames": 2}
+        ),
+        tmp_path / "run.h5",
+    )
+    gsio.export.export(tmp_path / "run.h5", target, crop=":1,:")  # a single row has the coordinate 0
+    with gsio.open_stack(target) as stack:
+        np.testing.assert_array_equal(stack.axis("y"), [0])
+    gsio.export.export(tmp_path / "run.h5", target, overwrite=True)
+    with gsio.open_stack(target) as stack:
+        np.testing.assert_array_equal(stack.series("stats/v_min"), [0, 0])
+    assert main(["verify", str(target)]) == 0
 
 
 @pytest.mark.parametrize("ending", [".h5", ".zarr"])

@@ -78,6 +78,14 @@ def test_zarr_python_and_tensorstore_read_every_frame_exactly(
             np.testing.assert_array_equal(tensorstore.open(spec, read=True).result().read().result(), expected)
 
 
+def test_a_grid_with_one_row_is_read_back(expected_frames: Expected, make_config: Make, tmp_path: Path) -> None:
+    config = make_config({**NOISE, "grid.rows": 1})
+    gsio.simulate(config, tmp_path / "run.zarr")
+    with gsio.open_stack(tmp_path / "run.zarr") as stack:
+        np.testing.assert_array_equal(stack.v, expected_frames(config)["v"])
+        np.testing.assert_array_equal(stack.axis("y"), [0])
+
+
 def test_xarray_finds_named_dimensions_and_coordinates(make_config: Make, tmp_path: Path) -> None:
     gsio.simulate(make_config(NOISE), tmp_path / "run.zarr")
     with xarray.open_zarr(tmp_path / "run.zarr", chunks=None) as data:
