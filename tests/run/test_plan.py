@@ -93,14 +93,10 @@ def test_small_blocks_last_as_long_as_the_statement(make_config: Make) -> None:
 
 def test_a_command_has_small_blocks_too(make_config: Make, tmp_path: Path) -> None:
     small_blocks()
-    (tmp_path / "run.toml").write_text(make_config({"grid.rows": 24, "grid.cols": 32, "run.frames": 9}).to_toml())
+    config = make_config({"grid.rows": 24, "grid.cols": 32, "run.frames": 9})
+    (tmp_path / "run.toml").write_text(config.to_toml())
     assert main(["run", str(tmp_path / "run.toml"), "-q", "-o", str(tmp_path / "run.h5")]) == 0
-    with open_stack(tmp_path / "run.h5") as stack:
-        assert stack.fields["v"].frames_per_chunk == 2
-    blocks: list[int] = []
-    gsio.simulate(
-        make_config({"grid.rows": 24, "grid.cols": 32, "run.frames": 9}),
-        tmp_path / "again.h5",
-        watch=lambda pipeline: blocks.append(pipeline.pool.layout.frames_per_block),
-    )
-    assert set(blocks) <= {8}
+    gsio.simulate(config, tmp_path / "again.h5")
+    for name in ("run.h5", "again.h5"):
+        with open_stack(tmp_path / name) as stack:
+            assert stack.fields["v"].frames_per_chunk == 2
