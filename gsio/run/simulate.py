@@ -206,18 +206,16 @@ def _pipeline(
         if before is not None:
             checkpoints.discard(output, before.frames)
         writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
-        for path in (
-            checkpoints.paths_of(output) if before is None else ()
-        ):  # they belong to the output that was replaced
-            if checkpoints.is_checkpoint(path):
+        for path in checkpoints.paths_of(output):
+            if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
                 path.unlink()
     except BaseException as error:
         # An output of a killed run without a checkpoint needs its journal to be resumed.
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            there = before.frames if before is not None else 0
-            safe = f"the {there} frames committed before are safe" if there else "no frame was written"
+            frames = before.frames if before is not None else 0
+            safe = f"the {frames} frames committed before are safe" if frames else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
     earlier, every = Earlier(), parse_interval("run.checkpoint_every", config.run.checkpoint_every)
