@@ -198,7 +198,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 
     def encode(tasks: Iterator[tuple[Block, int]]) -> None:
         for block, task in tasks:
-            codec.encode(block, config.output, task)
+            codec.encode(block, task)
             block.chunks.clear()  # a writer too drops the chunks that it has written
 
     rounds: list[Measurement] = []

@@ -230,7 +230,7 @@ class Pipeline:
                     self._encoded.put(block)
                     continue
                 if block.first == self._earlier.frames and self._earlier.last:
-                    codec.prepend(block, self._earlier.last, self.config.output)
+                    codec.prepend(block, self._earlier.last)
                 for task in tasks:
                     with self._storage():
                         self.writer.encode(block, task)

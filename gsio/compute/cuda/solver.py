@@ -71,7 +71,7 @@ def free_bytes(device: int) -> int:
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
     """Return the device memory a run takes: two copies of each field, maps of the rates, slots, and to encode."""
     fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout, config.output.compression) if layout.encoded_nbytes else 0
+    encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
     return fields + math.prod(slots_of(layout)) + encoding
 
 
@@ -215,7 +215,7 @@ class CudaSolver:
             self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout, config.output.compression) if layout.encoded_nbytes else None
+            self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
             self._filled = 0
             self._marks: dict[int, Marks] = {}
             self._sending = threading.Lock()  # of orders for the link stream that belong together
