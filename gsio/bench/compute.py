@@ -12,7 +12,7 @@ import numpy as np
 
 from gsio.bench.check import checked_solver
 from gsio.bench.tables import Column, Measurement, Options, Row, Table
-from gsio.compute.host import ArraySolver, beginning
+from gsio.compute.host import ArraySolver, initial_arrays
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.layout import BlockLayout
@@ -56,7 +56,7 @@ def naive(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]
     import cupy
 
     kernel, model = cupy.RawKernel(NAIVE, "naive"), config.model
-    u, v, _ = beginning(config, layout, start, cupy.asarray)
+    u, v, _ = initial_arrays(config, layout, start, cupy.asarray)
     both = [[u, v], [cupy.empty_like(u), cupy.empty_like(v)]]
     rates: Any = model.diffusion_u, model.diffusion_v, model.feed, model.feed + model.kill  # type: ignore[operator]
     numbers = [*map(np.int32, u.shape), *map(np.float32, rates)]

@@ -19,6 +19,7 @@ instructions make every copy of it.
 import platform
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
-from gsio.compute.host import HostSolver, pack, stage
+from gsio.compute.host import pack, stage
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
@@ -337,7 +338,7 @@ def _stage(field, words, planes, values, shuffle, bands):  # type: ignore[no-unt
     return low.min(), high.max(), total.sum(), bad.sum()
 
 
-class CpuSolver(HostSolver):
+class CpuSolver:
     """Numba on the cores of this machine, float32 or float64."""
 
     backend = "numba"
@@ -385,6 +386,15 @@ class CpuSolver(HostSolver):
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
         return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v at once, and return a function that returns the copies."""
+        copies = self.field("u"), self.field("v")
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""

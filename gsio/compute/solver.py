@@ -22,9 +22,6 @@ class Solver(Protocol):
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps; may return before they are done."""
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Keep u and v as they are now; return a function that waits for host copies of them and returns these."""
 
@@ -39,3 +36,8 @@ class Solver(Protocol):
 
     def wait(self, block: Block) -> None:
         """Return when the frames of `block` are there, with its statistics and seconds set."""
+
+
+def fields(solver: Solver) -> tuple[Field, Field]:
+    """Return host copies of u and v as they are now, of the layout's shape."""
+    return solver.snapshot()()

@@ -285,10 +285,6 @@ class CudaSolver:
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
         self._now = (self._now + passes) % 2
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-        return self.snapshot()()
-
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
         with self._device, self._compute:
