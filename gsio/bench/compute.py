@@ -186,7 +186,7 @@ def wall_seconds(solver: Solver, steps: int, times: int) -> float:
 
 
 def _passes_of_numba(solver: Any, steps: int) -> int:
-    from gsio.compute.cpu import LEVELS
+    from gsio.compute.cpu.wavefront import LEVELS
 
     return -(-steps // LEVELS)
 

@@ -29,7 +29,8 @@ from gsio.run.plan import choose_backend, layout_of
 
 MakeConfig = Callable[..., Config]
 
-MINE = ("gsio.compute.cuda.solver", "gsio.compute.cuda.encoder", "gsio.compute.peers.cupy_arrays")  # that import CuPy
+# The modules that import CuPy.
+MINE = tuple(f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.ring", "peers.cupy_arrays"))
 
 
 class Current(threading.local):

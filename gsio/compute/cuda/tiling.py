@@ -12,11 +12,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.config import Config
 from gsio.files import temporary_beside
 
 MOST_STEPS = 16384  # of one launch, so that a GPU that draws a screen too comes to that in between
 STATIC_NBYTES = 256  # of shared memory that the kernel takes besides
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+TILE_PLAN = np.dtype([
+    (name, np.int32)
+    for name in (
+        "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
+        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+    )
+])  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -178,6 +191,40 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
             done = tiles <= blocks or 2 * blocks <= tiles - 2 * tiling.reach(job)
             if near and done and depth < job.steps and tiles < FEW * blocks:
                 yield replace(tiling, at_once=True)
+
+
+def job_of(config: Config, *, by_cell: bool) -> Job:
+    """Return what a launch has to do."""
+    return Job(
+        members=config.model.members,
+        rows=config.grid.rows,
+        cols=config.grid.cols,
+        itemsize=np.dtype(config.model.precision).itemsize,
+        steps=min(config.run.steps_per_frame, MOST_STEPS),
+        by_cell=by_cell,
+        periodic=config.grid.boundary == "periodic",
+    )
+
+
+def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
+    """Return the struct Plan of ``tiles.cu``, without its passes."""
+    units = job.cols // tiling.unit(job)
+    plan = np.zeros((), TILE_PLAN)
+    plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
+    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
+    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
+    plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
+    plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
+    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    return plan
+
+
+def tuning_name(device: str, config: Config, job: Job) -> str:
+    """Return the name under which the fastest tiling of a run is kept: all that its speed depends on."""
+    grid, model = config.grid, config.model
+    rates = "maps" if job.by_cell else "constants"
+    size = " × ".join(map(str, (job.members, job.rows, job.cols)))
+    return f"{device}: {size} {model.precision}, {grid.boundary}, {model.stencil}, {rates}, {job.steps} steps"
 
 
 def choose(job: Job, device: Device, tuned: str = "") -> Tiling:
