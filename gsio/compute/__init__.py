@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from gsio.compute.solver import Solver
 from gsio.config import Config
@@ -22,10 +22,11 @@ class Backend(NamedTuple):
     extra: str = ""  # of gsio, which installs its library; "": none is needed, or CuPy's, of which 'gsio doctor' tells
     solver: str = "solver"  # the class or function that makes it
     cuda: bool = False  # whether it needs a GPU that CuPy can use
+    tuned: bool = False  # whether it takes `recall`, which returns tunings
 
 
 BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True),
+    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, tuned=True),
     "numba": Backend("cpu", 4, solver="CpuSolver"),
     "numpy": Backend("peers.numpy", 12),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
@@ -59,9 +60,16 @@ def why_too_old(device: int) -> str | None:
 
 
 def open_solver(
-    backend: str, config: Config, layout: BlockLayout, blocks: int, start: Callable[[Config], Start]
+    backend: str,
+    config: Config,
+    layout: BlockLayout,
+    blocks: int,
+    start: Callable[[Config], Start],
+    recall: Callable[[str], Any] = lambda name: None,
 ) -> Solver:
-    """Return the solver of a run, at what `start` returns once it is known that the memory is enough.
+    """Return the solver of a run. `start` is called once the memory is known to be enough.
+
+    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None.
 
     Raises
     ------
@@ -85,7 +93,8 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-    return cast(Solver, make(config, layout, begin))
+    tuning = {"recall": recall} if row.tuned else {}
+    return cast(Solver, make(config, layout, begin, **tuning))
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
@@ -100,8 +109,16 @@ def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) 
     return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
 
 
-def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[str, float]]:
-    """Yield ways to cut the grid of a run into tiles and the Gcell/s measured of each; the fastest is kept for later.
+def tune(
+    config: Config,
+    layout: BlockLayout,
+    start: Start,
+    recall: Callable[[str], Any],
+    remember: Callable[[str, Any], object],
+) -> Iterator[tuple[str, float]]:
+    """Yield ways to cut the grid of a run into tiles and the measured Gcell/s of each.
+
+    At the end `remember` gets the name of the job and the record of its fastest tiling, which `recall` returns later.
 
     Raises
     ------
@@ -111,7 +128,7 @@ def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[st
     _check_cuda(config, layout)
     from gsio.compute.cuda.solver import tune
 
-    for tiling, speed in tune(config, layout, start):
+    for tiling, speed in tune(config, layout, start, recall, remember):
         yield str(tiling), speed
 
 

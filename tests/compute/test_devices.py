@@ -26,6 +26,7 @@ from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 from gsio.run.initial import initial_state
 from gsio.run.plan import choose_backend, layout_of
+from gsio.run.tunings import recall, remember
 
 MakeConfig = Callable[..., Config]
 
@@ -307,7 +308,7 @@ def test_tilings_are_measured_on_the_device_of_the_run(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = on_device_1(make_config)
-    assert all(speed > 0 for _, speed in tune(config, layout_of(config), initial_state(config)))
+    assert all(speed > 0 for _, speed in tune(config, layout_of(config), initial_state(config), recall, remember))
 
 
 @pytest.mark.usefixtures("cupy")

@@ -41,7 +41,6 @@ from gsio.compute.cuda.tiling import (
     Tiling,
     choose,
     job_of,
-    remember,
     tile_plan,
     tilings,
     tuning_name,
@@ -79,8 +78,16 @@ class CudaSolver:
 
     backend = "cupy"
 
-    def __init__(self, config: Config, layout: BlockLayout, start: Start, tiling: Tiling | None = None) -> None:
-        """Put `start` on the GPU; `tiling` is chosen if it is not given."""
+    def __init__(
+        self,
+        config: Config,
+        layout: BlockLayout,
+        start: Start,
+        tiling: Tiling | None = None,
+        *,
+        recall: Callable[[str], Any] = lambda name: None,
+    ) -> None:
+        """Put `start` on the GPU; `recall` returns the record of a tuned tiling, which is used if none is given."""
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._device = cupy.cuda.Device(config.run.device)
@@ -93,7 +100,7 @@ class CudaSolver:
             self.device = properties["name"].decode()
             self.job = job_of(config, by_cell=rates == 2)
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
-            self.tiling = tiling or choose(self.job, self.gpu, tuned=tuning_name(self.device, config, self.job))
+            self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
             self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
             # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
             module = cupy.RawModule(
@@ -355,12 +362,19 @@ def _upload(values: NDArray[Any], field: Any) -> None:
         field[line : line + lines].set(values[line : line + lines].astype(field.dtype))
 
 
-def tune(config: Config, layout: BlockLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
-    """Yield the `most` tilings of a run that are likely to be fast, and the Gcell/s measured of each.
+def tune(
+    config: Config,
+    layout: BlockLayout,
+    start: Start,
+    recall: Callable[[str], Any],
+    remember: Callable[[str, Any], object],
+    most: int = 16,
+) -> Iterator[tuple[Tiling, float]]:
+    """Yield the `most` tilings of a run that are likely to be fast, and the measured Gcell/s of each.
 
-    At the end the fastest is kept for later runs of the same grid on a GPU of the same name.
+    At the end `remember` gets the record of the fastest, for later runs of the same grid on a GPU of the same name.
     """
-    solver = CudaSolver(config, layout, start)
+    solver = CudaSolver(config, layout, start, recall=recall)
     job, gpu, name = solver.job, solver.gpu, tuning_name(solver.device, config, solver.job)
     likely = sorted(tilings(job, gpu), key=lambda tiling: tiling.estimate(job, gpu))
     speeds: dict[Tiling, float] = {}
@@ -372,4 +386,4 @@ def tune(config: Config, layout: BlockLayout, start: Start, most: int = 16) -> I
         seconds = statistics.median(solver.seconds(job.steps, times) for _ in range(5))
         speeds[tiling] = layout.frame.cells * job.steps * times / seconds / 1e9
         yield tiling, speeds[tiling]
-    remember(name, max(speeds, key=lambda tiling: speeds[tiling]))
+    remember(name, max(speeds, key=lambda tiling: speeds[tiling]).record())

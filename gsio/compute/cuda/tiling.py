@@ -5,18 +5,14 @@ tile wastes less on its halo, a deeper halo is loaded less often, and the last t
 idle. What a cut takes is estimated from a few measured figures; ``gsio bench tune`` measures, and keeps its choice.
 """
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsio.config import Config
-from gsio.files import temporary_beside
 
 MOST_STEPS = 16384  # of one launch, so that a GPU that draws a screen too comes to that in between
 STATIC_NBYTES = 256  # of shared memory that the kernel takes besides
@@ -111,6 +107,10 @@ class Tiling:
         shape, launched = self.shape, "all passes in a launch" if self.at_once else "a launch for each pass"
         cells = f"{shape.rows} × {shape.cols} cells a thread, {shape.warps} warps"
         return f"{self.tiles_y} × {self.tiles_x} tiles, {cells}, {self.depth} steps a pass, {launched}"
+
+    def record(self) -> dict[str, Any]:
+        """Return the tiling as values that JSON can hold."""
+        return {**asdict(self), "shape": list(self.shape)}
 
     def closed(self, job: Job) -> bool:
         """Return whether a tile is exactly as high as the grid, and goes on at the other end of it."""
@@ -227,35 +227,10 @@ def tuning_name(device: str, config: Config, job: Job) -> str:
     return f"{device}: {size} {model.precision}, {grid.boundary}, {model.stencil}, {rates}, {job.steps} steps"
 
 
-def choose(job: Job, device: Device, tuned: str = "") -> Tiling:
-    """Return the cut of `job` that was measured to be the fastest under the name `tuned`, or is estimated to be."""
-    known = _measured().get(tuned)
+def choose(job: Job, device: Device, known: Any = None) -> Tiling:
+    """Return the cut of `job` whose record is `known`, if `device` can run it, or else the fastest by the estimate."""
     possible = list(tilings(job, device))
     return next(
-        (tiling for tiling in possible if known == asdict(tiling)),
+        (tiling for tiling in possible if tiling.record() == known),
         min(possible, key=lambda tiling: tiling.estimate(job, device)),
     )
-
-
-def remember(tuned: str, tiling: Tiling) -> Path:
-    """Keep a measured choice under the name `tuned`, for every run of this user; return the file it is in."""
-    path = _cache()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    with temporary.open("x") as file:
-        file.write(json.dumps({**_measured(), tuned: asdict(tiling)}, indent=1))
-    temporary.replace(path)
-    return path
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsio" / "tilings.json"
-
-
-def _measured() -> dict[str, Any]:
-    try:
-        known = json.loads(_cache().read_text())
-    except (OSError, ValueError):  # none was kept, or it is damaged: then the estimate will do
-        return {}
-    # JSON has no tuples.
-    return {name: {**tiling, "shape": Shape(*tiling["shape"])} for name, tiling in known.items()}
