@@ -323,7 +323,7 @@ def test_array_code_runs_on_the_device_of_the_run(make_config: MakeConfig, tmp_p
 @pytest.mark.usefixtures("cupy")
 def test_auto_asks_the_device_of_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = SimpleNamespace(cuda=(13, 0), gpus=("GPU 0", "GPU 1"))
-    monkeypatch.setattr(gsio.compute, "find_driver", lambda: driver)
+    monkeypatch.setattr("gsio.run.plan.find_driver", lambda: driver)
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto"})) == "cupy"
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto", "run.device": 0})) == "numba"
     config = on_device_1(make_config, {"run.backend": "auto", "run.device": 2})

@@ -133,7 +133,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
 ) -> None:
     library = route.split("-")[0]
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.delitem(sys.modules, f"gsio.compute.{library}", raising=False)
+    monkeypatch.delitem(sys.modules, f"gsio.compute.peers.{library}", raising=False)
     config = make_config({"run.backend": route})
     with pytest.raises(UsageError, match=rf"run\.backend: {route} .* get it with pip install 'gsio\[{library}\]'"):
         open_solver(config.run.backend, config, layout_of(config), 1, initial_state)

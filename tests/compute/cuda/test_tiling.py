@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gsio.codec import CODECS
 from gsio.codec.interface import Kernels
-from gsio.compute.cuda.sources import ADVANCE, STAGE, encode_options, kernel_options, read, stage_options
+from gsio.compute.cuda.sources import ADVANCE, RUNGS, STAGE, encode_options, kernel_options, read, stage_options
 from gsio.compute.cuda.tiling import (
     SHAPES,
     Device,
@@ -223,6 +223,12 @@ def test_the_kernel_of_a_run_compiles(changes: dict[str, Any], architecture: str
     narrow = grid.boundary == "zero" and grid.cols % tiling.shape.cols
     spilled = SPILLED_IN_NARROW_LOADS if narrow else SPILLED[architecture]
     assert_in_registers(compile_for(architecture, ADVANCE, options), 32 * tiling.shape.warps, spilled)
+
+
+@pytest.mark.parametrize("architecture", DEVICES)
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_of_the_ladder_compiles(rung: str, architecture: str) -> None:
+    assert_in_registers(compile_for(architecture, (f"{rung}.cu",), RUNGS[rung]), 256, spilled=0)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
