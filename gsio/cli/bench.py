@@ -36,8 +36,9 @@ def tune(config: Config, debug: bool) -> None:
     from gsio.compute import tune
     from gsio.run.initial import initial_state
     from gsio.run.plan import layout_of
+    from gsio.run.tunings import recall, remember
 
-    for tiling, speed in tune(config, layout_of(config), initial_state(config)):
+    for tiling, speed in tune(config, layout_of(config), initial_state(config), recall, remember):
         say(f"{speed:8.1f} Gcell/s  {tiling}")
 
 

@@ -6,7 +6,7 @@ To add a backend, write a file that makes its solver, and add its row to `gsio.c
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from gsio.compute.solver import Solver
 from gsio.config import BACKENDS, Config
@@ -39,9 +39,16 @@ def why_too_old(device: int) -> str | None:
 
 
 def open_solver(
-    backend: str, config: Config, layout: BlockLayout, blocks: int, start: Callable[[Config], Start]
+    backend: str,
+    config: Config,
+    layout: BlockLayout,
+    blocks: int,
+    start: Callable[[Config], Start],
+    recall: Callable[[str], Any] = lambda name: None,
 ) -> Solver:
     """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
+
+    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None.
 
     Raises
     ------
@@ -65,7 +72,8 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-    return cast(Solver, make(config, layout, begin))
+    tuning = {"recall": recall} if row.tuned else {}
+    return cast(Solver, make(config, layout, begin, **tuning))
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
@@ -80,8 +88,16 @@ def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) 
     return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
 
 
-def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[str, float]]:
-    """Yield ways to cut the grid of a run into tiles, each with its Gcell/s; the fastest is kept for later runs.
+def tune(
+    config: Config,
+    layout: BlockLayout,
+    start: Start,
+    recall: Callable[[str], Any],
+    remember: Callable[[str, Any], object],
+) -> Iterator[tuple[str, float]]:
+    """Yield ways to cut the grid of a run into tiles, each with its Gcell/s.
+
+    At the end `remember` gets the name of the job and the record of its fastest tiling, which `recall` returns later.
 
     Raises
     ------
@@ -91,7 +107,7 @@ def tune(config: Config, layout: BlockLayout, start: Start) -> Iterator[tuple[st
     _check_cuda(config, layout)
     from gsio.compute.cuda.solver import tune
 
-    for tiling, speed in tune(config, layout, start):
+    for tiling, speed in tune(config, layout, start, recall, remember):
         yield str(tiling), speed
 
 

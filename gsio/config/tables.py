@@ -25,6 +25,8 @@ class Backend(NamedTuple):
         The class or function of the module that makes the solver.
     cuda
         Whether the backend needs a GPU that CuPy can use.
+    tuned
+        Whether the solver takes `recall`, which returns stored tunings.
     encodes
         Whether the backend encodes chunks where the codec has kernels.
     compiles
@@ -38,13 +40,14 @@ class Backend(NamedTuple):
     extra: str = ""
     solver: str = "solver"
     cuda: bool = False
+    tuned: bool = False
     encodes: bool = False
     compiles: bool = False
     itemsize: int = 0
 
 
 BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, encodes=True),
+    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, tuned=True, encodes=True),
     "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True),
     "numpy": Backend("peers.numpy", 12, itemsize=8),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),

@@ -61,7 +61,15 @@ NOTHING = Earlier()
 
 
 class Pipeline:
-    """The threads of one session of a run. `started` and `finished` are when its frame loop began and ended."""
+    """The threads of one session of a run.
+
+    Attributes
+    ----------
+    frames_committed, frames_durable
+        Frames that the output holds now, and how many of these the disk is known to have.
+    started, finished
+        Begin and end of the frame loop, `time.perf_counter` seconds; 0 before.
+    """
 
     def __init__(
         self,
