@@ -25,6 +25,7 @@ from gsio.frames.layout import BlockLayout
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
 from gsio.run.plan import choose_backend, layout_of
+from gsio.run.tunings import recall, remember
 from gsio.trace import timeline
 
 Make = Callable[..., Config]
@@ -226,7 +227,7 @@ def test_the_gpu_encodes_what_the_cpu_would(
         for slab in range(layout.chunks.slabs):
             chunks = dict(encoded.chunks)
             for block in blocks:
-                codec.encode(block, config.output, slab)
+                codec.encode(block, slab)
             assert encoded.chunks == chunks
         assert encoded.chunks.keys() == raw.chunks.keys()
         for place, chunks in raw.chunks.items():
@@ -332,5 +333,5 @@ def test_auto_is_the_second_gpu_and_its_tilings_are_measured(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = make_config({**RUN, "run.backend": "auto", "run.device": 1})
     assert choose_backend(config) == "cupy"
-    (_, speed), *_ = tune(config, layout_of(config), initial_state(config))
+    (_, speed), *_ = tune(config, layout_of(config), initial_state(config), recall, remember)
     assert speed > 0

@@ -11,6 +11,7 @@ from gsio.config import Config
 from gsio.model.gray_scott import check_stability, step
 from gsio.run.initial import initial_state
 from gsio.run.plan import layout_of
+from gsio.run.tunings import recall
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # relative L2
 STEPS = 32
@@ -23,7 +24,10 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
     """
     start, layout = initial_state(config), layout_of(config, config.run.backend)
     check_stability(config.model, start.feed, start.kill)
-    solver = make(config, layout, start) if make else open_solver(config.run.backend, config, layout, 1, initial_state)
+    if make:
+        solver = make(config, layout, start)
+    else:
+        solver = open_solver(config.run.backend, config, layout, 1, initial_state, recall)
     solver.advance(STEPS)
     found = fields(solver)
     xp: Any = np

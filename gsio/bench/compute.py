@@ -5,20 +5,17 @@ The GPU's own clock times gsio. The host's clock times the others, without the c
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gsio.bench.check import checked_solver
+from gsio.bench.ladder import MAX_STEPS, solver_of
 from gsio.bench.tables import Column, Measurement, Options, Row, Table
-from gsio.compute.host import ArraySolver, initial_arrays
 from gsio.compute.solver import Solver
-from gsio.config import Config, load_config
-from gsio.frames.layout import BlockLayout
+from gsio.config import load_config
 from gsio.machine import usable_cores
-from gsio.model.gray_scott import Field, largest_eigenvalue
-from gsio.model.start import Start
+from gsio.model.gray_scott import largest_eigenvalue
 from gsio.run.plan import layout_of
 
 MIN_SECONDS = 0.3  # of one measurement
@@ -32,55 +29,6 @@ RAMP = {
     "model.kill": {"along": "x", "start": 0.05, "stop": 0.07},
 }
 RANDOM = {"initial.kind": "noise", "initial.u": 0.5, "initial.v": 0.25, "initial.amplitude": 0.25}
-
-NAIVE = r"""
-extern "C" __global__ void naive(const float* u, const float* v, float* u_new, float* v_new, int rows, int cols,
-                                 float du, float dv, float feed, float decay)
-{
-    const int c = blockIdx.x * blockDim.x + threadIdx.x, r = blockIdx.y * blockDim.y + threadIdx.y;
-    if (r >= rows || c >= cols) return;
-    const int up = r ? r - 1 : rows - 1, down = r + 1 < rows ? r + 1 : 0;
-    const int left = c ? c - 1 : cols - 1, right = c + 1 < cols ? c + 1 : 0;
-#define AT(f, r, c) f[(size_t)(r) * cols + (c)]
-#define LAPLACIAN(f) (0.25f * (AT(f, up, left) + AT(f, up, right) + AT(f, down, left) + AT(f, down, right)) \
-                    + 0.5f * (AT(f, up, c) + AT(f, down, c) + AT(f, r, left) + AT(f, r, right)) - 3 * AT(f, r, c))
-    const float a = AT(u, r, c), b = AT(v, r, c), reaction = a * b * b;
-    AT(u_new, r, c) = a + (du * LAPLACIAN(u) - reaction + feed * (1 - a));
-    AT(v_new, r, c) = b + (dv * LAPLACIAN(v) + reaction - decay * b);
-}
-"""
-
-
-def naive(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any]:
-    """Return a solver of the default stencil, periodic, float32: one fused step a launch, one thread a cell."""
-    import cupy
-
-    kernel, model = cupy.RawKernel(NAIVE, "naive"), config.model
-    u, v, _ = initial_arrays(config, layout, start, cupy.asarray)
-    both = [[u, v], [cupy.empty_like(u), cupy.empty_like(v)]]
-    rates: Any = model.diffusion_u, model.diffusion_v, model.feed, model.feed + model.kill  # type: ignore[operator]
-    numbers = [*map(np.int32, u.shape), *map(np.float32, rates)]
-    grid = -(-u.shape[1] // 32), -(-u.shape[0] // 8)
-    stream, graphs = cupy.cuda.Stream(non_blocking=True), {}
-    kernel.compile()
-    cupy.cuda.runtime.deviceSynchronize()  # the arrays were filled on another stream
-
-    def advance(now: int, steps: int) -> int:
-        with stream:
-            if (now, steps) not in graphs:  # one launch of all steps
-                stream.begin_capture()
-                for i in range(steps):
-                    old, new = both[(now + i) % 2], both[(now + i + 1) % 2]
-                    kernel(grid, (32, 8), (*old, *new, *numbers))
-                graphs[now, steps] = stream.end_capture()
-            graphs[now, steps].launch(stream)
-        return (now + steps) % 2
-
-    def copy(now: int, i: int) -> Field:
-        with stream:
-            return np.asarray(both[now][i].get())
-
-    return ArraySolver("naive", "CUDA", config, layout, 0, advance, copy)
 
 
 def table(options: Options) -> Table:
@@ -158,9 +106,9 @@ def _stable(stencil: str) -> dict[str, Any]:
 
 def measure(folder: Path, device: str, contender: str, changes: dict[str, Any]) -> Measurement:
     """Check one contender, then time it; one frame at least, as many as take `MIN_SECONDS`."""
-    backend = "cupy" if contender == "naive" else contender
+    backend = "cupy" if contender in MAX_STEPS else contender
     config = load_config(overrides={**RANDOM, "run.backend": backend, **changes}, environ={})
-    solver, error = checked_solver(config, device, naive if contender == "naive" else None)
+    solver, error = checked_solver(config, device, partial(solver_of, contender) if contender in MAX_STEPS else None)
     how = CONTENDERS[contender]
     steps, cells = config.run.steps_per_frame, layout_of(config).frame.cells
     solver.advance(steps)
@@ -186,7 +134,7 @@ def wall_seconds(solver: Solver, steps: int, times: int) -> float:
 
 
 def _passes_of_numba(solver: Any, steps: int) -> int:
-    from gsio.compute.cpu import LEVELS
+    from gsio.compute.cpu.wavefront import LEVELS
 
     return -(-steps // LEVELS)
 
@@ -215,6 +163,9 @@ CONTENDERS = {
     ),
     "numba": Contender("gsio, CPU", passes=_passes_of_numba),
     "naive": Contender("naive fused kernel", needs_gpu=True),
+    "fused": Contender(
+        "steps in shared memory", needs_gpu=True, passes=lambda solver, steps: -(-steps // MAX_STEPS["fused"])
+    ),
     "cupy-arrays": Contender("CuPy slices, fused", needs_gpu=True),
     "jax": Contender("JAX slices, fori_loop"),
     "jax-convolve": Contender("JAX convolve, fori_loop"),

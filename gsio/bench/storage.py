@@ -36,6 +36,7 @@ from gsio.machine import available_memory
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, layout_of, pool_size, with_codec
+from gsio.run.tunings import recall
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal
@@ -198,7 +199,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 
     def encode(tasks: Iterator[tuple[Block, int]]) -> None:
         for block, task in tasks:
-            codec.encode(block, config.output, task)
+            codec.encode(block, task)
             block.chunks.clear()  # a writer too drops the chunks that it has written
 
     rounds: list[Measurement] = []
@@ -262,7 +263,7 @@ def use_page_cache(folder: Path, nbytes: int) -> None:
 
 def started_solver(config: Config, layout: BlockLayout, blocks: int, before: int) -> Solver:
     """Return gsio's solver, `before` steps after the start."""
-    solver = open_solver(config.run.backend, config, layout, blocks, initial_state)
+    solver = open_solver(config.run.backend, config, layout, blocks, initial_state, recall)
     if before:
         solver.advance(before)
         fields(solver)  # waits for the device

@@ -19,6 +19,7 @@ from gsio.bench.check import checked_solver
 from gsio.bench.compute import CONTENDERS, contenders, main_grid, size_of
 from gsio.bench.storage import stored
 from gsio.bench.tables import Column, Measurement, Options, Row, Table
+from gsio.compute.cuda.sources import RUNGS
 from gsio.compute.solver import Solver
 from gsio.config import Config, load_config
 from gsio.frames.block import BlockPool
@@ -31,7 +32,7 @@ SLOW = "jax-convolve", "jax-scan", "torch-compile", "cupynumeric"  # these take 
 
 def table(options: Options) -> Table:
     """Return a row for each backend except the reference."""
-    backends = [name for name in contenders(options.device) if name != "naive"]
+    backends = [name for name in contenders(options.device) if name not in RUNGS]
     frames, grid = options.frames, main_grid(options)
     if options.quick:
         backends = [name for name in backends if name not in SLOW]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gsio.cli.options import FILES, FOLDER, Group, Option, configuration, debug_option, file_option
-from gsio.config import Config
+from gsio.config import AUTO, Config
 from gsio.streams import say
 
 MEASURED = "What is measured"
@@ -36,8 +36,9 @@ def tune(config: Config, debug: bool) -> None:
     from gsio.compute import tune
     from gsio.run.initial import initial_state
     from gsio.run.plan import layout_of
+    from gsio.run.tunings import recall, remember
 
-    for tiling, speed in tune(config, layout_of(config), initial_state(config)):
+    for tiling, speed in tune(config, layout_of(config), initial_state(config), recall, remember):
         say(f"{speed:8.1f} Gcell/s  {tiling}")
 
 
@@ -46,7 +47,7 @@ def _add_table(name: str, text: str) -> None:
     measured = partial(click.option, cls=Option, heading=MEASURED, show_default=True)
 
     @bench.command(name, help=text)
-    @measured("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="Measure this device.")
+    @measured("--device", type=click.Choice([AUTO, "gpu", "cpu"]), default=AUTO, help="Measure this device.")
     @measured(
         "--only", default="", show_default=False, metavar="TEXT", help="Measure only the rows whose name contains TEXT."
     )
@@ -87,7 +88,7 @@ def _add_table(name: str, text: str) -> None:
         from gsio.bench.tables import Options, report
         from gsio.machine import find_driver
 
-        if device == "auto":
+        if device == AUTO:
             driver = find_driver()
             device = "gpu" if driver and driver.gpus else "cpu"
         say(report(name, Options(device, **options), json, plot, partial(say, err=True)))  # fmt: skip

@@ -1,8 +1,8 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
 A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
-written under a temporary name, synced and renamed; the previous one stays as ``_prev``. The CRC-32 that zip keeps of each
-array shows damage.
+written under a temporary name, synced and renamed; the previous one stays as ``_prev``. A CRC-32 of each array shows
+damage.
 """
 
 import os

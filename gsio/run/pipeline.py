@@ -61,7 +61,15 @@ NOTHING = Earlier()
 
 
 class Pipeline:
-    """The threads of one session of a run. `started` and `finished` are when its frame loop began and ended."""
+    """The threads of one session of a run.
+
+    Attributes
+    ----------
+    frames_committed, frames_durable
+        Frames that the output holds now, and how many of these the disk is known to have.
+    started, finished
+        Begin and end of the frame loop, `time.perf_counter` seconds; 0 before.
+    """
 
     def __init__(
         self,
@@ -222,7 +230,7 @@ class Pipeline:
                     self._encoded.put(block)
                     continue
                 if block.first == self._earlier.frames and self._earlier.last:
-                    codec.prepend(block, self._earlier.last, self.config.output)
+                    codec.prepend(block, self._earlier.last)
                 for task in tasks:
                     with self._storage():
                         self.writer.encode(block, task)

@@ -24,7 +24,7 @@ def listening(stop: Callable[[str], None], drop: Callable[[], None], checkpoint:
 
     SIGUSR1 calls `checkpoint` instead. A signal that was ignored when the process started stays ignored, as SIGHUP is
     under nohup, and SIGINT in the background of a shell. Python runs the handler between two instructions of the main
-    thread, whatever trio waits for; only the message waits for trio. In any other thread nothing listens.
+    thread, whatever trio waits for; only the message waits for trio. A run in another thread hears no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -30,6 +30,7 @@ from gsio.run.progress import Observe
 from gsio.run.resume import Restart, compare, find_restart
 from gsio.run.status import status_file
 from gsio.run.summary import Summary, summarise
+from gsio.run.tunings import recall
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
 from gsio.writer import format_of, is_zarr, open_writer
@@ -192,7 +193,7 @@ def _pipeline(
     def start(config: Config) -> Start:
         return initial_state(config) if state is None else Start(state.u, state.v, feed, kill)
 
-    solver = open_solver(planned.backend, config, layout, planned.blocks, start)
+    solver = open_solver(planned.backend, config, layout, planned.blocks, start, recall)
     pool = BlockPool(layout, planned.blocks, solver.allocate)
     attributes = root_attributes(config, solver.backend, solver.device)
     if before is not None:
@@ -206,18 +207,16 @@ def _pipeline(
         if before is not None:
             checkpoints.discard(output, before.frames)
         writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
-        for path in (
-            checkpoints.paths_of(output) if before is None else ()
-        ):  # they belong to the output that was replaced
-            if checkpoints.is_checkpoint(path):
+        for path in checkpoints.paths_of(output):
+            if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
                 path.unlink()
     except BaseException as error:
         # An output of a killed run without a checkpoint needs its journal to be resumed.
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            there = before.frames if before is not None else 0
-            safe = f"the {there} frames committed before are safe" if there else "no frame was written"
+            frames = before.frames if before is not None else 0
+            safe = f"the {frames} frames committed before are safe" if frames else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
     earlier, every = Earlier(), parse_interval("run.checkpoint_every", config.run.checkpoint_every)
@@ -230,7 +229,7 @@ def _pipeline(
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     """Return v, of the layout's shape, after the last step of a run that saves nothing; raises as `simulate`."""
-    solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state)
+    solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state, recall)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
 

@@ -26,10 +26,12 @@ from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 from gsio.run.initial import initial_state
 from gsio.run.plan import choose_backend, layout_of
+from gsio.run.tunings import recall, remember
 
 MakeConfig = Callable[..., Config]
 
-MINE = ("gsio.compute.cuda.solver", "gsio.compute.cuda.encoder", "gsio.compute.peers.cupy_arrays")  # that import CuPy
+# The modules that import CuPy.
+MINE = tuple(f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.ring", "peers.cupy_arrays"))
 
 
 class Current(threading.local):
@@ -306,7 +308,7 @@ def test_tilings_are_measured_on_the_device_of_the_run(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = on_device_1(make_config)
-    assert all(speed > 0 for _, speed in tune(config, layout_of(config), initial_state(config)))
+    assert all(speed > 0 for _, speed in tune(config, layout_of(config), initial_state(config), recall, remember))
 
 
 @pytest.mark.usefixtures("cupy")
@@ -321,7 +323,7 @@ def test_array_code_runs_on_the_device_of_the_run(make_config: MakeConfig, tmp_p
 @pytest.mark.usefixtures("cupy")
 def test_auto_asks_the_device_of_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = SimpleNamespace(cuda=(13, 0), gpus=("GPU 0", "GPU 1"))
-    monkeypatch.setattr(gsio.compute, "find_driver", lambda: driver)
+    monkeypatch.setattr("gsio.run.plan.find_driver", lambda: driver)
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto"})) == "cupy"
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto", "run.device": 0})) == "numba"
     config = on_device_1(make_config, {"run.backend": "auto", "run.device": 2})

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsio.compute import ROUTES, open_solver
+from gsio.compute import open_solver
 from gsio.compute.solver import fields
+from gsio.config import BACKENDS as ALL
 from gsio.config import Config
 from gsio.model.gray_scott import step
 from gsio.run.initial import initial_state
@@ -26,7 +27,7 @@ MARKS: dict[str, list[pytest.MarkDecorator]] = {
     "cupy-arrays": [pytest.mark.gpu],
     "torch-compile": [pytest.mark.slow],
 }
-BACKENDS = [pytest.param(backend, marks=MARKS.get(backend, [])) for backend in ("numpy", "numba", "cupy", *ROUTES)]
+BACKENDS = [pytest.param(backend, marks=MARKS.get(backend, [])) for backend in ALL]
 
 
 @pytest.fixture

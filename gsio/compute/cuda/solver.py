@@ -16,7 +16,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numpy as np
@@ -25,15 +25,25 @@ from numpy.typing import NDArray
 
 from gsio.compute.cuda import encoder
 from gsio.compute.cuda.encoder import ChunkEncoder, chunks_in
+from gsio.compute.cuda.ring import (
+    ANCHOR_SECONDS,
+    MAX_PADDING_RATIO,
+    BlockTimes,
+    Slot,
+    copy_to_host,
+    new_anchor,
+    slots_of,
+)
 from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, STAGE, STAGE_THREADS, kernel_options, read, stage_options
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
-    Job,
     Tiling,
     choose,
-    remember,
+    job_of,
+    tile_plan,
     tilings,
+    tuning_name,
 )
 from gsio.config import Config
 from gsio.frames.block import Block
@@ -41,20 +51,8 @@ from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
 
-ANCHOR_SECONDS = 4.0  # so long the times of events, float32 milliseconds, are good to a quarter of a microsecond
-SLOTS = 3  # one filling, one copying, one to spare
-MOST_SLOTS, SLOTS_BYTES = 6, 256 << 20  # where the host has a part in the copy, and the slots are small
 GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
 UPLOAD_BYTES = 64 << 20
-EVEN = 1.25  # so many times the bytes of a block's chunks may be copied, if that takes one copy
-
-TILE_PLAN = np.dtype([
-    (name, np.int32)
-    for name in (
-        "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
-        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
-    )
-])  # fmt: skip
 
 
 def count_devices() -> int:
@@ -71,94 +69,8 @@ def free_bytes(device: int) -> int:
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
     """Return the device memory a run takes: two copies of each field, maps of the rates, slots, and to encode."""
     fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout, config.output.compression) if layout.encoded_nbytes else 0
+    encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
     return fields + math.prod(slots_of(layout)) + encoding
-
-
-def slots_of(layout: BlockLayout) -> tuple[int, int]:
-    """Return how many slots the ring has, and the bytes of each: a block, or its chunks."""
-    if not layout.encoded_nbytes:
-        return SLOTS, layout.block_nbytes
-    nbytes = layout.chunks.chunks_of(layout.frames_per_block) * layout.encoded_nbytes
-    return max(SLOTS, min(MOST_SLOTS, SLOTS_BYTES // nbytes)), nbytes
-
-
-def job_of(config: Config, *, by_cell: bool) -> Job:
-    """Return what a launch has to do."""
-    return Job(
-        members=config.model.members,
-        rows=config.grid.rows,
-        cols=config.grid.cols,
-        itemsize=np.dtype(config.model.precision).itemsize,
-        steps=min(config.run.steps_per_frame, MOST_STEPS),
-        by_cell=by_cell,
-        periodic=config.grid.boundary == "periodic",
-    )
-
-
-def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
-    """Return the struct Plan of ``tiles.cu``, without its passes."""
-    units = job.cols // tiling.unit(job)
-    plan = np.zeros((), TILE_PLAN)
-    plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
-    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
-    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
-    plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
-    plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
-    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
-    return plan
-
-
-def tuning_name(device: str, config: Config, job: Job) -> str:
-    """Return the name under which the fastest tiling of a run is kept: all that its speed depends on."""
-    grid, model = config.grid, config.model
-    rates = "maps" if job.by_cell else "constants"
-    size = " × ".join(map(str, (job.members, job.rows, job.cols)))
-    return f"{device}: {size} {model.precision}, {grid.boundary}, {model.stencil}, {rates}, {job.steps} steps"
-
-
-class Slot:
-    """Memory of the current device from which the link stream copies, and the event that says when it has."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.memory = cupy.zeros(nbytes, cupy.uint8)
-        self.copied = Event(disable_timing=True)
-        self.due: Block | None = None  # whose chunks are here and have to be copied
-
-
-class Anchor(NamedTuple):
-    """An event, and when it happened on the host's clock."""
-
-    event: Any
-    seconds: float
-
-
-class Marks:
-    """Events of the current device around the work for one block, and when the host gave the orders between them.
-
-    The host's times are on its own clock.
-
-    Where the device is idle it begins with the orders, not with the event before them: as good a guess as any is the
-    middle of the call, which takes 0.1 ms under a profiler.
-    """
-
-    anchor: Anchor  # that happened before the others
-    launched, gathered, sent = 0.0, 0.0, 0.0
-    slot: Slot
-
-    def __init__(self) -> None:
-        self.computing, self.staged, self.computed = Event(), Event(), Event()
-        self.copying, self.copied = Event(), Event(block=True)
-        self.told = Event(block=True, disable_timing=True)  # the block has its ends
-        self.lock = threading.Lock()
-        self.arrived = False  # the block is in host memory
-
-    def interval(self, begin: Any, ordered: float, end: Any) -> tuple[float, float]:
-        """Return when what is between two events began, on the host's clock, and the seconds it took."""
-        event, seconds = self.anchor
-        began, ended = (seconds + cupy.cuda.get_elapsed_time(event, mark) / 1e3 for mark in (begin, end))
-        began = min(max(began, ordered), ended)
-        return began, ended - began
 
 
 class CudaSolver:
@@ -166,8 +78,16 @@ class CudaSolver:
 
     backend = "cupy"
 
-    def __init__(self, config: Config, layout: BlockLayout, start: Start, tiling: Tiling | None = None) -> None:
-        """Put `start` on the GPU; `tiling` is chosen if it is not given."""
+    def __init__(
+        self,
+        config: Config,
+        layout: BlockLayout,
+        start: Start,
+        tiling: Tiling | None = None,
+        *,
+        recall: Callable[[str], Any] = lambda name: None,
+    ) -> None:
+        """Put `start` on the GPU; `recall` returns the record of a tuned tiling, which is used if none is given."""
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._device = cupy.cuda.Device(config.run.device)
@@ -180,7 +100,7 @@ class CudaSolver:
             self.device = properties["name"].decode()
             self.job = job_of(config, by_cell=rates == 2)
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
-            self.tiling = tiling or choose(self.job, self.gpu, tuned=tuning_name(self.device, config, self.job))
+            self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
             self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
             # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
             module = cupy.RawModule(
@@ -215,12 +135,12 @@ class CudaSolver:
             self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout, config.output.compression) if layout.encoded_nbytes else None
+            self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
             self._filled = 0
-            self._marks: dict[int, Marks] = {}
+            self._times: dict[int, BlockTimes] = {}
             self._sending = threading.Lock()  # of orders for the link stream that belong together
             self._clock = Stream(non_blocking=True)
-            self._anchor = self._new_anchor()
+            self._anchor = new_anchor(self._clock)
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
 
     def advance(self, steps: int) -> None:
@@ -320,17 +240,6 @@ class CudaSolver:
             memory = cupy.cuda.PinnedMemory(nbytes, runtime.hostAllocPortable)
         return np.frombuffer(cupy.cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
 
-    def _new_anchor(self) -> Anchor:
-        """Return the most exact of some anchors set now, on a stream that has nothing else to do."""
-        anchors: list[tuple[float, Anchor]] = []
-        for _ in range(5):
-            event, before = Event(), time.perf_counter()
-            event.record(self._clock)
-            event.synchronize()
-            after = time.perf_counter()
-            anchors.append((after - before, Anchor(event, (before + after) / 2)))
-        return min(anchors, key=lambda found: found[0])[1]
-
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
         number = self._filled % len(self._slots)
@@ -338,75 +247,77 @@ class CudaSolver:
         self._filled += 1
         address = block.buffer.ctypes.data
         with self._device:
-            if address not in self._marks:
-                self._marks[address] = Marks()
-            marks = self._marks[address]
+            if address not in self._times:
+                self._times[address] = BlockTimes()
+            times = self._times[address]
             if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
-                self._anchor = self._new_anchor()
-            marks.anchor, marks.slot, marks.arrived = self._anchor, slot, False
+                self._anchor = new_anchor(self._clock)
+            times.anchor, times.slot, times.arrived = self._anchor, slot, False
             # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
             with self._compute:
                 if self._encoder is not None:
-                    self._run(block, marks, 0, self._encoder.memory)
-                    self._gather(block, marks, self._encoder)
+                    self._run(block, times, 0, self._encoder.memory)
+                    self._gather(block, times, self._encoder)
                     return
                 self._compute.wait_event(slot.copied)
-                self._run(block, marks, number, slot.memory)
-            self._link.wait_event(marks.staged)
-            marks.copying.record(self._link)
-            marks.sent = time.perf_counter()
+                self._run(block, times, number, slot.memory)
+            self._link.wait_event(times.staged)
+            times.copying.record(self._link)
+            times.copy_issued = time.perf_counter()
             nbytes = self._layout.header_nbytes + block.count * self._layout.frame.frame_nbytes
-            _copy(address, slot.memory.data.ptr, nbytes, self._link)
-            marks.copied.record(self._link)
+            copy_to_host(address, slot.memory.data.ptr, nbytes, self._link)
+            times.copied.record(self._link)
             slot.copied.record(self._link)
 
-    def _run(self, block: Block, marks: Marks, number: int, memory: Any) -> None:
+    def _run(self, block: Block, times: BlockTimes, number: int, memory: Any) -> None:
         """Compute and stage the frames of `block` in the device memory of that number."""
-        marks.computing.record()
+        times.computing.record()
         launches = block.count * (2 * len(self._layout.frame.fields) + self.launches(self._steps)) + 3
         before = time.perf_counter()
         self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
-        marks.launched = (before + time.perf_counter()) / 2
-        marks.staged.record()
+        times.launched = (before + time.perf_counter()) / 2
+        times.staged.record()
 
-    def _gather(self, block: Block, marks: Marks, encoder: ChunkEncoder) -> None:
+    def _gather(self, block: Block, times: BlockTimes, encoder: ChunkEncoder) -> None:
         """Put encoded chunks into the block's slot, and into the block what comes before them, and where they end.
 
         Not a part of the graph, which would be one for each slot: to make one takes milliseconds.
         """
-        if (due := marks.slot.due) is not None:  # nobody has waited for it yet
-            self._send(due)
-        self._compute.wait_event(marks.slot.copied)
+        if (pending := times.slot.pending_copy) is not None:  # nobody has waited for it yet
+            self._send(pending)
+        self._compute.wait_event(times.slot.copied)
         before = time.perf_counter()
-        encoder.gather(block.count, marks.slot.memory)
-        marks.gathered = (before + time.perf_counter()) / 2
-        marks.computed.record()
-        _copy(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
-        marks.told.record()
-        marks.slot.due = block
+        encoder.gather(block.count, times.slot.memory)
+        times.gathered = (before + time.perf_counter()) / 2
+        times.computed.record()
+        copy_to_host(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
+        times.sizes_known.record()
+        times.slot.pending_copy = block
 
     def _send(self, block: Block) -> None:
         """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
-        marks, pitch = self._marks[block.buffer.ctypes.data], self._layout.encoded_nbytes
-        marks.told.synchronize()
+        times, pitch = self._times[block.buffer.ctypes.data], self._layout.encoded_nbytes
+        times.sizes_known.synchronize()
         ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
         longest = int(ends.max())
         orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
-        if longest * len(ends) < EVEN * ends.sum(dtype=np.int64):  # between several the link may wait for this thread
+        if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(
+            dtype=np.int64
+        ):  # between several the link may wait for this thread
             orders = [(0, longest, len(ends))]
-        source, address = marks.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
+        source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
         with self._sending:
-            if marks.slot.due is not block:
+            if times.slot.pending_copy is not block:
                 return
-            marks.copying.record(self._link)
+            times.copying.record(self._link)
             before = time.perf_counter()
             for number, (place, nbytes, pieces) in enumerate(orders):
-                _copy(address + place, source + place, nbytes, self._link, pieces, pitch)
+                copy_to_host(address + place, source + place, nbytes, self._link, pieces, pitch)
                 if number == 0:
-                    marks.sent = (before + time.perf_counter()) / 2
-            marks.copied.record(self._link)
-            marks.slot.copied.record(self._link)
-            marks.slot.due = None  # last: from now on the slot is filled again
+                    times.copy_issued = (before + time.perf_counter()) / 2
+            times.copied.record(self._link)
+            times.slot.copied.record(self._link)
+            times.slot.pending_copy = None  # last: from now on the slot is filled again
 
     def _launch_frames(self, memory: Any, count: int) -> None:
         layout, cells = self._layout, np.int64(self._layout.frame.cells)
@@ -424,28 +335,20 @@ class CudaSolver:
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
-        marks = self._marks[block.buffer.ctypes.data]
-        with marks.lock, self._device:  # for each slab a thread comes; one of them does it
-            if marks.arrived:
+        times = self._times[block.buffer.ctypes.data]
+        with times.lock, self._device:  # for each slab a thread comes; one of them does it
+            if times.arrived:
                 return
             if self._encoder is not None:
                 self._send(block)
-            marks.copied.synchronize()
+            times.copied.synchronize()
             if self._encoder is not None:
                 block.chunks = chunks_in(block)
-            block.compute_start, block.compute_seconds = marks.interval(marks.computing, marks.launched, marks.staged)
+            block.compute_start, block.compute_seconds = times.interval(times.computing, times.launched, times.staged)
             if self._encoder is not None:  # not what the device waited for these orders
-                block.compute_seconds += marks.interval(marks.staged, marks.gathered, marks.computed)[1]
-            block.link_start, block.link_seconds = marks.interval(marks.copying, marks.sent, marks.copied)
-            marks.arrived = True
-
-
-def _copy(address: int, source: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0) -> None:
-    """Queue the copy of so many bytes to the host, or of as many pieces of them, `pitch` bytes apart."""
-    if pieces == 1:
-        runtime.memcpyAsync(address, source, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
-    else:
-        runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, runtime.memcpyDeviceToHost, stream.ptr)
+                block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
+            block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
+            times.arrived = True
 
 
 def _upload(values: NDArray[Any], field: Any) -> None:
@@ -455,12 +358,19 @@ def _upload(values: NDArray[Any], field: Any) -> None:
         field[line : line + lines].set(values[line : line + lines].astype(field.dtype))
 
 
-def tune(config: Config, layout: BlockLayout, start: Start, most: int = 16) -> Iterator[tuple[Tiling, float]]:
-    """Yield the `most` tilings of a run that are likely to be fast, and the Gcell/s measured of each.
+def tune(
+    config: Config,
+    layout: BlockLayout,
+    start: Start,
+    recall: Callable[[str], Any],
+    remember: Callable[[str, Any], object],
+    most: int = 16,
+) -> Iterator[tuple[Tiling, float]]:
+    """Yield the `most` tilings of a run that are likely to be fast, and the measured Gcell/s of each.
 
-    At the end the fastest is kept for later runs of the same grid on a GPU of the same name.
+    At the end `remember` gets the record of the fastest, for later runs of the same grid on a GPU of the same name.
     """
-    solver = CudaSolver(config, layout, start)
+    solver = CudaSolver(config, layout, start, recall=recall)
     job, gpu, name = solver.job, solver.gpu, tuning_name(solver.device, config, solver.job)
     likely = sorted(tilings(job, gpu), key=lambda tiling: tiling.estimate(job, gpu))
     speeds: dict[Tiling, float] = {}
@@ -472,4 +382,4 @@ def tune(config: Config, layout: BlockLayout, start: Start, most: int = 16) -> I
         seconds = statistics.median(solver.seconds(job.steps, times) for _ in range(5))
         speeds[tiling] = layout.frame.cells * job.steps * times / seconds / 1e9
         yield tiling, speeds[tiling]
-    remember(name, max(speeds, key=lambda tiling: speeds[tiling]))
+    remember(name, max(speeds, key=lambda tiling: speeds[tiling]).record())

@@ -12,6 +12,9 @@ from gsio.frames.format import FrameFormat
 SOURCES = Path(__file__).parent / "kernels"
 ADVANCE = ("stencil.cu", "copies.cu", "tiles.cu")
 STAGE = ("stage.cu",)
+FUSED_TILE, FUSED_STEPS = 32, 4  # of fused.cu: the side of a tile in cells, and the most steps of a launch
+# The kernels that tiles.cu is measured against, and the options of each: a file has the name of its kernel.
+RUNGS = {"naive": (), "fused": (f"-DTILE={FUSED_TILE}", f"-DSTEPS={FUSED_STEPS}")}
 REALS = {4: "float", 8: "double"}
 BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
 FLAG_STRIDE = 32  # words: flags lie in cache lines of their own

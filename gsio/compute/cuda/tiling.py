@@ -5,18 +5,27 @@ tile wastes less on its halo, a deeper halo is loaded less often, and the last t
 idle. What a cut takes is estimated from a few measured figures; ``gsio bench tune`` measures, and keeps its choice.
 """
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from gsio.files import temporary_beside
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.config import Config
 
 MOST_STEPS = 16384  # of one launch, so that a GPU that draws a screen too comes to that in between
 STATIC_NBYTES = 256  # of shared memory that the kernel takes besides
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+TILE_PLAN = np.dtype([
+    (name, np.int32)
+    for name in (
+        "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
+        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+    )
+])  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -99,6 +108,10 @@ class Tiling:
         cells = f"{shape.rows} × {shape.cols} cells a thread, {shape.warps} warps"
         return f"{self.tiles_y} × {self.tiles_x} tiles, {cells}, {self.depth} steps a pass, {launched}"
 
+    def record(self) -> dict[str, Any]:
+        """Return the tiling as values that JSON can hold."""
+        return {**asdict(self), "shape": list(self.shape)}
+
     def closed(self, job: Job) -> bool:
         """Return whether a tile is exactly as high as the grid, and goes on at the other end of it."""
         return job.periodic and job.rows == self.shape.rows * self.shape.warps
@@ -180,35 +193,44 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
                 yield replace(tiling, at_once=True)
 
 
-def choose(job: Job, device: Device, tuned: str = "") -> Tiling:
-    """Return the cut of `job` that was measured to be the fastest under the name `tuned`, or is estimated to be."""
-    known = _measured().get(tuned)
-    possible = list(tilings(job, device))
-    return next(
-        (tiling for tiling in possible if known == asdict(tiling)),
-        min(possible, key=lambda tiling: tiling.estimate(job, device)),
+def job_of(config: Config, *, by_cell: bool) -> Job:
+    """Return what a launch has to do."""
+    return Job(
+        members=config.model.members,
+        rows=config.grid.rows,
+        cols=config.grid.cols,
+        itemsize=np.dtype(config.model.precision).itemsize,
+        steps=min(config.run.steps_per_frame, MOST_STEPS),
+        by_cell=by_cell,
+        periodic=config.grid.boundary == "periodic",
     )
 
 
-def remember(tuned: str, tiling: Tiling) -> Path:
-    """Keep a measured choice under the name `tuned`, for every run of this user; return the file it is in."""
-    path = _cache()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    with temporary.open("x") as file:
-        file.write(json.dumps({**_measured(), tuned: asdict(tiling)}, indent=1))
-    temporary.replace(path)
-    return path
+def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
+    """Return the struct Plan of ``tiles.cu``, without its passes."""
+    units = job.cols // tiling.unit(job)
+    plan = np.zeros((), TILE_PLAN)
+    plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
+    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
+    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
+    plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
+    plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
+    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    return plan
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsio" / "tilings.json"
+def tuning_name(device: str, config: Config, job: Job) -> str:
+    """Return the name under which the fastest tiling of a run is kept: all that its speed depends on."""
+    grid, model = config.grid, config.model
+    rates = "maps" if job.by_cell else "constants"
+    size = " × ".join(map(str, (job.members, job.rows, job.cols)))
+    return f"{device}: {size} {model.precision}, {grid.boundary}, {model.stencil}, {rates}, {job.steps} steps"
 
 
-def _measured() -> dict[str, Any]:
-    try:
-        known = json.loads(_cache().read_text())
-    except (OSError, ValueError):  # none was kept, or it is damaged: then the estimate will do
-        return {}
-    # JSON has no tuples.
-    return {name: {**tiling, "shape": Shape(*tiling["shape"])} for name, tiling in known.items()}
+def choose(job: Job, device: Device, known: Any = None) -> Tiling:
+    """Return the cut of `job` whose record is `known`, if `device` can run it, or else the fastest by the estimate."""
+    possible = list(tilings(job, device))
+    return next(
+        (tiling for tiling in possible if tiling.record() == known),
+        min(possible, key=lambda tiling: tiling.estimate(job, device)),
+    )

@@ -261,7 +261,7 @@ def test_frames_are_right_in_whatever_order_streams_go_on(
 @contextmanager
 def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
-    names = ("cupy", "cupy.cuda", "gsio.compute.cuda.encoder", "gsio.compute.cuda.solver")
+    names = ("cupy", "cupy.cuda", "gsio.compute.cuda.encoder", "gsio.compute.cuda.ring", "gsio.compute.cuda.solver")
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]
     try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gsio.codec import CODECS
 from gsio.codec.interface import Kernels
-from gsio.compute.cuda.sources import ADVANCE, STAGE, encode_options, kernel_options, read, stage_options
+from gsio.compute.cuda.sources import ADVANCE, RUNGS, STAGE, encode_options, kernel_options, read, stage_options
 from gsio.compute.cuda.tiling import (
     SHAPES,
     Device,
@@ -20,12 +20,12 @@ from gsio.compute.cuda.tiling import (
     Shape,
     Tiling,
     choose,
-    remember,
     tilings,
 )
 from gsio.config import Config
 from gsio.frames.format import FrameFormat
 from gsio.model.gray_scott import coefficients
+from gsio.run.tunings import recall, remember
 
 MakeConfig = Callable[..., Config]
 
@@ -148,20 +148,20 @@ def test_a_measured_choice_is_kept_and_found_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     job = Job(1, 500, 600, 4, 32)
     other = max(tilings(job, H100), key=lambda tiling: tiling.estimate(job, H100))
-    assert choose(job, H100, "mine") != other
-    path = remember("mine", other)
+    assert choose(job, H100, recall("mine")) != other
+    path = remember("mine", other.record())
     assert path.is_relative_to(tmp_path)
-    assert choose(job, H100, "mine") == other
-    assert choose(job, H100, "another") != other
+    assert choose(job, H100, recall("mine")) == other
+    assert choose(job, H100, recall("another")) != other
     path.write_text("damaged")
-    assert choose(job, H100, "mine") != other
+    assert choose(job, H100, recall("mine")) != other
 
 
 def test_a_choice_that_is_no_longer_possible_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    remember("mine", Tiling(Shape(3, 3, 3), 5, 1, 1, at_once=True))
+    remember("mine", Tiling(Shape(3, 3, 3), 5, 1, 1, at_once=True).record())
     job = Job(1, 500, 600, 4, 32)
-    assert choose(job, H100, "mine") == choose(job, H100)
+    assert choose(job, H100, recall("mine")) == choose(job, H100)
 
 
 # Compiling, without a GPU
@@ -223,6 +223,12 @@ def test_the_kernel_of_a_run_compiles(changes: dict[str, Any], architecture: str
     narrow = grid.boundary == "zero" and grid.cols % tiling.shape.cols
     spilled = SPILLED_IN_NARROW_LOADS if narrow else SPILLED[architecture]
     assert_in_registers(compile_for(architecture, ADVANCE, options), 32 * tiling.shape.warps, spilled)
+
+
+@pytest.mark.parametrize("architecture", DEVICES)
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_of_the_ladder_compiles(rung: str, architecture: str) -> None:
+    assert_in_registers(compile_for(architecture, (f"{rung}.cu",), RUNGS[rung]), 256, spilled=0)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

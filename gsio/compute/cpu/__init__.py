@@ -1,0 +1,145 @@
+"""The production solver for machines without a GPU: the functions of ``wavefront``, on every core it may use."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from gsio.compute.cpu.wavefront import LEVELS, NEUMANN, PAD, PERIODIC, ZERO, Constants, advance, columns, stage_plane
+from gsio.compute.host import pack, stage
+from gsio.config import Config
+from gsio.frames.block import Block
+from gsio.frames.layout import BlockLayout
+from gsio.machine import usable_cores
+from gsio.model.gray_scott import Field, coefficients
+from gsio.model.start import Start
+from gsio.processes import check_threads
+
+log = structlog.get_logger()
+
+BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
+CACHE = 48 << 10  # bytes of a core's first-level cache, if the machine does not say
+
+
+class CpuSolver:
+    """Numba on the cores of this machine, float32 or float64."""
+
+    backend = "numba"
+
+    def __init__(self, config: Config, layout: BlockLayout, start: Start) -> None:
+        dtype = np.dtype(config.model.precision)
+        self._layout = layout
+        self._steps = config.run.steps_per_frame
+        self._boundary = BOUNDARIES[config.grid.boundary]
+        self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self._caller = 0
+        self.device = f"CPU, {self._threads} threads"
+        members, rows, cols = self._shape = (config.model.members, *layout.frame.shape[-2:])
+        # Fields are [cell] here: see `_load_row`.
+        self._u, self._v = (np.broadcast_to(f, self._shape).astype(dtype).reshape(-1) for f in start[:2])
+        self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
+        c = coefficients(config.model, start.feed, start.kill)
+        self._constants = Constants._make(map(dtype.type, (c.centre, c.spread_u, c.spread_v, c.rest, c.dt)))
+        self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
+        self._parts, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
+        self._rings = np.zeros((self._threads, cells), dtype)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile before the run begins: seconds the first time, then from Numba's cache on disk."""
+        start = time.perf_counter()
+        self.advance(0)
+        block = Block(self._layout, self.allocate(self._layout.block_nbytes))
+        self._stage("v", block.data[0, 0], block.statistics[0, 0])
+        seconds = time.perf_counter() - start
+        if seconds > 2:
+            log.info("solver compiled", seconds=round(seconds, 1))
+
+    def advance(self, steps: int) -> None:
+        """Advance both fields by `steps` time steps."""
+        if self._caller != (caller := threading.get_ident()):  # for each, Numba starts threads of its own
+            check_threads(self._threads)
+            self._caller = caller
+        numba.set_num_threads(self._threads)  # counts for the calling thread only
+        arrays = self._u, self._v, self._u_new, self._v_new
+        how = self._constants, self._boundary, self._shape, self._parts
+        arrays = advance(*arrays, self._rings, *self._rates, *how, steps)
+        self._u, self._v, self._u_new, self._v_new = arrays
+
+    def field(self, name: str) -> Field:
+        """Return a copy of u or v, of the layout's shape."""
+        return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v at once, and return a function that returns the copies."""
+        copies = self.field("u"), self.field("v")
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
+
+    def fill(self, block: Block) -> None:
+        """Compute and stage the next `block.count` frames."""
+        start = time.perf_counter()
+        for frame in range(block.count):
+            self.advance(self._steps)
+            for i, name in enumerate(self._layout.frame.fields):
+                self._stage(name, block.data[frame, i], block.statistics[frame, i])
+        block.compute_seconds = time.perf_counter() - start
+
+    def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.frame.shape[-1])
+        stored, error = pack(field, self._layout.frame)
+        itemsize = self._layout.frame.dtype.itemsize
+        words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
+        values = data.view(words.dtype)
+        bands = min(self._threads, len(field))
+        low, high, total, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, bands)
+        if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
+            stage(field, self._layout.frame, data, statistics)
+        else:
+            statistics[:] = low, high, total / self._layout.frame.cells, error, 0
+
+    def wait(self, block: Block) -> None:
+        """Return at once: `fill` leaves the frames complete."""
+
+
+def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
+
+    It is contiguous whatever it was broadcast from: functions are compiled for one layout, which indexes the fastest.
+    """
+    rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
+    if rate.shape[1:] == (1, 1):
+        return np.ascontiguousarray(np.broadcast_to(rate[:, 0, 0], shape[:1]), dtype)
+    return np.ascontiguousarray(np.broadcast_to(rate, (len(rate), *shape[1:])), dtype).reshape(len(rate), -1)
+
+
+def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:
+    """Return into how many bands of rows and chunks of columns a grid is cut, and the cells of a ring.
+
+    Chunks are as wide as lets all rings of a part lie in the first-level cache; bands are added until every thread has
+    the same number of parts, or so many that one more or less does not matter.
+    """
+    widest = max(4 * LEVELS, int(0.75 * first_level_cache()) // (6 * LEVELS * itemsize) - PAD)
+    chunks = -(-cols // (widest - 2 * LEVELS))
+    bands = 1
+    while (parts := members * bands * chunks) % threads and parts < 8 * threads and bands < rows:
+        bands += 1
+    width = max(right - left for left, right in (columns(cols, chunk, chunks) for chunk in range(chunks)))
+    return (bands, chunks), (6 * LEVELS + 2 * (LEVELS + 1)) * (width + 2 * LEVELS + PAD)
+
+
+def first_level_cache() -> int:
+    """Return the bytes of a core's first-level data cache."""
+    try:
+        return int(Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text().strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return CACHE
