@@ -23,7 +23,7 @@ from gsio.cli.doctor import findings
 from gsio.config import Config
 from gsio.machine import Driver, find_driver, how_to_install_cupy
 from gsio.run import progress
-from gsio.run.plan import choose_backend
+from gsio.run.plan import choose_backend, layout_of
 from gsio.run.summary import Summary
 from gsio.trace import CATEGORIES, Counter, Trace
 
@@ -131,7 +131,7 @@ def pipeline(make_config: Make) -> Any:
         nbytes_before=0,
         frames_committed=40,
         started=100.0,
-        pool=SimpleNamespace(layout=SimpleNamespace(frame_nbytes=8_000_000, cells=2_000_000), in_use=3),
+        pool=SimpleNamespace(layout=layout_of(config), in_use=3),
         writer=SimpleNamespace(nbytes=80_000_000),
     )
 

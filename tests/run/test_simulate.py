@@ -98,7 +98,7 @@ def working_threads() -> list[str]:
     return [
         frame.f_code.co_name
         for identifier, frame in sys._current_frames().items()
-        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/pipeline.py")
+        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/run/pipeline.py")
     ]
 
 
@@ -442,7 +442,8 @@ sys.exit(main())
 
 def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
     """Start `gsio run` with a start that keeps it busy and many commits a second, each logged to stderr."""
-    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", "--debug", "--set", "run.backend=numpy", "-n", "100000"]
+    options = ["--debug", "--log-format", "json", "--backend", "numpy", "-n", "100000"]
+    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", *options]
     return subprocess.Popen([*gsio_run, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
