@@ -1,4 +1,4 @@
-"""The status file of a run, `PATH.status.json`: its name, what it has to say, and whether its run is alive."""
+"""The status file of a run, `PATH.status.json`: its name, its content, and whether its run is alive."""
 
 import socket
 from pathlib import Path
@@ -7,8 +7,14 @@ from typing import Any
 from gsio.inputs import parse_json, read_regular
 from gsio.processes import exists, started_at
 
-STATUS_NBYTES = 64 << 10  # at most
-KINDS = {"state": str, "frame": int, "frames": int, "pid": int, "host": str}  # of what others rely on
+STATUS_NBYTES = 64 << 10  # the largest status file that is read
+KINDS = {
+    "state": str,
+    "frame": int,
+    "frames": int,
+    "pid": int,
+    "host": str,
+}  # types of the values that commands rely on
 
 
 def status_of(output: Path) -> Path:
@@ -17,7 +23,7 @@ def status_of(output: Path) -> Path:
 
 
 def is_status(path: Path) -> bool:
-    """Return whether `path` is the status of a run, or empty, as a power cut can leave one."""
+    """Return whether `path` is the status file of a run; it can be empty after a power cut."""
     try:
         text = read_regular(path, STATUS_NBYTES, follow=False)
         return not text or {"state", "pid", "host"} <= parse_json(text).keys()
@@ -26,7 +32,7 @@ def is_status(path: Path) -> bool:
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """Return what the status file of an output says, or nothing if there is none, or no whole one."""
+    """Return the content of the status file of an output; it is empty if there is no such file, or no whole one."""
     try:
         found = parse_json(read_regular(status_of(output), STATUS_NBYTES, follow=False))
     except (OSError, ValueError):
@@ -39,7 +45,7 @@ def read_status(output: Path) -> dict[str, Any]:
 
 
 def is_alive(status: dict[str, Any]) -> bool:
-    """Return whether the process of a run is there; of one on another machine nobody knows, so it is taken for so."""
+    """Return whether the process of a run exists; on another machine it cannot be seen, and counts as alive."""
     if not is_here(status):
         return True
     pid, started = status.get("pid"), status.get("process_started")
