@@ -218,6 +218,7 @@ def test_a_running_output_has_the_frames_of_its_journal_and_a_killed_one_is_said
 ) -> None:
     path = tmp_path / "run.h5"
     job = ["-r", "64", "-c", "64", "-n", "100000", "-e", "2000", "--backend", "numpy", "--debug", "-o", str(path)]
+    job += ["--log-format", "json"]
     with subprocess.Popen([sys.executable, "-m", "gsio", "run", *job], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
