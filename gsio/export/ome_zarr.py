@@ -13,12 +13,12 @@ from gsio.writer.ome import ome_channel
 from gsio.writer.zarr.layout import halved
 from gsio.writer.zarr.store import Folder
 
-LEVEL_CELLS = 1024  # rows or columns, from which on viewers want a smaller level of an image
-CHANNEL_COLORS = ("0072B2", "FFFFFF")  # of u where it is saved too, and of v; viewers add them
+LEVEL_CELLS = 1024  # rows and columns of an image from which on viewers want a smaller level
+CHANNEL_COLORS = ("0072B2", "FFFFFF")  # of u and v; if only v is saved, the last; viewers add the colours
 
 
 def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
-    """As an image of OME-Zarr 0.5 (ngff.openmicroscopy.org), [t, c, z, y, x]: fields are channels, members slices.
+    """Write an image of OME-Zarr 0.5 (ngff.openmicroscopy.org), [t, c, z, y, x]: fields are channels, members slices.
 
     A large grid gets smaller levels, each with half the rows and columns.
     """
@@ -39,7 +39,7 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
                 dimension_names=tuple("tczyx"),
             )
         )
-        middle = (cells - 1) / 2  # of the first cell
+        middle = (cells - 1) / 2  # the centre of the first cell, in cells of the grid
         scale = [selection.interval, 1.0, 1.0, cells, cells]
         first = [at["time"][0], 0.0, 0.0, at["y"][0] + middle, at["x"][0] + middle]
         places = [

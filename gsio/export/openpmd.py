@@ -14,7 +14,7 @@ from gsio.frames.metadata import AXES
 
 
 def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
-    """As openPMD 1.1.0 (github.com/openPMD/openPMD-standard): an iteration, with a mesh for each field, in a group."""
+    """Write openPMD 1.1.0 (github.com/openPMD/openPMD-standard): a group for each iteration, a mesh for each field."""
     axes, at = AXES[-len(selection.shape) :], selection.coordinates
     root = {
         "openPMD": "1.1.0",

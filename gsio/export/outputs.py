@@ -35,7 +35,7 @@ def as_output(selection: Selection, target: Path, compression: str) -> Selection
 
 
 def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
-    """By the writers of a run, so that it is an output itself, with checksums."""
+    """Write frames with the writers of a run, so that the export is an output itself, with checksums."""
     config, count = selection.config, len(selection.frames)
     rows, cols = selection.shape[-2:]
     config = replace(config, grid=replace(config.grid, rows=rows, cols=cols), run=replace(config.run, frames=count))
@@ -60,7 +60,7 @@ def _lines_per_chunk(shape: tuple[int, ...], dtype: str) -> int:
 
 
 def _amend(path: Path, selection: Selection) -> None:
-    """Set what the writers of a run derive from its configuration, from the clock and from values before rounding."""
+    """Replace by values of the source what the writers took from the configuration, the clock and rounded frames."""
     stack, ended = selection.stack, selection.stack.attributes["ended"]
     statistics = [f"stats/{name}_{word}" for name in selection.fields for word in ("min", "max", "mean", "error")]
     if (

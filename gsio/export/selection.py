@@ -18,16 +18,16 @@ from gsio.reader import Stack
 from gsio.writer.ome import contrast
 from gsio.writer.provenance import history_line
 
-SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never meet a full one
+SPARE_BYTES = 16 << 20  # these stay free: HDF5 must never meet a full disk
 Frame = list[NDArray[Any]]  # one array of `Selection.shape` for each field
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What is exported of an output; the ranges count the frames, rows and columns of `stack`."""
+    """The part of an output that is exported; the ranges count the frames, rows and columns of `stack`."""
 
     stack: Stack
-    config: Config  # of the run, but for how the export is compressed
+    config: Config  # that of the run, except for the compression of the export
     frames: range
     rows: range
     cols: range
@@ -44,7 +44,7 @@ class Selection:
 
     @cached_property
     def coordinates(self) -> dict[str, NDArray[Any]]:
-        """Return time and step of each frame, and y and x: those of the source, which can itself be an export."""
+        """Return time and step of each frame, and y and x, as in the source, which can itself be an export."""
         found = {name: self.stack.series(name)[slice_of(self.frames)] for name in ("time", "step")}
         for name, kept in (("y", self.rows), ("x", self.cols)):
             found[name] = self.stack.axis(name)[slice_of(kept)]
@@ -58,7 +58,7 @@ class Selection:
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Return the provenance of the run, with this export in its history, and what was selected."""
+        """Return the provenance of the run, with this export in its history, and the selection."""
         known = self.stack.attributes
         kept = portable({name: known[name] for name in known if name not in ("status", "ended", DAMAGED, *OF_ARRAYS)})
         kept["output_id"] = secrets.token_hex(16)
@@ -75,7 +75,7 @@ class Selection:
         return contrast(float(low.min()), float(high.max()))
 
     def read(self, folder: Path, advance: Callable[[int], object]) -> Iterator[Frame]:
-        """Yield the frames, while there is room for them in `folder`."""
+        """Yield the frames; raise StorageError if the disk of `folder` has no room for the next."""
         crop = (..., slice_of(self.rows), slice_of(self.cols))
         for number in self.frames:
             try:
@@ -113,7 +113,7 @@ def select(stack: Stack, frames: str, crop: str) -> Selection:
 
 
 def parse_range(option: str, form: str, text: str, size: int) -> range:
-    """Return what `text` selects of `size` things: at least one, and none that is not there."""
+    """Return the indices below `size` that `text` selects; raise UsageError if it selects none, or one out of range."""
     try:
         bounds = [int(bound) if bound else None for bound in text.split(":")]
     except ValueError:

@@ -12,11 +12,11 @@ from gsio.errors import UsageError
 from gsio.export.selection import Frame, Selection
 
 CLASSIC_TIFF_BYTES = 2**32
-PAGE_ENTRY_BYTES = 512  # of a TIFF page, at most, beside its pixels
+PAGE_ENTRY_BYTES = 512  # the most that a page of a TIFF takes beside its pixels
 
 
 def write_tiff(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
-    """As TZCYX: fields are channels, and the members of a batch slices; a pixel is a grid spacing."""
+    """Write pages in the order TZCYX: fields are channels, members of a batch slices, and a pixel is a grid spacing."""
     try:
         tifffile = import_module("tifffile")
     except ImportError:
@@ -28,8 +28,8 @@ def write_tiff(path: Path, selection: Selection, frames: Iterator[Frame]) -> Non
         np.ascontiguousarray(plane[z], np.float32) for planes in stacks for z in range(members) for plane in planes
     )
     metadata: dict[str, Any] = {"axes": "TZCYX"}
-    # An ImageJ hyperstack cannot be larger than a classic TIFF: what is becomes an OME-TIFF in a BigTIFF, which ImageJ
-    # opens through Bio-Formats.
+    # A hyperstack of ImageJ cannot be larger than a classic TIFF. Larger stacks become an OME-TIFF in a BigTIFF, which
+    # ImageJ opens through Bio-Formats.
     nbytes = math.prod(shape[:3]) * (rows * cols * 4 + PAGE_ENTRY_BYTES)
     large = nbytes > CLASSIC_TIFF_BYTES
     ome = large or path.name.endswith((".ome.tif", ".ome.tiff"))

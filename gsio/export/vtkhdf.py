@@ -13,7 +13,7 @@ from gsio.writer.hdf5.vtk import create_image
 
 
 def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
-    """As temporal ImageData of the VTKHDF format specification (docs.vtk.org), 2.0: points, [time, z, y, x].
+    """Write temporal ImageData of the VTKHDF format, 2.0 (docs.vtk.org): points, [time, z, y, x].
 
     VTK 9.3 to 9.7 read an image with one z as [time, y, x], and no image with one y.
     """
@@ -29,7 +29,9 @@ def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
         for name in selection.fields:
             steps[f"PointDataOffsets/{name}"] = np.arange(count, dtype=np.int64)
             create_array(points, name, selection, (count, *selection.shape))
-        points[selection.fields[-1]].attrs["Attribute"] = np.bytes_("Scalars")  # what is shown first; known since 2.6
+        points[selection.fields[-1]].attrs["Attribute"] = np.bytes_(
+            "Scalars"
+        )  # VTK shows this field first, since version 2.6 of the format
         for number, frame in enumerate(frames):
             for name, plane in zip(selection.fields, frame, strict=True):
                 write_planes(points[name], (number,), plane)

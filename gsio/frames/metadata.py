@@ -1,4 +1,4 @@
-"""What a file says of itself, whatever its format: coordinates, CF-1.12 attributes, provenance."""
+"""The metadata of a file, whatever its format: coordinates, CF-1.12 attributes, series along time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ COORDINATES: dict[str, Attributes] = {
     "y": {"long_name": "row, in grid spacings", "units": "1", "axis": "Y"},
     "x": {"long_name": "column, in grid spacings", "units": "1", "axis": "X"},
 }
-AXES = ("member", "y", "x")  # of a frame; only a batch has members
+AXES = ("member", "y", "x")  # dimensions of a frame; only a batch has members
 CELL_METHODS = {"min": "minimum", "max": "maximum", "mean": "mean"}
 QUANTIZATION = "quantization_info"
 DAMAGED = "damaged_frames"  # attribute of an output that 'gsio repair' made: frames whose values are missing
@@ -42,7 +42,7 @@ def field_attributes(name: str, layout: BlockLayout) -> Attributes:
 
 
 def quantization_attributes() -> Attributes:
-    """Return how bits of the mantissa were rounded, CF-1.12, section 8.4: those of the variable `QUANTIZATION`."""
+    """Return the attributes of the variable `QUANTIZATION`: how the mantissa was rounded (CF-1.12, section 8.4)."""
     return {"algorithm": "bitround", "implementation": f"gsio version {__version__}"}
 
 
@@ -52,7 +52,7 @@ def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:
 
 
 def frame_series(config: Config, layout: BlockLayout, blocks: Sequence[Block]) -> dict[str, NDArray[Any]]:
-    """Return what is recorded of each new frame of consecutive `blocks`, by the path of its array; each is [frame]."""
+    """Return the series of the new frames of consecutive `blocks`, [frame] each, by the path of the array."""
     count = sum(block.count - block.kept for block in blocks)
     steps = frame_steps(config, blocks[0].first + blocks[0].kept if blocks else 0, count)
     series: dict[str, NDArray[Any]] = {"time": steps * config.model.dt, "step": steps}
@@ -86,10 +86,10 @@ def series_attributes(path: str, layout: BlockLayout) -> Attributes:
 
 
 def nexus_attributes(layout: BlockLayout) -> Attributes:
-    """Return the attributes by which readers of NeXus (H5Web, silx) plot the fields over titled axes at once.
+    """Return the attributes by which readers of NeXus (H5Web, silx) plot the fields over titled axes.
 
-    The file itself is the NXdata. A group of links, as the NeXus manual has it, shows the same, but netCDF-C takes each
-    link for one more array: nccopy and ncks would copy the fields once more.
+    The root group is the NXdata. The NeXus manual proposes a group of links, but netCDF-C takes each link for one more
+    array: nccopy and ncks would copy the fields twice.
     """
     axes = ["time", *AXES[-len(layout.frame.shape) :]]
     others = {"auxiliary_signals": list(layout.frame.fields[:-1])} if len(layout.frame.fields) > 1 else {}

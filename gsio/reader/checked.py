@@ -1,7 +1,7 @@
-"""Whether an output is one. It is asked once, when the output is opened: all that reads relies on the answer.
+"""Checks, made once when an output is opened, that gsio wrote it; all other readers rely on them.
 
-A damaged or foreign file can say that it holds anything: arrays of other shapes, petabytes, or what lies in other
-files. Nothing is read here but metadata. All functions raise ValueError, or what h5py and zarr raise.
+A damaged or foreign file can claim to hold anything: arrays of other shapes, petabytes, or values in other files. Only
+metadata are read here. All functions raise ValueError, or the exceptions of h5py and zarr.
 """
 
 import math
@@ -19,16 +19,16 @@ from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, r
 
 TEXTS = ("config", "history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
 STATES = ("running", "complete", "stopped", "failed")
-SERIES = {"time": "<f8", "step": "<i8", "integrity/crc32c": "<u4"}  # and the statistics
-CHUNK_NBYTES = 64 << 20  # at most, where a frame has fewer
-ATTRIBUTE_NBYTES = 1 << 20  # at most
-OBJECTS = 10_000  # at most, of a file
-STATISTICS = 100  # at most
-UNRECORDED = 1 << 16  # frames, at most, that a torn file can have more of one array than of another
+SERIES = {"time": "<f8", "step": "<i8", "integrity/crc32c": "<u4"}  # the statistics are checked too
+CHUNK_NBYTES = 64 << 20  # the largest chunk, unless one frame is larger
+ATTRIBUTE_NBYTES = 1 << 20  # the largest attribute that is read
+OBJECTS = 10_000  # the most objects, or attributes, in a file
+STATISTICS = 100  # the most statistics in a file
+UNRECORDED = 1 << 16  # the most frames by which two arrays of a torn file may differ in length
 
 
 def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
-    """Raise an exception unless an open output, a group of h5py or zarr, has what gsio writes."""
+    """Raise an exception unless an open output, a group of h5py or zarr, is as gsio writes it."""
     for name in TEXTS:
         _expect(isinstance(attributes.get(name), str), f"expected the attribute '{name}', a text")
     found = attributes.get("status")
@@ -52,7 +52,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         set(fields) == saved, f"expected the fields {', '.join(sorted(saved))}, found {', '.join(fields) or 'none'}"
     )
     statistics = {f"stats/{name}_{word}": "<f8" for name in fields for word in ("min", "max", "mean")}
-    found = [name for name in root["stats"] if name != "time"] if "stats" in root else []  # which is a link
+    found = [name for name in root["stats"] if name != "time"] if "stats" in root else []  # `time` is a link
     _expect(len(found) <= STATISTICS, f"stats: expected at most {STATISTICS} arrays, found {len(found)}")
     statistics |= {f"stats/{name}": "<f8" for name in found}
     lengths = [kind.values(name, types) for name, types in (SERIES | statistics).items()]
@@ -81,7 +81,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
 
 
 class _HDF5:
-    """What is known of a file of HDF5: all that it holds lies in the file itself."""
+    """The arrays of a file of HDF5, all of whose values lie in the file itself."""
 
     def __init__(self, path: Path, file: Any) -> None:
         from h5py import h5d, h5l, h5o
@@ -111,7 +111,7 @@ class _HDF5:
         return found
 
     def values(self, name: str, types: str, length: int | None = None) -> int:
-        """Return the length of an array [value] after checking that its values can be there."""
+        """Return the length of an array [value] after checking that the file is large enough for its values."""
         array = self.array(name)
         _check_values(name, array, types, length)
         _expect(self._filters(array) == (), f"{name}: expected values that are not compressed, found others")
@@ -131,7 +131,7 @@ class _HDF5:
 
 
 class _Zarr:
-    """What is known of a group of Zarr; its metadata are all in one file."""
+    """The arrays of a group of Zarr, whose metadata are all in one file."""
 
     def __init__(self, path: Path, group: Any) -> None:
         self._path, self._group = path, group
@@ -145,7 +145,7 @@ class _Zarr:
         return found
 
     def values(self, name: str, types: str, length: int | None = None) -> int:
-        """Return the length of an array [value] after checking that its values are there."""
+        """Return the length of an array [value] after checking that the files of its values exist."""
         from zarr.codecs import BytesCodec
 
         array = self.array(name)
@@ -192,7 +192,7 @@ def _check_values(name: str, array: Any, types: str, length: int | None) -> None
 
 
 def attributes_of(root: Any) -> dict[str, Any]:
-    """Return the attributes of an open group that are texts and numbers, or lists of them; others are left out."""
+    """Return the attributes of an open group that are texts, numbers, or lists of these, without all others."""
     if not hasattr(root, "id"):
         return {name: _plain(value) for name, value in root.attrs.items()}
     from h5py import h5a, h5t
@@ -209,7 +209,7 @@ def attributes_of(root: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value of an attribute as Python has it; what is no character in it is replaced."""
+    """Return the value of an attribute as a value of Python; bytes that are no characters are replaced."""
     if isinstance(value, (np.generic, np.ndarray)) and not isinstance(value, bytes):
         value = value.tolist()
     if isinstance(value, bytes):

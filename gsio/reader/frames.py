@@ -12,34 +12,35 @@ from numpy.typing import NDArray
 from gsio.codec import Codec, decode
 from gsio.inputs import open_regular, read_regular
 
-LARGEST = 8 << 30  # bytes, of any chunk that is encoded
+LARGEST = 8 << 30  # bytes of the largest encoded chunk
 
 
 class Frames:
     """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
 
-    An index of slices, integers and one list of frames keeps only what is asked of each frame; any other index of NumPy
-    gives the same as of an array, and holds the frames that it touches in memory.
+    With slices, integers and one list of frames, memory holds only the selected cells of each frame. Any other index of
+    NumPy gives the same as on an array, but memory then holds every frame that it touches.
 
     Attributes
     ----------
     dtype
         The dtype of the values; where integers are stored for them, the dtype that was computed.
     ndim, size
-        As a NumPy array has them: dask.array.from_array and napari take this one.
+        As a NumPy array has them, so that dask.array.from_array and napari accept a `Frames`.
     codec
-        How chunks are compressed: deflate, blosc or none.
+        The family of the codec: deflate, blosc or none.
     frames_per_chunk, frames_together
-        Frames that are decoded to read one; the chunk read last is kept. Frames of a shard, else of a chunk.
+        Frames of a chunk, which is decoded to read one of them; the last chunk is kept. Frames of a shard, or of
+        a chunk if there are no shards.
     """
 
     def __init__(self, array: Any, frames: int, folder: Path | None, codec: Codec) -> None:
         self._array, self._codec = array, codec
-        self._folder = folder  # of the chunks, in Zarr
+        self._folder = folder  # the folder of the chunks, in Zarr
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
         scale = array.attrs.get("scale_factor")
-        exact = scale is None or np.float32(scale) != scale  # JSON does not say of which dtype it is
+        exact = scale is None or np.float32(scale) != scale  # JSON does not record the dtype
         self._scale: np.floating[Any] | None = None if scale is None else (np.float64 if exact else np.float32)(scale)
         self.dtype: np.dtype[Any] = array.dtype if self._scale is None else self._scale.dtype
         self.frames_per_chunk = array.chunks[0]
@@ -76,7 +77,7 @@ class Frames:
                     frames[place] = self._frame(int(number))
             found: NDArray[Any] = frames[(*before, places.reshape(numbers.shape)[()], *after)].copy()
             return found
-        # What is asked of each frame is taken before the next is read. NumPy says where the axis of frames ends up.
+        # The selected cells of a frame are copied before the next is read. NumPy tells where the frame axis ends up.
         whole = (*before, slice(None), *after)
         shape, longer = (np.broadcast_to(self.dtype.type(), (n, *self.shape[1:]))[whole].shape for n in (1, 2))
         axis = next(axis for axis, sizes in enumerate(zip(shape, longer, strict=True)) if sizes[0] != sizes[1])
@@ -89,7 +90,7 @@ class Frames:
         return np.asarray(self[:], dtype)
 
     def chunk(self, number: int) -> NDArray[Any]:
-        """Return the frames that share chunks, [frame, …], as they are stored; the last can be more than are committed.
+        """Return the frames that share chunks, [frame, …], as stored; the last chunk can hold uncommitted frames.
 
         Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
         """
@@ -106,7 +107,7 @@ class Frames:
         return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
     def _encoded(self, number: int, slab: int) -> Any:
-        """Return a chunk of a slab as it is stored, bytes-like; HDF5 lets one thread do so at a time."""
+        """Return a chunk of a slab as it is stored, bytes-like; only one thread at a time can be in HDF5."""
         places, most = [0] * (len(self.shape) - 2), most_encoded(self._chunk_nbytes)
         if self._folder is not None:
             together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
@@ -131,9 +132,9 @@ class Frames:
 
 
 def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
-    """Return what an index has before the axis of frames, for that axis, and after it; as long as `shape` has axes.
+    """Return the parts of an index before, at and after the axis of frames; together they are as long as `shape`.
 
-    A mask over several axes becomes a list of places for each, which is the same to NumPy.
+    A mask over several axes becomes a list of places for each of them, which NumPy treats alike.
     """
     given = key if isinstance(key, tuple) else (key,)
     parts = [part if _is_simple(part) else _places(part) for part in given]
@@ -144,7 +145,7 @@ def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tupl
         raise IndexError(f"expected at most one ellipsis and {len(shape)} indices, got {found}")
     place = dots[0] if dots else len(parts)
     slices = [slice(None)] * (len(shape) - sum(axes))
-    parts[place:place] = slices  # an ellipsis stays behind them: it parts the lists on its two sides
+    parts[place:place] = slices  # the ellipsis stays behind the slices, because it separates the lists on its two sides
     axes[place:place] = [1] * len(slices)
     first = next(place for place, number in enumerate(axes) if number)
     if _is_mask(parts[first]):
@@ -171,7 +172,7 @@ def _places(part: Any) -> Any:
 
 
 def most_encoded(nbytes: int) -> int:
-    """Return the size, at most, of a chunk of `nbytes` when it is encoded: by any codec its headers add little."""
+    """Return the largest encoded size of a chunk of `nbytes`: the headers of every codec are small."""
     return nbytes + nbytes // 8 + (64 << 10)
 
 
@@ -190,7 +191,7 @@ def encoded_in_folder(
 
 
 def _from_shard(path: Path, place: int, chunks: int, most_nbytes: int) -> bytes:
-    """Return one of the chunks of a shard; the index is at its end, of offsets and sizes."""
+    """Return one of the chunks of a shard; the index of offsets and sizes is at the end of the file."""
     with open_regular(path) as file:
         start = file.seek(0, os.SEEK_END) - (16 * chunks + 4)
         if start < 0:

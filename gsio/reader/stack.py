@@ -18,7 +18,7 @@ from gsio.reader.frames import Frames
 
 
 class Stack:
-    """The committed frames of an output, and what is known of them; a context manager that closes the file.
+    """The committed frames of an output, with their series and attributes; a context manager that closes the file.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Stack:
         return Config.from_toml(self.attributes["config"])
 
     def series(self, name: str) -> NDArray[Any]:
-        """Return what is recorded of each frame, [frame]: 'step', 'stats/v_min', 'integrity/crc32c', …."""
+        """Return a series, with one value for each frame [frame]: 'step', 'stats/v_min' or 'integrity/crc32c'."""
         return self._read(name, slice(self.frames))
 
     def axis(self, name: str) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ class Stack:
     @property
     def recorded(self) -> list[str]:
         """The names that `series` takes."""
-        statistics = [f"stats/{name}" for name in self.root["stats"] if name != "time"]  # which is a link
+        statistics = [f"stats/{name}" for name in self.root["stats"] if name != "time"]  # `time` is a link
         return ["time", "step", *statistics, "integrity/crc32c"]
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
@@ -101,32 +101,34 @@ class Stack:
         return self.fields[name][index]
 
     def to_xarray(self) -> Any:
-        """Return an xarray.Dataset that reads when it is used: by zarr, or by h5netcdf (lz4, zstd: and hdf5plugin)."""
+        """Return a lazy xarray.Dataset, read by zarr, or by h5netcdf with hdf5plugin for lz4 and zstd."""
         import xarray
 
         if self.path.is_dir():
             return xarray.open_zarr(self.path, chunks=None)
         if self._codec.hdf5 and self._codec.hdf5.plugin:
-            import_module(self._codec.hdf5.plugin)  # makes the filter known
+            import_module(self._codec.hdf5.plugin)  # its import registers the filter
         return xarray.open_dataset(self.path, engine="h5netcdf").isel(time=slice(self.frames))
 
 
 def open_stack(path: Path | str, most: int | None = None) -> Stack:
-    """Open an output for reading, or so many of its frames at `most`.
+    """Open an output for reading; if `most` is given, only its first `most` frames.
 
-    Raises DataError if it is no output, or not as gsio writes it.
+    Raises DataError if `path` is no output, or not as gsio writes it.
     """
     path = Path(path)
     root: Any = None
     try:
         check_place(path)
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
-        if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):  # an export for others
+        if "gsio_version" not in root.attrs or not any(
+            name in root for name in ("u", "v")
+        ):  # an export for another tool
             raise ValueError("it is not an output of gsio")
         attributes = attributes_of(root)
         check(path, root, attributes)
         return Stack(path, root, attributes, most)
-    except Exception as error:  # h5py and zarr tell of a damaged file in many ways
+    except Exception as error:  # h5py and zarr raise many types for a damaged file
         if hasattr(root, "close"):
             root.close()
         found = isinstance(error, OSError) and error.errno is not None
@@ -148,5 +150,5 @@ def _open_hdf5(path: Path) -> Any:
 def _open_zarr(path: Path) -> Any:
     import zarr
 
-    with warnings.catch_warnings(action="ignore"):  # of metadata of others: gsio checks what it needs
+    with warnings.catch_warnings(action="ignore"):  # gsio checks the metadata itself
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=True)

@@ -1,9 +1,9 @@
-"""The journal of a run, beside its output: a record of each committed frame, whatever becomes of the file.
+"""The journal of a run lies beside its output and has a record of each committed frame, whatever happens to the file.
 
-From the journal a file whose own metadata are torn is rebuilt, and a watcher sees how far a run is without opening the
-file. The first line is JSON and its checksum: the attributes of the output, `output_id` among them, and the names and
-types of a record. All records have one size, and each ends with a checksum, so that a torn record is seen. Whoever
-writes an output holds the lock of its journal; a killed process lets go.
+A file whose own metadata are torn is rebuilt from the journal, and a watcher sees the progress of a run without opening
+the file. The first line is JSON and its checksum: the attributes of the output, `output_id` among them, and the names
+and types of a record. All records have one size, and each ends with a checksum, so that a torn record is seen. Whoever
+writes an output holds the lock of its journal; the system releases the lock of a killed process.
 """
 
 import errno
@@ -24,15 +24,16 @@ from gsio.errors import DataError, UsageError
 from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
 from gsio.frames.layout import BlockLayout
 from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
+from gsio.writer.status_file import is_alive, is_here, read_status
 
-PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # of the chunk that holds a frame; both 0 where it is a file
+PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # a chunk in the file; both are 0 where each chunk is a file
 
-MOST_PARTS = 1 << 20  # slabs of a frame, or frames of a chunk
+MOST_PARTS = 1 << 20  # the most slabs of a frame, or frames of a chunk
 RANGE = ("min", "max")
 
 
 class Records(NamedTuple):
-    """What a journal holds: the attributes of the output, and [frame] what is recorded of each, by name."""
+    """The content of a journal: the attributes of the output, and a record for each frame with the values of series."""
 
     attributes: dict[str, Any]
     frames_per_chunk: int
@@ -50,7 +51,7 @@ class Journal:
         self._output = output
         self.path = journal_of(output)
         self._record = np.dtype([])
-        self._start = 0  # of the first record
+        self._start = 0  # the offset of the first record
         while True:
             self._fd = _open(self.path, option)
             try:
@@ -63,7 +64,7 @@ class Journal:
                 raise UsageError(
                     f"{option}: another run writes '{output}'{_who(output)}; wait for it, or choose another"
                 ) from None
-            os.close(self._fd)  # the one who had it has just removed it
+            os.close(self._fd)  # the process that had locked it has just removed it
 
     def __enter__(self) -> "Journal":
         return self
@@ -76,11 +77,11 @@ class Journal:
         os.close(self._fd)
 
     def adopt(self, path: Path) -> None:
-        """Make it the journal at `path`, of an output that has replaced this one."""
+        """Replace this journal by the one at `path`, whose output has replaced the output of this one."""
         fd = os.open(path, os.O_RDWR)
         try:
             _lock(fd)
-            publish("--output", path, self.path, replaces=self._is_at)  # locked all the time
+            publish("--output", path, self.path, replaces=self._is_at)  # the journal is locked all the time
         except BaseException:
             os.close(fd)
             raise
@@ -88,7 +89,7 @@ class Journal:
         self._fd = fd
 
     def clear(self) -> None:
-        """Forget everything, as a new journal."""
+        """Delete the content, as in a new journal."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
@@ -99,7 +100,7 @@ class Journal:
         layout: BlockLayout,
         places: NDArray[np.void],
     ) -> None:
-        """Make it that of another output, which holds frames with these `series`, each [frame], and `places`."""
+        """Replace the content by `attributes` and the records of its frames: `series` and `places`, [frame]."""
         head = {
             "attributes": dict(attributes),
             "series": {name: values.dtype.str for name, values in series.items()},
@@ -115,7 +116,7 @@ class Journal:
             line = _with_checksum(json.dumps(head).encode())
             write(fd, line + self._records(0, series, places))
             os.fsync(fd)
-            # It is locked all the time, and until now the journal is what it was.
+            # The new journal is locked before it replaces the old one.
             publish("--output", temporary, self.path, replaces=self._is_at)
         except BaseException:
             os.close(fd)
@@ -125,9 +126,10 @@ class Journal:
         self._fd, self._start = fd, len(line)
 
     def resume(self, output_id: str, frames: int, places: NDArray[np.void]) -> bool:
-        """Forget what lies past so many frames, and return whether it holds them all, in `places` [frame, field, slab].
+        """Truncate the journal after `frames` records.
 
-        After a repair that was killed it is still that of the file before, and has them elsewhere.
+        Returns False, and changes nothing, if it lacks some of them or has their chunks elsewhere than `places` [frame,
+        field, slab]: a repair that was killed leaves such a journal.
         """
         if (found := _read(self.path)) is None or found[0]["attributes"].get("output_id") != output_id:
             return False
@@ -152,23 +154,23 @@ class Journal:
         return _sealed(records)
 
     def move(self, first: int, places: NDArray[np.void]) -> None:
-        """Record that the chunks of the frames from `first` on are elsewhere now, at `places` [frame, field, slab]."""
+        """Record that the chunks of the frames from `first` on are at `places` [frame, field, slab] now."""
         start, nbytes = self._start + first * self._record.itemsize, len(places) * self._record.itemsize
         records = np.frombuffer(bytearray(os.pread(self._fd, nbytes, start)), self._record)
         records["places"] = places
         os.pwrite(self._fd, _sealed(records), start)
 
     def sync(self) -> None:
-        """Wait until the disk has it."""
+        """Wait until the disk has the journal."""
         os.fsync(self._fd)
 
     def remove(self) -> None:
-        """Delete it: the output is complete."""
+        """Delete the journal of an output that is complete."""
         if self._is_at(self.path):
             self.path.unlink()
 
     def _is_at(self, path: Path) -> bool:
-        """Return whether this very file is at `path`."""
+        """Return whether `path` is the file of this journal."""
         try:
             return os.path.samestat(os.fstat(self._fd), path.lstat())
         except FileNotFoundError:
@@ -202,9 +204,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_written(output: Path) -> bool:
-    """Return whether, as far as its status file says, another process of this machine writes an output."""
-    from gsio.writer.status_file import is_alive, is_here, read_status  # which reads journals
-
+    """Return whether another process of this machine writes an output, as far as its status file says."""
     status = read_status(output)
     running = status.get("state") == "running" and is_here(status) and status.get("pid") != os.getpid()
     return running and is_alive(status)
@@ -212,8 +212,6 @@ def _is_written(output: Path) -> bool:
 
 def _who(output: Path) -> str:
     """Return which process writes an output, if the status file says so."""
-    from gsio.writer.status_file import read_status  # which reads journals
-
     status = read_status(output)
     return f" (process {status['pid']} on {status['host']})" if status.get("state") == "running" else ""
 
@@ -224,7 +222,7 @@ def journal_of(output: Path) -> Path:
 
 
 def is_journal(path: Path) -> bool:
-    """Return whether `path` is a journal, which can be damaged, or empty as one that is about to begin."""
+    """Return whether `path` is a journal; it can be damaged, or empty like a new one."""
     try:
         with open_regular(path, follow=False) as file:
             head = file.readline(1 << 20)
@@ -234,10 +232,10 @@ def is_journal(path: Path) -> bool:
 
 
 def read_journal(output: Path, last: int = 0) -> Records | None:
-    """Return what the journal of an output holds, up to a torn record, or None if there is none or it is new.
+    """Return the records of the journal of an output up to a torn one, or None if there is no journal or it is new.
 
-    If `last` is not 0, only so many records are read, the last ones: a watcher need not read what it has seen. Raises
-    DataError if its head is damaged.
+    If `last` is not 0, only the last `last` records are read: a watcher has seen the others. Raises DataError if the
+    head is damaged.
     """
     try:
         found = _read(journal_of(output), last)
@@ -254,7 +252,7 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
 
 
 def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
-    """Return the head of a journal, its bytes, and the whole records, or the `last` ones; None of a new journal."""
+    """Return the head of a journal, the bytes of its line, and the whole records, or the `last` ones; None if new."""
     with open_regular(path, follow=False) as file:
         line = file.readline(METADATA_NBYTES)
         if not line:
@@ -295,7 +293,7 @@ def _sealed(records: NDArray[np.void]) -> bytes:
 
 
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
-    """Return the type of a record; raises ValueError, LookupError or TypeError if `head` is not that of a journal."""
+    """Return the type of a record; raises ValueError, LookupError or TypeError if no journal has this `head`."""
     series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
     known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
     if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):

@@ -14,16 +14,16 @@ def levels_of(config: Config) -> range:
 
 
 def level_path(name: str, level: int) -> str:
-    """Return the path of the array of a level of a field: the arrays of a group are of one size, as xarray wants."""
+    """Return the path of a level of a field; all arrays of a group have one size, as xarray wants."""
     return f"pyramid/{level}/{name}" if level else name
 
 
 def ome_attributes(
     config: Config, layout: BlockLayout, limits: Mapping[str, tuple[float, float]]
 ) -> dict[str, dict[str, Any]]:
-    """Return the metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5, by which viewers find the fields.
+    """Return the metadata of OME-Zarr 0.5 by which viewers find the fields.
 
-    `limits` are the least and the largest value of each field: with them no viewer scans the file for its contrast.
+    `limits` are the least and the largest value of each field; they save viewers a scan of the file for its contrast.
     """
     axes: list[Attributes] = [{"name": "time", "type": "time"}]
     axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.frame.shape) :]]
@@ -33,7 +33,7 @@ def ome_attributes(
     for level in (0, *levels_of(config)):
         cells = 1 << level
         scale = {"type": "scale", "scale": [step, *members, cells, cells]}
-        middle = [(cells - 1) / 2] * 2  # of the first cell
+        middle = [(cells - 1) / 2] * 2  # the centre of the first cell, in cells of the field
         places.append([scale, {"type": "translation", "translation": [step, *[0.0] * len(members), *middle]}])
     images = [
         {
@@ -48,10 +48,9 @@ def ome_attributes(
     ]
     ome: Attributes = {"version": "0.5", "multiscales": images}
     if limits:
-        low, high = (
-            limit * (layout.frame.stored_one or 1) for limit in limits[layout.frame.fields[-1]]
-        )  # of what is stored
-        ome["omero"] = {"channels": [ome_channel(layout.frame.fields[-1], low, high)]}
+        shown = layout.frame.fields[-1]
+        low, high = (limit * (layout.frame.stored_one or 1) for limit in limits[shown])  # viewers see stored integers
+        ome["omero"] = {"channels": [ome_channel(shown, low, high)]}
     return {"ome": ome}
 
 
@@ -65,6 +64,6 @@ def ome_channel(name: str, low: float, high: float, color: str = "FFFFFF") -> At
 def contrast(low: float, high: float) -> tuple[float, float]:
     """Return the limits of the contrast of values from `low` to `high`.
 
-    Viewers refuse limits that are the same: those of a field that is the same everywhere end a little above it.
+    Viewers refuse equal limits; those of a uniform field therefore end a little above its value.
     """
-    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # which float32 tells apart from `low`
+    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # float32 tells this from `low`

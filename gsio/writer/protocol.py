@@ -1,4 +1,4 @@
-"""What every writer offers: a place in memory is turned into a place in a file, in two steps."""
+"""The protocol of writers: threads encode the tasks of a block, and a commit then makes its frames part of the file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,19 @@ from gsio.writer.journal import Journal
 
 
 class Target(NamedTuple):
-    """What a writer is opened for: a new output, or one there that goes on after the frames that it keeps.
+    """The output that a writer is opened for: a new one, or one that is extended after the frames that it keeps.
 
-    `attributes` are those of the output as a whole; `journal` is locked; `series`, [frame] by name as in
-    `metadata.frame_series`, are recorded of the frames that are kept, and None for a new output. Where `overwrite` is
-    False, nothing that is at `path` is replaced, even if it appears while the output is laid out.
+    Attributes
+    ----------
+    attributes
+        The attributes of the output as a whole.
+    journal
+        The locked journal of the output.
+    series
+        The series of the frames that are kept, [frame], by name as in `metadata.frame_series`; None for a new output.
+    overwrite
+        Whether a new output may replace what is at `path`. If not, it replaces nothing, even if something appears there
+        while the output is laid out.
     """
 
     path: Path
@@ -44,7 +52,7 @@ class FrameWriter(Protocol):
         """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""
 
     def sync(self) -> None:
-        """Make what is committed durable (fsync); may be called while another thread commits."""
+        """Make the committed frames durable (fsync); may be called while another thread commits."""
 
     def close(self, status: str) -> None:
         """Record how the run ended, make everything durable (fsync) and close; called once, whatever happened."""

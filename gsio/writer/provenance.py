@@ -1,4 +1,4 @@
-"""Where an output comes from: the attributes of the file as a whole."""
+"""The origin of an output, in attributes of the file as a whole."""
 
 import datetime
 import os
@@ -39,7 +39,7 @@ def _quoted(word: str) -> str:
 
 
 def history_line() -> str:
-    """Return what a command adds to the attribute `history`: the time in UTC, and the command."""
+    """Return the line that a command adds to the attribute `history`: the time in UTC, and the command."""
     return f"{now()} {command_line()}"
 
 

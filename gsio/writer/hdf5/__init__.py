@@ -11,7 +11,7 @@ from gsio.files import temporary_beside
 from gsio.writer.hdf5.chunked import ChunkWriter
 from gsio.writer.protocol import FrameWriter, Target
 
-LARGEST_CHUNK = 2**32 - 1  # of HDF5
+LARGEST_CHUNK = 2**32 - 1  # bytes, a limit of HDF5
 
 
 def open_writer(target: Target) -> FrameWriter:
@@ -32,12 +32,12 @@ def open_writer(target: Target) -> FrameWriter:
 
 
 def is_open_here(path: Path) -> bool:
-    """Return whether this process has a file open by h5py, or an object of it, so that it cannot be opened to go on."""
+    """Return whether h5py has a file, or an object of it, open in this process; it cannot be extended then."""
     if not path.exists():
         return False
-    kinds = h5py.h5f.OBJ_ALL & ~h5py.h5f.OBJ_DATATYPE  # types in memory, which belong to no file, count as open
+    kinds = h5py.h5f.OBJ_ALL & ~h5py.h5f.OBJ_DATATYPE  # a type in memory belongs to no file, but counts as open
     for opened in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, kinds):
-        with suppress(OSError, RuntimeError, ValueError):  # closed meanwhile by another thread
+        with suppress(OSError, RuntimeError, ValueError):  # another thread has closed it meanwhile
             file = h5py.h5i.get_file_id(opened)
             on_disk = file.get_access_plist().get_driver() == h5py.h5fd.SEC2  # only this driver has a file descriptor
             if on_disk and os.path.samestat(os.fstat(file.get_vfd_handle()), path.stat()):

@@ -21,10 +21,7 @@ from gsio.errors import StorageError
 from gsio.files import is_file, publish, sync_folder
 from gsio.frames.block import Block
 from gsio.frames.layout import PAGE
-from gsio.frames.metadata import (
-    SERIES_CHUNK,
-    frame_series,
-)
+from gsio.frames.metadata import SERIES_CHUNK, frame_series
 from gsio.writer.hdf5.disk import Disk
 from gsio.writer.hdf5.layout import create_arrays, reopen
 from gsio.writer.hdf5.vtk import OFFSETS, VTK
@@ -32,7 +29,7 @@ from gsio.writer.journal import PLACE
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now
 
-SAVED = ".chunks_before_resume_"  # groups
+SAVED = ".chunks_before_resume_"  # the names of groups with copies of chunks begin so
 
 
 class ChunkWriter:
@@ -43,10 +40,12 @@ class ChunkWriter:
     """
 
     def __init__(self, target: Target, place: Path) -> None:
-        """Lay the file out at `place`, then move it to its own; these are the same where a run goes on."""
+        """Lay the file out at `place`, then rename it to `target.path`, which is the same for an extended output."""
         self._path, self._config, self._layout, self._trace = target.path, target.config, target.layout, target.trace
         self._journal = target.journal
-        self._saved: tuple[str, NDArray[np.void]] | None = None  # a group, and where the chunks themselves are
+        self._saved: tuple[str, NDArray[np.void]] | None = (
+            None  # the group of the copies, and the places of the originals
+        )
         self._disk = Disk(place, new=target.series is None)
         self._file: Any = None
         try:
@@ -63,7 +62,7 @@ class ChunkWriter:
             raise
 
     def _open(self, target: Target) -> None:
-        """Lay the file out, or cut it to the frames of which `target.series` are recorded."""
+        """Lay the file out, or cut it to the frames of `target.series`."""
         config, layout, attributes = target.config, target.layout, target.attributes
         # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
         raw = CODECS[layout.chunks.codec].raw
@@ -76,12 +75,12 @@ class ChunkWriter:
             create_arrays(self._file, config, layout, attributes)
         self._fields = [self._file[name].id for name in layout.frame.fields]
         places = self._places(frames)
-        # From here on the journal can restore what a kill tears, also of an output that was complete and had none.
+        # From here on the journal can restore a file that a kill tears, even an output that was complete and had none.
         if target.series is None or not self._journal.resume(attributes["output_id"], frames, places):
             self._journal.begin(attributes, series, layout, places)
         if target.series is not None:
             self._journal.sync()
-            stale = [name for name in self._file if name.startswith(SAVED)]  # left by a kill
+            stale = [name for name in self._file if name.startswith(SAVED)]  # a kill has left these
             reopen(self._file, attributes, frames)
         along_time = {**series, OFFSETS + layout.frame.fields[0]: np.arange(frames)}
         self._series = {name: _GrowingSeries(self._file[name], values) for name, values in along_time.items()}
@@ -99,7 +98,7 @@ class ChunkWriter:
             codec.encode(block, task)
 
     def commit(self, blocks: Sequence[Block]) -> None:
-        """Append the frames of `blocks` and flush: from now on a reader finds them."""
+        """Append the frames of `blocks` and flush, so that readers find them."""
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept
         places = np.zeros((frames - first, len(layout.frame.fields), layout.chunks.slabs), PLACE)
@@ -135,11 +134,11 @@ class ChunkWriter:
         self.nbytes = self._disk.size
 
     def _cut(self, frames: int, places: NDArray[np.void]) -> None:
-        """Let the fields have so many frames, with their chunks at `places` [frame, field, slab].
+        """Cut the fields to `frames` frames, whose chunks are at `places` [frame, field, slab].
 
-        The next commit replaces a last chunk that is not full. HDF5 may use the space of a chunk again before the one
-        that replaces it is committed: a copy stays until then, and the journal says so. A chunk that is cut is stored
-        again as it was, since HDF5 would decode it, for which it may lack the filter.
+        The next commit replaces a last chunk that is not full, and HDF5 may use its space again before that commit is
+        complete. A copy of the chunk therefore stays until then, and the journal has the place of the copy. When HDF5
+        cuts a chunk, it would decode it, for which it may lack the filter: the chunk is stored again as it was.
         """
         layout, behind = self._layout, frames % self._layout.chunks.frames_per_chunk
         last, chunks = places[frames - behind :], {}
@@ -165,7 +164,7 @@ class ChunkWriter:
         self._disk.write_placed()
 
     def sync(self) -> None:
-        """Wait until the disk has what is committed, and the journal, which holds whatever a commit leaves torn."""
+        """Wait until the disk has the committed frames, and the journal, which can restore a torn file."""
         self._disk.sync()
         self._journal.sync()
 
@@ -200,7 +199,7 @@ class ChunkWriter:
                 self._disk.close()
 
     def _places(self, frames: int) -> NDArray[np.void]:
-        """Return where the chunks of the first `frames` frames are, [frame, field, slab]."""
+        """Return the places of the chunks of the first `frames` frames, [frame, field, slab]."""
         layout = self._layout
         places = np.zeros((frames, len(layout.frame.fields), layout.chunks.slabs), PLACE)
         for number, field in enumerate(self._fields):
@@ -215,10 +214,10 @@ class ChunkWriter:
 
 
 class _GrowingSeries:
-    """A 1-D dataset that grows after its first `values`, and its last chunk in memory.
+    """A 1-D dataset that grows after its first `values`; its last chunk is kept in memory.
 
-    Storing that chunk again for each append takes two calls of HDF5, where a selection takes five; and of a commit's
-    time most is spent between Python and HDF5.
+    To store that chunk again for each append takes two calls of HDF5, and to write a selection takes five. Most of the
+    time of a commit is spent between Python and HDF5.
     """
 
     def __init__(self, dataset: h5py.Dataset, values: NDArray[Any]) -> None:
@@ -229,7 +228,7 @@ class _GrowingSeries:
         self._id.set_extent((len(values),))
 
     def append(self, first: int, values: NDArray[Any]) -> None:
-        """Put `values` at the indices from `first` on, the present end."""
+        """Append `values`; `first` is the present length."""
         self._id.set_extent((first + len(values),))
         while len(values):
             start = first % SERIES_CHUNK

@@ -1,4 +1,4 @@
-"""The file under HDF5: h5py hands it every byte that HDF5 reads or writes, and it hands them to the system."""
+"""The file under HDF5: h5py hands every byte that HDF5 reads or writes to a `Disk`, which hands it to the system."""
 
 import ctypes
 import errno
@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 from gsio.files import LIBC, UNSUPPORTED, changed, lacks, require_same
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
-RESERVE_STEP = 64 << 20
-BUFFERS = 1024  # of one call, IOV_MAX of Linux
-RESERVE_MARGIN = 1 << 20  # for the metadata HDF5 writes at a flush and at the end
+RESERVE_STEP = 64 << 20  # bytes that are reserved at once
+BUFFERS = 1024  # the most in one call: IOV_MAX of Linux
+RESERVE_MARGIN = 1 << 20  # bytes for the metadata that HDF5 writes at a flush and at the end
 
 
 class Disk:
     """An open file, in the form that h5py's `fileobj` driver takes.
 
-    HDF5 cannot go on after a write that failed, and can crash when it closes such a file. It therefore never sees one:
-    the first error is kept, nothing is written after it, and `raising` raises it once HDF5 has returned.
+    HDF5 cannot go on after a write that failed, and can crash when it closes such a file. HDF5 therefore never sees an
+    error: the first one is kept, nothing is written after it, and `raising` raises it once HDF5 has returned.
 
     Attributes
     ----------
     fd
         The descriptor of the file.
     size
-        Bytes of the file, all of which were there when it was opened or were written through this object.
+        Bytes of the file: those that it had when it was opened, and those that this object has written since.
     """
 
     def __init__(self, path: Path, *, new: bool) -> None:
@@ -43,7 +43,7 @@ class Disk:
         self._place = 0
         self._error: OSError | None = None
         self._reserved = 0
-        self._chunk: NDArray[np.uint8] | None = None  # that HDF5 is about to write
+        self._chunk: NDArray[np.uint8] | None = None  # the chunk that HDF5 is about to write
         self._placed: list[tuple[int, NDArray[np.uint8]]] = []
         self._writeback = _Writeback(self.fd)
 
@@ -57,15 +57,15 @@ class Disk:
         return self._place
 
     def read(self, nbytes: int) -> bytes:
-        """Return up to so many bytes."""
+        """Return up to `nbytes` bytes from the present place."""
         return os.pread(self.fd, nbytes, self._place)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there are bytes, and return their number."""
+        """Read bytes from the present place into a buffer, and return their number."""
         return os.preadv(self.fd, [buffer], self._place)
 
     def write(self, data: Any) -> int:
-        """Write all of a bytes-like object, but remember where a chunk of `place` goes."""
+        """Write a bytes-like object; if it is the chunk of `place`, only remember the place that HDF5 chose."""
         chunk, found = self._chunk, np.frombuffer(data, np.uint8)
         if chunk is not None and (chunk.ctypes.data, len(chunk)) == (found.ctypes.data, len(found)):
             self._chunk = None
@@ -78,7 +78,7 @@ class Disk:
         """Write buffers one behind the other."""
         try:
             if place + sum(map(len, buffers)) > self.size and self._error is None:
-                self._require_whole()  # else what lies between the new end and the old would read as zeros
+                self._require_whole()  # bytes that another program cut off would read as zeros
             while buffers and self._error is None:
                 written = os.pwritev(self.fd, buffers[:BUFFERS], place)
                 place += written
@@ -91,7 +91,7 @@ class Disk:
             self._error = error
 
     def truncate(self, nbytes: int) -> int:
-        """Set the size of the file; where it has that size, the call would give back what is reserved."""
+        """Set the size of the file. A call with the present size would give back reserved space, and is not made."""
         if nbytes != self.size and self._error is None:
             try:
                 os.ftruncate(self.fd, nbytes)
@@ -112,7 +112,7 @@ class Disk:
         return self._placed[-1][0]
 
     def write_placed(self) -> None:
-        """Write the chunks that have a place: those that lie one behind the other at once, without HDF5.
+        """Write the chunks that have a place, without HDF5; adjacent chunks are written in one call.
 
         HDF5 holds its lock while it writes, and a thread that returns from a write waits for the interpreter.
         """
@@ -127,7 +127,7 @@ class Disk:
         self._write(buffers, start)
 
     def reserve(self, nbytes: int) -> None:
-        """Make sure that the next `nbytes` and their metadata fit; raise OSError where they do not."""
+        """Reserve space for the next `nbytes` and their metadata; raise OSError if they do not fit."""
         end = self.size + nbytes + RESERVE_MARGIN
         if end <= self._reserved:
             return
@@ -135,13 +135,13 @@ class Disk:
         try:
             _allocate(self.fd, end + RESERVE_STEP)
             self._reserved = end + RESERVE_STEP
-        except OSError:  # not that much, but perhaps enough
+        except OSError:  # there is no room for a whole step, but perhaps for these bytes
             _allocate(self.fd, end)
             self._reserved = end
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Raise the error, if any, that calls of HDF5 met within the context, or before."""
+        """Raise the first error, if any, that a call of HDF5 has met by the end of the context."""
         try:
             yield
         finally:
@@ -180,9 +180,9 @@ class Disk:
 
 
 class _Writeback:
-    """Lets the disk begin with what is written, so that little is left for the fsync at the end.
+    """Lets the disk begin to write, so that little is left for the fsync at the end.
 
-    In a thread of its own: the call waits while the disk has enough to do, which took half of the writer's time.
+    It has a thread of its own, because the call waits while the disk is busy; that took half of the writer's time.
     """
 
     def __init__(self, fd: int) -> None:
@@ -197,7 +197,7 @@ class _Writeback:
                 self._started = self._thread.submit(self._start)
 
     def end(self) -> None:
-        """Wait for the thread; to be called before the file is closed."""
+        """Wait for the thread; called before the file is closed."""
         self._thread.shutdown()
 
     def _start(self) -> None:
@@ -209,7 +209,7 @@ class _Writeback:
 def _allocate(fd: int, end: int) -> None:
     """Reserve disk space up to `end` without changing the file's size; raise OSError if there is not enough."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and end > limit:  # which a reservation does not meet, but a write does
+    if limit != resource.RLIM_INFINITY and end > limit:  # a reservation ignores this limit, but a write fails at it
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     free = os.fstatvfs(fd)
     needed = end - os.fstat(fd).st_blocks * 512

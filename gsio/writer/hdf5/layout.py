@@ -14,7 +14,7 @@ from gsio.frames.metadata import DAMAGED, QUANTIZATION, SERIES_CHUNK, nexus_attr
 from gsio.writer.arrays import ArraySpec, arrays_of
 from gsio.writer.hdf5.vtk import link_fields
 
-PLAIN = ("title", "coordinates", "cell_methods")  # which NCO and ncview take in ASCII of fixed length only
+PLAIN = ("title", "coordinates", "cell_methods")  # NCO and ncview read these only as ASCII of fixed length
 GROWING = {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
 
 
@@ -54,14 +54,14 @@ def _create_array(file: h5py.File, spec: ArraySpec, layout: BlockLayout, filters
 
 
 def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | None = None) -> None:
-    """Set attributes, floats as `dtype`: readers decode packed integers as the dtype of their scale."""
+    """Set attributes; floats become `dtype`, because readers decode packed integers as the dtype of their scale."""
     for name, value in attributes.items():
         number = dtype is not None and isinstance(value, float)
         of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
 
 
 def _filters(layout: BlockLayout) -> dict[str, Any]:
-    """Return what readers have to undo, as arguments of `create_dataset`."""
+    """Return the filters of the fields as arguments of `create_dataset`."""
     how = CODECS[layout.chunks.codec].hdf5
     assert how is not None  # the plan chose a codec that HDF5 has
     return how.arguments(layout.frame.dtype.itemsize, layout.chunks.chunk_nbytes, layout.chunks.level)
@@ -69,12 +69,12 @@ def _filters(layout: BlockLayout) -> dict[str, Any]:
 
 @contextmanager
 def _no_plugins() -> Iterator[None]:
-    """Hide the plugins of HDF5_PLUGIN_PATH: encoding is done here, and a filter they bring can refuse to be set up."""
+    """Hide the plugins of HDF5_PLUGIN_PATH: gsio encodes chunks itself, and a plugin can refuse to be set up."""
     paths = [h5py.h5pl.get(0)]
     while h5py.h5pl.size() > 1:
         paths.append(h5py.h5pl.get(1))
         h5py.h5pl.remove(1)
-    h5py.h5pl.replace(b"/", 0)  # there has to be one
+    h5py.h5pl.replace(b"/", 0)  # HDF5 needs one path at least
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ def _no_plugins() -> Iterator[None]:
 
 
 def reopen(file: h5py.File, attributes: Mapping[str, Any], frames: int) -> None:
-    """Let the file say that the run goes on after so many frames, and with which configuration."""
+    """Record that the run goes on after `frames` frames, and the configuration with which it does."""
     history = f"{file.attrs['history']}\n{attributes['history']}"
     file.attrs.update({"history": history} | {name: attributes[name] for name in ("config", "device", "backend")})
     file.attrs.modify("status", np.array(b"running", "S16"))

@@ -19,16 +19,16 @@ from gsio.writer.arrays import arrays_of
 from gsio.writer.ome import ome_attributes
 from gsio.writer.zarr.store import Folder
 
-NO_CHUNK = 2**64 - 1  # its offset and size in the index of a shard
+NO_CHUNK = 2**64 - 1  # offset and size, in the index of a shard, of a chunk that is not there
 
 
 def chunk_key(name: str, number: int, slab: int, layout: BlockLayout) -> str:
-    """Return where a chunk, or a shard, of an array is in the store."""
+    """Return the key of a chunk, or a shard, of an array in the store."""
     return f"{name}/c.{number}.{slab}" + ".0" * len(layout.frame.shape[1:])
 
 
 def halved(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the means of 2 × 2 cells of [frame, …, row, col], of the same dtype; an odd last row or column is left."""
+    """Return the means of 2 × 2 cells of [frame, …, row, col], of the same dtype, without an odd last row or column."""
     rows, cols = (size - size % 2 for size in values.shape[-2:])
     whole = values[..., :rows, :cols]
     if whole.dtype.itemsize < 4:  # float16, or an integer
@@ -40,7 +40,7 @@ def halved(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def shard_pieces(chunks: Sequence[Any], most: int) -> list[Any]:
-    """Return the parts of a value of up to `most` chunks, by the codec `sharding_indexed` of the core specification."""
+    """Return the pieces of a shard of up to `most` chunks: the codec `sharding_indexed` of the core specification."""
     index = np.full((most, 2), NO_CHUNK, "<u8")
     offset = 0
     for place, chunk in enumerate(chunks):
@@ -75,7 +75,9 @@ def create_store(path: Path, config: Config, layout: BlockLayout, attributes: Ma
             put_values(Folder(path), spec.path, spec.values, len(spec.values))
     if layout.frame.keep_bits:
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
-    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # it is an extension; all arrays say the same
+    with warnings.catch_warnings(
+        category=UserWarning, action="ignore"
+    ):  # zarr-python warns that consolidated metadata are an extension
         zarr.consolidate_metadata(root.store)
 
 

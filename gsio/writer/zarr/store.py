@@ -1,4 +1,4 @@
-"""A folder as a store of values by key: a reader finds each value whole, or not at all."""
+"""A folder that stores values by key: a reader finds a value whole, or not at all."""
 
 import ctypes
 import errno
@@ -12,15 +12,15 @@ from gsio.files import LIBC, UNSUPPORTED, write
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
-NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # of file systems, or kernels, without nameless files
+NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # errors of file systems and kernels without nameless files
 
 
 class Folder:
-    """A store: values by key, each of them there as a whole or not at all. A store of objects would offer the same."""
+    """A store of values by key, as an object store would be."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._nameless = O_TMPFILE != 0  # until it turns out that files have to have a name here
+        self._nameless = O_TMPFILE != 0  # False once the file system has refused a nameless file
 
     def get(self, key: str) -> bytes:
         """Return a value."""
@@ -42,10 +42,10 @@ class Folder:
             raise
 
     def put_new(self, key: str, parts: Sequence[Any]) -> None:
-        """Set a value of any bytes-like parts, in a file that gets its name last.
+        """Set a value of several bytes-like parts, in a nameless file that is linked to its name last.
 
-        Where there is one of that name, or files have to have one, it is `put`; but to create a file by name locks the
-        folder while one is made, and several threads then wait for one another.
+        Threads that create files by name would queue for the lock of the folder. Where the name is taken, or the file
+        system has no nameless files, the value is `put`.
         """
         place = f"{self.path}/{key}"
         try:
@@ -59,15 +59,15 @@ class Folder:
             self.put(key, b"".join(parts))
             return
         try:
-            for part in parts:  # to join them would stop all threads
+            for part in parts:  # joining them would hold the interpreter lock
                 write(fd, part)
             try:
-                # With a folder, though the path is absolute: Python's other call does not follow links.
+                # Python follows the link only if a folder is given, though the path is absolute.
                 os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
             except OSError as error:
                 if not isinstance(error, FileExistsError):  # no /proc, or no links
                     self._nameless = False
-                self.put(key, b"".join(parts))  # which raises what is wrong with the storage
+                self.put(key, b"".join(parts))  # this raises the error of the storage, if there is one
         finally:
             os.close(fd)
 

@@ -1,8 +1,8 @@
 """Zarr version 3: a file for each chunk, put in place by the encoding threads; the arrays grow when frames commit.
 
-Nobody looks beyond the end of an array, so chunks may come in any order; the metadata that say how long the arrays are
-come after them. They lie in each array's own file and together in the group's, which is replaced last, so that readers
-of that one file always find arrays of the same length. All codecs are in the core specification.
+No reader looks beyond the end of an array, so that chunks may be stored in any order; the metadata with the lengths of
+the arrays follow. Each array has a metadata file, and the file of the group has the metadata of all arrays. The latter
+is replaced last, so that its readers always find arrays of the same length. All codecs are in the core specification.
 """
 
 import json
@@ -20,11 +20,7 @@ from gsio import codec
 from gsio.codec import CODECS
 from gsio.files import changed, publish, require_same, temporary_beside
 from gsio.frames.block import Block
-from gsio.frames.metadata import (
-    DAMAGED,
-    SERIES_CHUNK,
-    frame_series,
-)
+from gsio.frames.metadata import DAMAGED, SERIES_CHUNK, frame_series
 from gsio.writer.formats import is_zarr
 from gsio.writer.journal import PLACE
 from gsio.writer.ome import level_path, levels_of, ome_attributes
@@ -33,17 +29,17 @@ from gsio.writer.provenance import now
 from gsio.writer.zarr.layout import chunk_key, create_store, halved, json_bytes, padded_chunks, shard_pieces
 from gsio.writer.zarr.store import METADATA, Folder
 
-PUBLISH_SECONDS = 1.0  # between two versions of the metadata, at least: each replaces some twenty files
+PUBLISH_SECONDS = 1.0  # the least time between two versions of the metadata, each of about twenty files
 
 
 class ZarrWriter:
-    """Chunks encoded and stored by the encoding threads, arrays along time that grow."""
+    """The encoding threads encode and store chunks; a commit lets the arrays along time grow."""
 
     def __init__(self, target: Target) -> None:
         path, config, layout, attributes, journal, self._trace, known, overwrite = target
         self._config, self._layout, self._journal = config, layout, journal
         self._levels = [level_path(name, level) for name in layout.frame.fields for level in levels_of(config)]
-        self._lock = threading.Lock()  # of what is published
+        self._lock = threading.Lock()  # guards the published metadata
         self._frames = 0 if known is None else len(known["step"])
         self._limits = dict.fromkeys(layout.frame.fields, (np.inf, -np.inf))
         self._published = 0.0
@@ -63,12 +59,10 @@ class ZarrWriter:
         text = self._store.get(METADATA)
         self._group = json.loads(text)
         arrays = self._group["consolidated_metadata"]["metadata"]
-        # All metadata as they were published last, by key: by these it is seen that somebody else has replaced some.
+        # The metadata that were published last, by key, to notice that another program has replaced some.
         self._there = {METADATA: text}
         for key in (f"{name}/{METADATA}" for name in arrays):
-            with suppress(
-                FileNotFoundError
-            ):  # of a damaged store, which can be read by the group's; those of arrays come back
+            with suppress(FileNotFoundError):  # the file of the group is enough, and those of arrays are written again
                 self._there[key] = self._store.get(key)
         published = arrays["step"]["shape"][0]
         self._series = {name: _PendingSeries(values, min(published, self._frames)) for name, values in series.items()}
@@ -77,8 +71,8 @@ class ZarrWriter:
         self._missing = self._chunks_missing()
 
     def _reopen(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], published: int) -> None:
-        """Let the store hold the frames of which `series` are recorded, and say that the run goes on."""
-        for left in self._store.path.rglob(".*.tmp"):  # by a kill
+        """Cut the store to the frames of `series`, and record that the run goes on."""
+        for left in self._store.path.rglob(".*.tmp"):  # a kill has left these
             left.unlink()
         if not self._journal.resume(attributes["output_id"], self._frames, self._places(self._frames)):
             self._journal.begin(attributes, series, self._layout, self._places(self._frames))
@@ -93,15 +87,15 @@ class ZarrWriter:
         if DAMAGED in known:
             known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
         if self._frames < published:
-            for key, value in reversed(self._metadata().items()):  # arrays shrink before a chunk of theirs is replaced
+            for key, value in reversed(self._metadata().items()):  # an array shrinks before its chunks are replaced
                 self._put_metadata(key, value)
         self._publish()
 
     def encode(self, block: Block, task: int) -> None:
-        """Compress one task of `block`, take checksums, and store its chunks, where no reader looks yet."""
+        """Compress one task of `block`, take checksums, and store its chunks; no reader looks at them yet."""
         with self._trace.span("encode", block.first):
             codec.encode(block, task)
-        require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
+        require_same(self._store.path, self._folder)  # nothing is written into the folder of another program
         with self._trace.span("write", block.first):
             layout = self._layout
             numbers, slab = block.chunk_numbers(task)
@@ -118,7 +112,7 @@ class ZarrWriter:
                 self._encode_levels(block, task)
 
     def _encode_levels(self, block: Block, task: int) -> None:
-        """Compress and store the smaller levels of one part of `block`."""
+        """Compress and store the smaller levels of one task of `block`."""
         layout = self._layout
         itemsize, compress = layout.frame.dtype.itemsize, CODECS[layout.chunks.codec].encode
         numbers, slab = block.chunk_numbers(task)
@@ -139,7 +133,7 @@ class ZarrWriter:
                     )
 
     def commit(self, blocks: Sequence[Block]) -> None:
-        """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
+        """Let the arrays grow by the frames of `blocks`; readers see new frames once a second."""
         with self._trace.span("commit", blocks[0].first), self._lock:
             series = frame_series(self._config, self._layout, blocks)
             for name, values in series.items():
@@ -153,7 +147,7 @@ class ZarrWriter:
                 self._publish()
 
     def sync(self) -> None:
-        """Publish what is committed, and wait until the disk has it."""
+        """Publish the committed frames, and wait until the disk has them."""
         with self._lock:
             self._publish()
         self._store.sync()
@@ -161,7 +155,7 @@ class ZarrWriter:
     def close(self, status: str) -> None:
         """Record how the run ended, and wait until the disk has everything.
 
-        A store that somebody else has changed is left as it is.
+        A store that another program has changed is left as it is.
         """
         self._check()
         if self._chunks_missing() > self._missing:
@@ -170,7 +164,7 @@ class ZarrWriter:
         self.sync()
 
     def _chunks_missing(self) -> int:
-        """Return how many files of the committed frames are not there."""
+        """Return the number of files of committed frames that are missing."""
         layout, missing = self._layout, 0
         of_arrays = dict.fromkeys(layout.frame.fields, layout.chunks.frames_together)
         for name, together in (of_arrays | dict.fromkeys(self._levels, layout.chunks.frames_per_chunk)).items():
@@ -180,17 +174,17 @@ class ZarrWriter:
         return missing
 
     def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
-        """Let the least and the largest value of each field include those of frames, of which `series` are recorded."""
+        """Widen the range of the values of each field by that of the frames of `series`."""
         for name, (low, high) in self._limits.items():
             lows, highs = series[f"stats/{name}_min"], series[f"stats/{name}_max"]
             self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
 
     def _places(self, frames: int) -> NDArray[np.void]:
-        """Return that frames have no place in a file: each chunk is one."""
+        """Return empty places: each chunk is a file of its own."""
         return np.zeros((frames, len(self._layout.frame.fields), self._layout.chunks.slabs), PLACE)
 
     def _check(self) -> None:
-        """Raise StorageError if somebody else has replaced the store, or metadata of it."""
+        """Raise StorageError if another program has replaced the store, or metadata of it."""
         require_same(self._store.path, self._folder)
         for key, text in self._there.items():
             try:
@@ -214,7 +208,7 @@ class ZarrWriter:
         self._published = time.monotonic()
 
     def _metadata(self) -> dict[str, bytes]:
-        """Return what says how long the arrays are, by key; in the order in which they grow, the group last."""
+        """Return the metadata with the present lengths of the arrays, by key, in the order of publication."""
         found = {}
         arrays = self._group["consolidated_metadata"]["metadata"]
         for name in (*self._series, *self._levels, *self._layout.frame.fields):
@@ -225,9 +219,9 @@ class ZarrWriter:
 
 
 class _PendingSeries:
-    """A 1-D array that grows after its first `values`, as the chunks that are not yet stored or not yet full.
+    """The chunks of a growing 1-D array that are not yet stored or not yet full.
 
-    The first `stored` values are in the store.
+    The array begins with `values`, of which the first `stored` are in the store.
     """
 
     def __init__(self, values: NDArray[Any], stored: int) -> None:
@@ -238,7 +232,7 @@ class _PendingSeries:
         self._values = np.concatenate([self._values, values])
 
     def new_chunks(self) -> list[tuple[int, NDArray[Any]]]:
-        """Return the chunks to store, by number; the last can be stored again when it holds more."""
+        """Return the chunks to store, by number; the last is stored again when it holds more."""
         chunks = list(enumerate(padded_chunks(self._values), self._first))
         full = len(self._values) // SERIES_CHUNK
         self._first, self._values = self._first + full, self._values[full * SERIES_CHUNK :]
