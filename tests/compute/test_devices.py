@@ -321,12 +321,12 @@ def test_array_code_runs_on_the_device_of_the_run(make_config: MakeConfig, tmp_p
 @pytest.mark.usefixtures("cupy")
 def test_auto_asks_the_device_of_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = SimpleNamespace(cuda=(13, 0), gpus=("GPU 0", "GPU 1"))
-    monkeypatch.setattr(gsio.compute, "find_driver", lambda: driver)
+    monkeypatch.setattr("gsio.run.plan.find_driver", lambda: driver)
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto"})) == "cupy"
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto", "run.device": 0})) == "numba"
     config = on_device_1(make_config, {"run.backend": "auto", "run.device": 2})
     with pytest.raises(UsageError, match=r"run\.device: expected a GPU below 2, got 2"):
-        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
+        open_solver(choose_backend(config), config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.usefixtures("cupy")
