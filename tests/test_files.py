@@ -76,6 +76,7 @@ OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
     *[(name, "path") for name in ("info", "verify", "repair")],
     ("export", "source"),
+    ("profile", "read"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }
 ALL = [
