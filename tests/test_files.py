@@ -77,6 +77,7 @@ OTHERS = {
     *[(name, "path") for name in ("info", "verify", "repair")],
     ("profile", "read"),
     ("export", "source"),
+    ("profile", "read"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }
 ALL = [
@@ -152,9 +153,7 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         monkeypatch.setattr(tables, "measure_row", lambda *_: roofs)
         monkeypatch.setattr(running, "last_frame", after(lambda config: np.eye(8)))
         if write.arguments[0] == "export":
-            ending = write.made.removeprefix("out")
-            form = export.FORMATS[ending]
-            monkeypatch.setitem(export.FORMATS, ending, form._replace(write=after(form.write)))
+            monkeypatch.setattr(export, "select", after(export.select))
         else:
             monkeypatch.setattr(running, "open_solver", after(running.open_solver))
 
