@@ -1,4 +1,4 @@
-"""Solvers: they advance u and v, and know nothing of files."""
+"""Solvers advance u and v, and know no files."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ class Backend(NamedTuple):
     """Where the solver of a backend is, and what it needs."""
 
     module: str  # within gsio.compute
-    copies: int  # of the grid in host memory, each of the computed dtype; temporary arrays are counted
-    extra: str = ""  # of gsio, which installs its library; "": none is needed, or CuPy's, of which 'gsio doctor' tells
-    solver: str = "solver"  # the class or function that makes it
+    copies: int  # copies of the grid in host memory, of the computed dtype, with temporary arrays
+    extra: str = ""  # the extra of gsio that installs the library; "" if none is needed, or 'gsio doctor' names it
+    solver: str = "solver"  # the class or function that makes the solver
     cuda: bool = False  # whether it needs a GPU that CuPy can use
     tuned: bool = False  # whether it takes `recall`, which returns tunings
 
@@ -37,11 +37,11 @@ BACKENDS = {
     "torch-compile": Backend("peers.torch", 8, "torch"),
     "cupynumeric": Backend("peers.cupynumeric", 8, "cupynumeric"),
 }
-OLDEST = 8, 0  # compute capability, for copies that do not wait and barriers in two halves
+OLDEST = 8, 0  # compute capability: the kernels need asynchronous copies and split barriers
 
 
 def numba_compiles() -> bool:
-    """Return whether Numba compiles; with NUMBA_DISABLE_JIT, it would have Python run what is written for LLVM."""
+    """Return whether Numba compiles. NUMBA_DISABLE_JIT makes Python run functions that are written for LLVM."""
     try:
         return not int(os.environ.get("NUMBA_DISABLE_JIT", "0"))
     except ValueError:  # Numba warns, and compiles
@@ -148,7 +148,7 @@ def _check_cuda(config: Config, layout: BlockLayout) -> None:
 
 
 def check_memory(where: str, needed: int, available: int) -> None:
-    """Raise UsageError if a run needs more memory than there is."""
+    """Raise UsageError if a run needs more than the available memory."""
     if needed > available:
         raise UsageError(
             f"grid.rows × grid.cols: the run needs {needed / 1e9:.1f} GB of {where} memory, "

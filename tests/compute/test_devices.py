@@ -328,7 +328,7 @@ def test_auto_asks_the_device_of_the_run(make_config: MakeConfig, monkeypatch: p
     assert choose_backend(on_device_1(make_config, {"run.backend": "auto", "run.device": 0})) == "numba"
     config = on_device_1(make_config, {"run.backend": "auto", "run.device": 2})
     with pytest.raises(UsageError, match=r"run\.device: expected a GPU below 2, got 2"):
-        open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
+        open_solver(choose_backend(config), config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.usefixtures("cupy")
