@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gsio.compute.peers import numpy as reference
+from gsio.compute.solver import fields
 from gsio.config import Config, load_config
 from gsio.frames.sizes import DEFAULT
 from gsio.run.initial import initial_state
@@ -90,7 +91,7 @@ def expected_frames() -> Callable[[Config], dict[str, np.ndarray]]:
         frames = []
         for _ in range(config.run.frames):
             solver.advance(config.run.steps_per_frame)
-            frames.append([field.astype(config.model.precision) for field in solver.fields()])
+            frames.append([field.astype(config.model.precision) for field in fields(solver)])
         return dict(zip("uv", np.swapaxes(np.array(frames), 0, 1), strict=True))
 
     return frames_of

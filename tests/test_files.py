@@ -26,7 +26,7 @@ from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
 from gsio.run import checkpoints, status
 from gsio.run import simulate as running
-from gsio.run.pipeline import Pipeline
+from gsio.run.progress import Progress
 from gsio.testing import small_blocks
 
 Captured = pytest.CaptureFixture[str]
@@ -75,6 +75,7 @@ WRITES = {
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
     *[(name, "path") for name in ("info", "verify", "repair")],
+    ("profile", "read"),
     ("export", "source"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }
@@ -363,7 +364,7 @@ def test_export_removes_what_the_replaced_run_left(
     compression = "lz4" if path.suffix == ".zarr" else "deflate"
     config = make_config({"run.frames": 10**5, "run.checkpoint_every": 1, "output.compression": compression})
 
-    def fail_when_both_are_there(pipeline: Pipeline) -> None:
+    def fail_when_both_are_there(progress: Progress) -> None:
         if all(saved.exists() for saved in checkpoints.paths_of(path)):
             raise InterruptedError
 
@@ -497,7 +498,7 @@ def test_a_timeline_that_was_taken_does_not_hide_why_a_run_ended(make_config: Ma
     np.savez("start.npz", u=np.ones((12, 17)), v=np.full((12, 17), 1e30))
     config = make_config({"run.frames": 50, "initial.kind": "file", "initial.path": "start.npz"})
 
-    def take(pipeline: Pipeline) -> None:
+    def take(progress: Progress) -> None:
         with suppress(FileExistsError):
             Path("run.json").touch(exist_ok=False)
 

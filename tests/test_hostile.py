@@ -35,6 +35,7 @@ from PIL import Image
 import gsio
 from gsio.cli import main
 from gsio.errors import Interrupted
+from gsio.run.progress import Progress
 from gsio.testing import small_blocks
 
 SEED = 18
@@ -61,6 +62,11 @@ SLOW = {"run.frames": 10_000, "run.steps_per_frame": 20}  # of those that are st
 BOMB = 1 << 30  # bytes that a few MB become
 
 
+def stop(progress: Progress) -> None:
+    """End the run that this function watches."""
+    raise Interrupted("stopped by the test")
+
+
 def make_outputs(folder: Path) -> None:
     """Make the intact outputs that cases damage."""
     for name, changes in OUTPUTS.items():
@@ -70,7 +76,7 @@ def make_outputs(folder: Path) -> None:
         # Many blocks, so that a run which is to stop does so before its end.
         many = small_blocks(block_bytes=8 * 2 * 12 * 17 * 4, chunk_bytes=4 << 20)
         with many, contextlib.suppress(Interrupted):
-            gsio.simulate(config, folder / name, watch=lambda pipeline: pipeline.stop("the test"))
+            gsio.simulate(config, folder / name, watch=stop)
 
 
 # What a case is made of. Each function works in the folder of its case, and returns the command line.

@@ -122,7 +122,7 @@ def test_a_folder_without_a_repository_builds_and_records_nothing(
 KILLED = """
 import os, pathlib, sys, gsio
 config = gsio.Config.from_toml(sys.argv[1])
-gsio.simulate(config, pathlib.Path("killed.h5"), watch=lambda pipeline: os._exit(0))
+gsio.simulate(config, pathlib.Path("killed.h5"), watch=lambda progress: os._exit(0))
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gsio.compute import open_solver
-from gsio.compute.solver import Solver
+from gsio.compute.solver import Solver, fields
 from gsio.config import Config
 from gsio.model.gray_scott import check_stability, step
 from gsio.run.initial import initial_state
@@ -29,7 +29,7 @@ def checked_solver(config: Config, device: str, make: Callable[..., Solver] | No
     else:
         solver = open_solver(config.run.backend, config, layout, 1, initial_state, recall)
     solver.advance(STEPS)
-    found = solver.fields()
+    found = fields(solver)
     xp: Any = np
     if device == "gpu":
         import cupy as xp  # type: ignore[no-redef]

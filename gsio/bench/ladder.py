@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gsio.compute.cuda.sources import FUSED_STEPS, FUSED_TILE, RUNGS, read
-from gsio.compute.host import ArraySolver, beginning
+from gsio.compute.host import ArraySolver, initial_arrays
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field
@@ -20,7 +20,7 @@ def solver_of(rung: str, config: Config, layout: BlockLayout, start: Start) -> A
     import cupy
 
     kernel, model = cupy.RawKernel(read(f"{rung}.cu"), rung, options=RUNGS[rung]), config.model
-    u, v, _ = beginning(config, layout, start, cupy.asarray)
+    u, v, _ = initial_arrays(config, layout, start, cupy.asarray)
     both = [[u, v], [cupy.empty_like(u), cupy.empty_like(v)]]
     rates: Any = model.diffusion_u, model.diffusion_v, model.feed, model.feed + model.kill  # type: ignore[operator]
     numbers = [*map(np.int32, u.shape), *map(np.float32, rates)]

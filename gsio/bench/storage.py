@@ -28,7 +28,7 @@ from gsio.bench.replay import RecordingWriter, ReplaySolver
 from gsio.bench.tables import Column, Measurement, Options, Row, Table, empty, median
 from gsio.codec.blosc import lz4_parameters
 from gsio.compute import open_solver
-from gsio.compute.solver import Solver
+from gsio.compute.solver import Solver, fields
 from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool
 from gsio.frames.layout import BlockLayout
@@ -199,7 +199,7 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
 
     def encode(tasks: Iterator[tuple[Block, int]]) -> None:
         for block, task in tasks:
-            codec.encode(block, config.output, task)
+            codec.encode(block, task)
             block.chunks.clear()  # a writer too drops the chunks that it has written
 
     rounds: list[Measurement] = []
@@ -266,7 +266,7 @@ def started_solver(config: Config, layout: BlockLayout, blocks: int, before: int
     solver = open_solver(config.run.backend, config, layout, blocks, initial_state, recall)
     if before:
         solver.advance(before)
-        solver.fields()  # waits for the device
+        fields(solver)  # waits for the device
     return solver
 
 
@@ -278,7 +278,7 @@ def wrong_frames(config: Config, output: Path, before: int) -> list[int]:
     for number in range(config.run.frames):
         solver.advance(config.run.steps_per_frame)
         if number in (0, last // 2, last):
-            expected = solver.fields()[1]
+            expected = fields(solver)[1]
             if read_frame(output, number, expected.shape).tobytes() != expected.tobytes():
                 wrong.append(number)
     return wrong

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gsio.cli.options import FILES, FOLDER, Group, Option, configuration, debug_option, file_option
-from gsio.config import Config
+from gsio.config import AUTO, Config
 from gsio.streams import say
 
 MEASURED = "What is measured"
@@ -47,7 +47,7 @@ def _add_table(name: str, text: str) -> None:
     measured = partial(click.option, cls=Option, heading=MEASURED, show_default=True)
 
     @bench.command(name, help=text)
-    @measured("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="Measure this device.")
+    @measured("--device", type=click.Choice([AUTO, "gpu", "cpu"]), default=AUTO, help="Measure this device.")
     @measured(
         "--only", default="", show_default=False, metavar="TEXT", help="Measure only the rows whose name contains TEXT."
     )
@@ -88,7 +88,7 @@ def _add_table(name: str, text: str) -> None:
         from gsio.bench.tables import Options, report
         from gsio.machine import find_driver
 
-        if device == "auto":
+        if device == AUTO:
             driver = find_driver()
             device = "gpu" if driver and driver.gpus else "cpu"
         say(report(name, Options(device, **options), json, plot, partial(say, err=True)))  # fmt: skip

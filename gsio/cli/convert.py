@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gsio.cli.options import PATH, Command, Option, debug_option, overwrite_option, quiet_option
-from gsio.config import allowed_values, one_of
+from gsio.config import AUTO, allowed_values, one_of
 from gsio.streams import say
 
 SELECTION = "What is written"
@@ -39,7 +39,7 @@ def repair(path: Path, debug: bool) -> None:
     help="Write only these rows and columns.",
 )  # fmt: skip
 @click.option(
-    "--compression", cls=Option, type=click.Choice(allowed_values("output.compression")), default="auto",
+    "--compression", cls=Option, type=click.Choice(allowed_values("output.compression")), default=AUTO,
     show_default=True, heading=SELECTION, metavar="NAME",
     help=f"Compress .h5 and .zarr with {one_of(allowed_values('output.compression'))}; auto suits the format.",
 )  # fmt: skip

@@ -22,10 +22,11 @@ from gsio.streams import error_of, say
 @debug_option
 def info(path: Path, follow: bool, debug: bool) -> None:
     """Print the frames, fields, status and configuration of an output."""
-    from gsio.run.status import lines_of, open_committed, state_of
+    from gsio.run.status import follow as follow_run
+    from gsio.run.status import open_committed, state_of
 
     if follow:
-        for line in lines_of(path):
+        for line in follow_run(path):
             say(line)
             if error_of(sys.stdout) is not None:  # the reader of stdout has gone
                 break
@@ -50,12 +51,12 @@ def verify(path: Path, debug: bool) -> None:
     Every frame is also compared with its checksum.
     """
     from gsio.reader.verify import outside, problems
-    from gsio.run.progress import counted
+    from gsio.run.progress import frame_progress
     from gsio.run.status import is_written, open_committed
 
     with open_committed(path) as stack:
         found = 0
-        with counted(stack.frames) as advance:
+        with frame_progress(stack.frames) as advance:
             for problem in problems(stack, advance, is_written=is_written(path)):
                 say(problem)  # rich prints it above the bar
                 found += 1

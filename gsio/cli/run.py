@@ -66,18 +66,17 @@ def run(config: Config, output: Path, metrics_port: int | None, quiet: bool, **o
     import structlog
 
     from gsio import log
-    from gsio.run.pipeline import Pipeline
-    from gsio.run.progress import shown
+    from gsio.run.metrics import metrics
+    from gsio.run.progress import Progress, run_progress
     from gsio.run.simulate import simulate
-    from gsio.run.status import metrics
 
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     log_format, debug = options.pop("log_format"), options.pop("debug")
-    with metrics(metrics_port) as show, shown(quiet=quiet) as bar:
+    with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 
-        def watch(pipeline: Pipeline) -> None:
-            bar(pipeline)
-            show(pipeline)
+        def watch(progress: Progress) -> None:
+            bar(progress)
+            show(progress)
 
         log.configure(log_format, quiet=quiet, debug=debug)  # after the bar, so that events are printed above it
         summary = simulate(config, output, **options, watch=watch)
@@ -114,12 +113,12 @@ def profile(
     from gsio import log
     from gsio.profile import disagreement, read_report
     from gsio.profile import profile as run_profiled
-    from gsio.run.progress import shown
+    from gsio.run.progress import run_progress
 
     if read is not None:
         say(read_report(read))
         return
-    with shown(quiet=quiet) as watch:
+    with run_progress(quiet=quiet) as watch:
         log.configure("text", quiet=True, debug=debug)
         files = {"to_timeline": timeline, "plot": plot, "report": report}
         reports = run_profiled(config, output, overwrite=overwrite, **files, quiet=quiet, watch=watch)

@@ -1,34 +1,31 @@
-"""Codecs: a table of them, and what they do with the chunks of a block.
+"""Codecs: the table of them, and how the chunks of a block are encoded and decoded.
 
-To add a codec, write a file that makes a `Codec`, add it to `CODECS` here, and its name to `gsio.config.CODECS`.
+To add a codec, write a file that makes a `Codec`, and add its row to `gsio.config.tables.CODECS`.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsio import config
-from gsio.codec.blosc import LZ4, ZSTD
 from gsio.codec.checksum import set_checksums
-from gsio.codec.deflate import DEFLATE
 from gsio.codec.interface import Codec
-from gsio.codec.raw import NONE
-from gsio.config import Output
 from gsio.frames.block import Block
 
 __all__ = ["CODECS", "Codec", "chunk_bytes", "codecs_for", "decode", "encode", "prepend", "register", "set_checksums"]
 
-# By name. A format takes the first that it can hold where a configuration does not choose.
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (DEFLATE, LZ4, ZSTD, NONE)}
+CODECS: dict[str, Codec] = {
+    name: getattr(import_module(f"gsio.codec.{module}"), name.upper()) for name, module in config.CODECS.items()
+}
 
 
 def register(codec: Codec) -> None:
     """Add a codec at run time, so that a configuration can name it."""
     CODECS[codec.name] = codec
-    if codec.name not in config.CODECS:
-        config.CODECS.append(codec.name)
+    config.CODECS.setdefault(codec.name, "")
 
 
 def codecs_for(form: str) -> list[Codec]:
@@ -36,34 +33,34 @@ def codecs_for(form: str) -> list[Codec]:
     return [codec for codec in CODECS.values() if form in codec.formats]
 
 
-def encode(block: Block, output: Output, task: int) -> None:
-    """Set the chunks of one task of `block`, and with the first slab the checksums; the GIL is free meanwhile.
+def encode(block: Block, task: int) -> None:
+    """Set the chunks of one task of `block`, and with the first slab the checksums, without the interpreter lock.
 
-    If the solver has encoded the block, nothing is left to do. A checksum is taken after its chunk is encoded: its
-    bytes are in the cache then, and it takes half as long.
+    If the solver has encoded the block, nothing is left to do. The checksums of frames are taken after their chunk is
+    encoded: the bytes are in the cache by then, so that a checksum takes half as long.
     """
-    layout, codec = block.layout, CODECS[output.compression]
+    layout, codec = block.layout, CODECS[block.layout.chunks.codec]
     numbers, slab = block.chunk_numbers(task)
     for number in numbers:
         if (number, slab) in block.chunks:
             return
         chunks = (chunk_bytes(block, number, slab, field) for field in range(len(layout.frame.fields)))
         block.chunks[number, slab] = [
-            codec.encode(chunk, layout.frame.dtype.itemsize, output.level) for chunk in chunks
+            codec.encode(chunk, layout.frame.dtype.itemsize, layout.chunks.level) for chunk in chunks
         ]
         if slab == 0:
             set_checksums(block, number * layout.chunks.frames_per_chunk, (number + 1) * layout.chunks.frames_per_chunk)
 
 
-def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> None:
-    """Put frames that the output holds before those of `block`, with which they share a chunk or shard.
+def prepend(block: Block, before: Sequence[NDArray[Any]]) -> None:
+    """Put frames of the output before the frames of `block`, with which they share a chunk or shard.
 
     `before` has the stored values of each field, [frame, …] of the layout's shape. Chunks that a solver has encoded are
     decoded, so that all frames of the block are encoded together.
     """
     layout, kept, count = block.layout, len(before[0]), block.count
     if block.chunks:
-        codec, fresh, dtype, nbytes = CODECS[output.compression], [], layout.frame.dtype, layout.chunks.chunk_nbytes
+        codec, fresh, dtype, nbytes = CODECS[layout.chunks.codec], [], layout.frame.dtype, layout.chunks.chunk_nbytes
         for field in range(len(layout.frame.fields)):
             slabs = [
                 np.concatenate([
@@ -87,22 +84,22 @@ def prepend(block: Block, before: Sequence[NDArray[Any]], output: Output) -> Non
 
 
 def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:
-    """Return the values [value] of a chunk, any bytes-like object, that has `nbytes` bytes when it is decoded.
+    """Return the values [value] of a chunk, a bytes-like object whose decoded size is `nbytes`.
 
-    Raises ValueError if the chunk is damaged or has any other size. A small file can pretend to hold much, so no more
-    than one byte beyond that size is decoded.
+    Raises ValueError if the chunk is damaged or has another size. A small file can pretend to hold much data, so at
+    most one byte beyond that size is decoded.
     """
     try:
         values = np.frombuffer(codec.decode(encoded, dtype.itemsize, nbytes), dtype)
         if values.nbytes != nbytes:
             raise ValueError(f"expected {nbytes} bytes, found {values.nbytes}")
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own
         raise ValueError(f"a chunk cannot be decoded: {error}") from None
     return values
 
 
 def chunk_bytes(block: Block, number: int, slab: int, field: int) -> NDArray[np.uint8]:
-    """Return the bytes [byte] of one field of a chunk in the order that its codec wants: a view if they lie so."""
+    """Return the bytes [byte] of one field of a chunk in the order of its codec: a view where the block allows one."""
     layout = block.layout
     planes = layout.frame.dtype.itemsize if layout.frame.shuffle else 1  # the byte planes of all frames lie together
     frame, line = number * layout.chunks.frames_per_chunk, slab * layout.chunks.lines_per_chunk

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from gsio.codec.interface import Codec, Hdf5Filter, Kernels
 
-FILTER = 32001  # the registered number of the filter of HDF5
-FILTER_VERSIONS = 2, 2  # of the filter, and of Blosc's format
-CODES = {"lz4": 1, "zstd": 5}  # by which the filter knows Blosc's compressors
-HEADER_BYTES, FORMAT = 16, 2  # of each chunk, and the first byte
-SEGMENT_BYTES = 8 << 10  # that a GPU encodes in one piece: many of them fit into its shared memory side by side
+FILTER = 32001  # the registered number of Blosc among the filters of HDF5
+FILTER_VERSIONS = 2, 2  # the versions of the filter and of Blosc's format
+CODES = {"lz4": 1, "zstd": 5}  # the numbers of Blosc's compressors in the filter
+HEADER_BYTES, FORMAT = 16, 2  # each chunk begins with a header, whose first byte is the format
+SEGMENT_BYTES = 8 << 10  # a GPU encodes a segment in one piece; many fit into its shared memory side by side
 
 
 class Blosc(NamedTuple):
@@ -26,7 +26,7 @@ class Blosc(NamedTuple):
 
 
 def lz4_parameters(level: int) -> Blosc:
-    """Return the parameters of lz4, the same for each `level`: higher levels made it slower, and so did larger blocks.
+    """Return the parameters of lz4, which ignore `level`: higher levels and larger blocks made the encoder slower.
 
     The kernels of a GPU make blocks of about the same size.
     """
@@ -34,12 +34,12 @@ def lz4_parameters(level: int) -> Blosc:
 
 
 def zstd_parameters(level: int) -> Blosc:
-    """Return the parameters of zstd: blocks larger than Blosc's own choice made it 1.8 times as fast, and smaller."""
+    """Return the parameters of zstd: with blocks larger than Blosc's choice, it is 1.8 times as fast and packs more."""
     return Blosc("zstd", max(1, level), 1 << 20)
 
 
 def decode(encoded: Any, itemsize: int, nbytes: int) -> Any:
-    """Return the bytes of a chunk; raises unless its header has the sizes that are expected, which Blosc believes."""
+    """Return the bytes of a chunk; raise ValueError unless its header, which Blosc believes, has the expected sizes."""
     header = bytes(encoded[:HEADER_BYTES])
     if len(header) < HEADER_BYTES or header[0] != FORMAT:
         raise ValueError("expected the header of Blosc, found another")
@@ -94,7 +94,7 @@ KERNELS = Kernels(
     source="blosc.cu",
     threads=32,
     segment=SEGMENT_BYTES,
-    around=8,  # the size of a segment is stored before it, and the kernels can read a word after it
+    around=8,  # a segment follows its size, and the kernels can read a word after the segment
     levels=range(10),
     blocks=_gpu_blocks,
     headers=lambda blocks, segments: HEADER_BYTES + 4 * (blocks + segments),

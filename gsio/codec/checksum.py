@@ -18,7 +18,7 @@ def set_checksums(block: Block, first: int, last: int) -> None:
 
 
 def frame_checksum(planes: Sequence[NDArray[Any]], byte_planes: bool) -> int:
-    """Return the checksum of a frame from its fields, stored values in C order; `byte_planes` as its codec has it."""
+    """Return the checksum of a frame from its fields, stored values in C order; `byte_planes` is that of its codec."""
     checksum = 0
     for plane in map(np.ascontiguousarray, planes):
         checksum = crc32c(Shuffle(plane.itemsize).encode(plane) if byte_planes else plane.data, checksum)

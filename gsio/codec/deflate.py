@@ -1,4 +1,4 @@
-"""Deflate of byte planes, in zlib streams (RFC 1950): the filters `shuffle` and `gzip` that every HDF5 has."""
+"""Deflate of byte planes in zlib streams (RFC 1950): every HDF5 has the filters `shuffle` and `gzip`."""
 
 import itertools
 from typing import Any
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from gsio.codec.interface import Codec, Hdf5Filter, Kernels
 
-STORED_BYTES = 65535  # of a block of the kind `stored`, at most: RFC 1951, 3.2.4
-SEGMENT_BYTES = 16 << 10  # that a GPU encodes in one piece: many of them fit into its shared memory side by side
-STORED_HEADER = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)  # of a full block, before more of them
+STORED_BYTES = 65535  # the most bytes of a block of the kind `stored`: RFC 1951, 3.2.4
+SEGMENT_BYTES = 16 << 10  # a GPU encodes a segment in one piece; many fit into its shared memory side by side
+STORED_HEADER = np.frombuffer(b"\0\xff\xff\0\0", np.uint8)  # before a full block that is not the last
 
 
 def encode(chunk: NDArray[np.uint8], itemsize: int, level: int) -> Any:
-    """Return a zlib stream of byte planes that ISA-L compressed, except for noise, which is stored as it is.
+    """Return a zlib stream of byte planes: noise is stored as it is, and ISA-L compresses the rest.
 
-    In a dense pattern three of four byte planes are noise: ISA-L finds nothing in them and takes half its time.
+    In a dense pattern three of four byte planes are noise. ISA-L would spend half its time on them and save nothing.
     """
     few = _is_noise(chunk, every=4)
     if 4 * few.sum() <= len(few):  # cutting the stream would cost more than it gains
@@ -40,7 +40,7 @@ def encode(chunk: NDArray[np.uint8], itemsize: int, level: int) -> Any:
 
 
 def _joined(pieces: list[Any]) -> NDArray[np.uint8]:
-    """Return the bytes of a stream: bytes as they are, arrays [block, byte] as stored blocks. NumPy frees the GIL."""
+    """Return the bytes of a stream: bytes as they are, arrays [block, byte] as stored blocks; NumPy frees the GIL."""
     whole = len(STORED_HEADER) + STORED_BYTES
     sizes = [len(piece) if isinstance(piece, bytes) else len(piece) * whole for piece in pieces]
     stream = np.empty(sum(sizes), np.uint8)
@@ -56,10 +56,10 @@ def _joined(pieces: list[Any]) -> NDArray[np.uint8]:
 
 
 def _is_noise(chunk: NDArray[np.uint8], every: int) -> NDArray[np.bool_]:
-    """Return which pieces of `STORED_BYTES` bytes would not shrink, by 256 of their bytes: 32 windows of 8.
+    """Return for each piece of `STORED_BYTES` bytes whether it is noise, judged by 256 bytes: 32 windows of 8.
 
-    256 random bytes have 162 different values, give or take 5, and one byte is the same as the byte before; two windows
-    in a flat part of the picture are enough to tell.
+    256 random bytes have 162 different values, give or take 5, and one byte equals the byte before. Two windows in a
+    flat part of the picture are enough to change these numbers.
     """
     pieces = -(-(len(chunk) // STORED_BYTES) // every)
     shape, strides = (pieces, 32, 8), (STORED_BYTES * every, STORED_BYTES // 32, 1)
@@ -88,15 +88,15 @@ DEFLATE = Codec(
     family="deflate",
     encode=encode,
     decode=decode,
-    levels=range(4),  # those of ISA-L
+    levels=range(4),  # the levels of ISA-L
     hdf5=Hdf5Filter((2, 1), _hdf5),
-    zarr=None,  # its codecs of the core specification have no byte shuffle before gzip
+    zarr=None,  # the core specification has no byte shuffle before gzip
     byte_planes=True,
     kernels=Kernels(
         source="deflate.cu",
         threads=256,
         segment=SEGMENT_BYTES,
-        around=32,  # the Adler-32 of a segment is stored before it, aligned, and the kernels can read a word after it
+        around=32,  # a segment follows its Adler-32, aligned, and the kernels can read a word after the segment
         levels=range(1, 2),
         blocks=lambda cells, itemsize: (-(-cells // SEGMENT_BYTES), min(cells, SEGMENT_BYTES)),
         headers=lambda blocks, segments: 2 + 5 * segments + 6,

@@ -15,9 +15,10 @@ class Hdf5Filter(NamedTuple):
     numbers
         The registered numbers of the filters, in the order in which a writer applies them.
     arguments
-        From the bytes of a value, the bytes of a chunk, and the level, to arguments of h5py's `create_dataset`.
+        A function from the bytes of a value, the bytes of a chunk, and the level, to arguments of h5py's
+        `create_dataset`.
     plugin
-        The package that a reader with h5py needs; "" if h5py has the filters.
+        The package that readers with h5py need; "" if h5py has the filters.
     """
 
     numbers: tuple[int, ...]
@@ -37,14 +38,15 @@ class Kernels(NamedTuple):
     segment
         The largest number of bytes in a segment.
     around
-        The bytes that the slot of a segment has beyond the bytes before compression.
+        The bytes by which the slot of a segment is longer than the segment before compression.
     levels
         The levels of the codec at which a GPU may encode.
     blocks
-        From the cells of a chunk and the bytes of a cell, to the number of blocks and the cells of a block. The last
-        block can be shorter.
+        A function from the cells of a chunk and the bytes of a cell, to the number of blocks and the cells of a block.
+        The last block can be shorter.
     headers
-        From the numbers of blocks and of segments, to the bytes that they add to a chunk in which nothing shrinks.
+        A function from the numbers of blocks and of segments, to the bytes that are added to a chunk in which nothing
+        shrinks.
     """
 
     source: str
@@ -64,18 +66,18 @@ class Codec(NamedTuple):
     name
         The value of `output.compression`.
     family
-        The name that `gsio info` shows: a reader needs to know no more.
+        The name that `gsio info` shows, which is enough for a reader.
     encode
-        From the bytes of a chunk (uint8 [byte]), the bytes of a value, and the level, to bytes-like. It releases the
-        interpreter lock.
+        A function from the bytes of a chunk (uint8 [byte]), the bytes of a value, and the level, to a bytes-like
+        object. The function releases the interpreter lock.
     decode
-        From the bytes-like that `encode` returned, the bytes of a value, and the size of the chunk, to bytes-like in
-        C order. It allocates at most one byte more than that size; a damaged chunk raises any exception.
+        A function from the result of `encode`, the bytes of a value, and the size of the chunk, to a bytes-like object
+        in C order. The function allocates at most one byte more than that size; a damaged chunk raises any exception.
     levels
         The values that `output.level` may have.
     hdf5, zarr
-        The filter of HDF5; and the function from the level to zarr-python's compressors. None where the format has no
-        such codec.
+        The filters of HDF5; and the function from the level to zarr-python's compressors. None where the format cannot
+        hold such chunks.
     byte_planes
         Whether `encode` gets all first bytes of the values, then all second bytes, …; else it gets C order.
     raw

@@ -1,47 +1,26 @@
-"""Solvers advance u and v, and know no files."""
+"""Solvers advance u and v, and know no files.
+
+To add a backend, write a file that makes its solver, and add its row to `gsio.config.tables.BACKENDS`.
+"""
 
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from gsio.compute.solver import Solver
-from gsio.config import Config
+from gsio.config import BACKENDS, Config
 from gsio.errors import UsageError
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory, one_line
 from gsio.model.gray_scott import check_stability
 from gsio.model.start import Start
 
-
-class Backend(NamedTuple):
-    """Where the solver of a backend is, and what it needs."""
-
-    module: str  # within gsio.compute
-    copies: int  # copies of the grid in host memory, of the computed dtype, with temporary arrays
-    extra: str = ""  # the extra of gsio that installs the library; "" if none is needed, or 'gsio doctor' names it
-    solver: str = "solver"  # the class or function that makes the solver
-    cuda: bool = False  # whether it needs a GPU that CuPy can use
-    tuned: bool = False  # whether it takes `recall`, which returns tunings
-
-
-BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, tuned=True),
-    "numba": Backend("cpu", 4, solver="CpuSolver"),
-    "numpy": Backend("peers.numpy", 12),
-    "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
-    "jax": Backend("peers.jax", 8, "jax"),
-    "jax-convolve": Backend("peers.jax", 8, "jax"),
-    "jax-scan": Backend("peers.jax", 8, "jax"),
-    "torch": Backend("peers.torch", 8, "torch"),
-    "torch-compile": Backend("peers.torch", 8, "torch"),
-    "cupynumeric": Backend("peers.cupynumeric", 8, "cupynumeric"),
-}
 OLDEST = 8, 0  # compute capability: the kernels need asynchronous copies and split barriers
 
 
 def numba_compiles() -> bool:
-    """Return whether Numba compiles. NUMBA_DISABLE_JIT makes Python run functions that are written for LLVM."""
+    """Return whether Numba compiles; with NUMBA_DISABLE_JIT, Python would run code that is written for LLVM."""
     try:
         return not int(os.environ.get("NUMBA_DISABLE_JIT", "0"))
     except ValueError:  # Numba warns, and compiles
@@ -49,7 +28,7 @@ def numba_compiles() -> bool:
 
 
 def why_too_old(device: int) -> str | None:
-    """Return why a GPU cannot be used, or None if it can."""
+    """Return the reason that a GPU is too old for gsio, or None if the GPU can be used."""
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(device)
@@ -67,7 +46,7 @@ def open_solver(
     start: Callable[[Config], Start],
     recall: Callable[[str], Any] = lambda name: None,
 ) -> Solver:
-    """Return the solver of a run. `start` is called once the memory is known to be enough.
+    """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
     `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None.
 
@@ -81,8 +60,8 @@ def open_solver(
     check_memory("host", _host_bytes(backend, config, layout, blocks), available_memory())
     if row.cuda:
         _check_cuda(config, layout)
-    if backend == "numba" and not numba_compiles():
-        what = "run.backend: numba cannot be used with NUMBA_DISABLE_JIT"
+    if row.compiles and not numba_compiles():
+        what = f"run.backend: {backend} cannot be used with NUMBA_DISABLE_JIT"
         raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
     try:
         make = getattr(import_module(f"gsio.compute.{row.module}"), row.solver)
@@ -98,14 +77,14 @@ def open_solver(
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
-    """Return the host memory that a run takes.
+    """Return the bytes of host memory that a run takes.
 
     The initial state is two float64 fields. Maps of feed and kill are two more, and two of the computed dtype. Staged
     frames wait in `blocks` blocks, once raw and once encoded.
     """
-    itemsize = 8 if backend == "numpy" else layout.frame.computed.itemsize
+    row = BACKENDS[backend]
     maps = 2 * config.model.maps
-    a_cell = (2 + maps) * 8 + (BACKENDS[backend].copies + maps) * itemsize
+    a_cell = (2 + maps) * 8 + (row.copies + maps) * (row.itemsize or layout.frame.computed.itemsize)
     return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
 
 
@@ -116,14 +95,14 @@ def tune(
     recall: Callable[[str], Any],
     remember: Callable[[str, Any], object],
 ) -> Iterator[tuple[str, float]]:
-    """Yield ways to cut the grid of a run into tiles and the measured Gcell/s of each.
+    """Yield ways to cut the grid of a run into tiles, each with its Gcell/s.
 
     At the end `remember` gets the name of the job and the record of its fastest tiling, which `recall` returns later.
 
     Raises
     ------
     UsageError
-        There is no GPU that can be used, the grid does not fit it, or the initial state cannot be read.
+        No GPU can be used, the grid does not fit into its memory, or the initial state cannot be read.
     """
     _check_cuda(config, layout)
     from gsio.compute.cuda.solver import tune

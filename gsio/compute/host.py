@@ -1,4 +1,4 @@
-"""The parts that solvers on the host share: solvers made of array code, and the staging of a frame in host memory."""
+"""Solvers made of array code, and the staging of a frame that lies in host memory."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,28 +20,7 @@ State = TypeVar("State")
 Item = TypeVar("Item")
 
 
-class HostSolver:
-    """The methods that follow from `field` where blocks are ordinary memory and copies are made at once."""
-
-    def field(self, name: str) -> Field:
-        """Return a host copy of u or v, of the layout's shape."""
-        raise NotImplementedError
-
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-        return self.field("u"), self.field("v")
-
-    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
-        """Copy u and v, and return a function that returns the copies."""
-        copies = self.fields()
-        return lambda: copies
-
-    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return ordinary memory."""
-        return np.zeros(nbytes, np.uint8)
-
-
-class ArraySolver(HostSolver, Generic[State]):
+class ArraySolver(Generic[State]):
     """A solver made of array code.
 
     The fields that are saved are copied to the host, where the threads that wait for a block stage its frames.
@@ -84,6 +63,15 @@ class ArraySolver(HostSolver, Generic[State]):
         """Return a host copy of u or v, of the layout's shape."""
         return np.array(self._copy(self._state, "uv".index(name))).reshape(self._layout.frame.shape)
 
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v at once, and return a function that returns the copies."""
+        copies = self.field("u"), self.field("v")
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
+
     def fill(self, block: Block) -> None:
         """Compute the next `block.count` frames and copy them to the host."""
         start = time.perf_counter()
@@ -104,7 +92,7 @@ class ArraySolver(HostSolver, Generic[State]):
             planes.clear()
 
 
-def beginning(
+def initial_arrays(
     config: Config, layout: BlockLayout, start: Start, array: Callable[[Field], Any]
 ) -> tuple[Any, Any, Coefficients]:
     """Return u and v at the start, of the layout's shape, and the constants of a step, made arrays by `array`.
@@ -113,12 +101,12 @@ def beginning(
     """
     dtype, ndim = np.dtype(config.model.precision), len(layout.frame.shape)
 
-    def made(rate: Field) -> Any:  # drops the axis of members if the fields have none
+    def to_array(rate: Field) -> Any:  # drops the axis of members if the fields have none
         return rate.item() if rate.size == 1 else array(rate.reshape(rate.shape[-ndim:]).astype(dtype))
 
     c = coefficients(config.model, start.feed, start.kill)
     u, v = (array(np.broadcast_to(field, layout.frame.shape).astype(dtype)) for field in start[:2])
-    return u, v, c._replace(feed=made(c.feed), keep_v=made(c.keep_v))
+    return u, v, c._replace(feed=to_array(c.feed), keep_v=to_array(c.keep_v))
 
 
 def set_outside(p: Any, boundary: str) -> None:

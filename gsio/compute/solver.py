@@ -22,9 +22,6 @@ class Solver(Protocol):
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps; may return early."""
 
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Keep the present u and v; return a function that waits for their host copies and returns them."""
 
@@ -39,3 +36,8 @@ class Solver(Protocol):
 
     def wait(self, block: Block) -> None:
         """Return when the frames, the statistics and the seconds of `block` are complete."""
+
+
+def fields(solver: Solver) -> tuple[Field, Field]:
+    """Return host copies of u and v as they are now, of the layout's shape."""
+    return solver.snapshot()()

@@ -12,10 +12,13 @@ from gsio.config.loading import (
     toml_value,
     with_absolute_paths,
 )
-from gsio.config.schema import CODECS, Backend, Config, Grid, Initial, Interval, Map, Model, Output, Parameter, Run
+from gsio.config.schema import Config, Grid, Initial, Interval, Map, Model, Output, Parameter, Run
+from gsio.config.tables import AUTO, BACKENDS, CODECS, Backend
 from gsio.config.units import one_of, parse_bytes, parse_interval, parse_walltime
 
 __all__ = [
+    "AUTO",
+    "BACKENDS",
     "CODECS",
     "Backend",
     "Config",

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from gsio.config.schema import CODECS, Compression, Config, Fraction, Interval, Parameter
+from gsio.config.schema import Compression, Config, Fraction, Interval, Parameter
+from gsio.config.tables import AUTO, CODECS
 from gsio.config.units import one_of, parse_interval, parse_walltime, shortened
 from gsio.errors import UsageError, reason_of
 from gsio.inputs import TOML_NBYTES, parse_toml, read_regular
@@ -45,7 +46,7 @@ def allowed_values(key: str) -> tuple[str, ...]:
 
 def _names_allowed(hint: Any) -> tuple[str, ...]:
     if hint == Compression:
-        return ("auto", *CODECS)
+        return (AUTO, *CODECS)
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 

@@ -1,10 +1,11 @@
 """The structures of a configuration: its keys with their types and ranges. ``config/default.toml`` has the defaults."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from gsio.config.tables import AUTO, BACKENDS, CODECS
 from gsio.config.units import one_of, shortened
 from gsio.errors import DataError, UsageError
 from gsio.inputs import parse_toml
@@ -13,10 +14,10 @@ LARGEST = 2**31 - 1
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Backend = Literal[
-    "auto", "cupy", "numba", "numpy",
-    "cupy-arrays", "jax", "jax-convolve", "jax-scan", "torch", "torch-compile", "cupynumeric",
-]  # fmt: skip
+if TYPE_CHECKING:
+    BackendName = str
+else:
+    BackendName = Literal[(AUTO, *BACKENDS)]
 
 
 class Map(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +37,6 @@ class Map(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Compression = Annotated[str, Meta(title="auto, or the name of a codec")]
-CODECS = ["deflate", "lz4", "zstd", "none"]  # a test compares these names with the table of gsio.codec
 Interval = Natural | str  # a number of frames, or a time such as 15m
 # One number for the whole grid, one for each member of a batch, or a map.
 Parameter = Fraction | Annotated[tuple[Fraction, ...], Meta(min_length=1)] | Map
@@ -92,7 +92,7 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
 
     frames: Positive
     steps_per_frame: Positive
-    backend: Backend
+    backend: BackendName
     device: Natural
     threads: Natural
     checkpoint_every: Interval = "15m"
@@ -113,7 +113,7 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     pyramid: Annotated[int, Meta(ge=0, le=16)] = 0
 
     def __post_init__(self) -> None:
-        if self.compression not in (allowed := ("auto", *CODECS)):
+        if self.compression not in (allowed := (AUTO, *CODECS)):
             found = shortened(self.compression)
             raise UsageError(f"output.compression: expected {one_of(allowed)}, got {found}")
 

@@ -18,7 +18,7 @@ from gsio.export.vtkhdf import write_vtkhdf
 from gsio.files import is_file, publish, remove_temporaries, require_new, temporary_beside
 from gsio.processes import terminable
 from gsio.run.plan import with_codec
-from gsio.run.progress import counted
+from gsio.run.progress import frame_progress
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.writer import format_of, is_zarr
@@ -95,7 +95,7 @@ def export(
                 selection, config=with_codec(replace(selection.config, output=output), target)
             )
         try:
-            with counted(len(selection.frames), quiet=quiet) as advance:
+            with frame_progress(len(selection.frames), quiet=quiet) as advance:
                 write(temporary, selection, selection.read(target.parent, advance))
             if temporary.is_file():  # a folder is on the disk
                 with temporary.open("rb") as file:

@@ -1,1 +1,1 @@
-"""Frames: what a frame is, how files and memory are cut into pieces of them, and the blocks they travel in."""
+"""Frames: their format, the chunks and blocks that files and memory are cut into, and the pool of blocks."""

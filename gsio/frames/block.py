@@ -1,4 +1,4 @@
-"""Blocks: the unit in which frames travel from the solver through the encoders to the writer."""
+"""Blocks: frames travel in them from the solver through the encoders to the writer."""
 
 import queue
 import threading
@@ -17,27 +17,29 @@ class Block:
     Attributes
     ----------
     buffer
-        uint8, the whole block in one piece: statistics, checksums, ends, frames. A solver may fill it with one copy.
+        uint8, the whole block in one piece: statistics, checksums, ends, frames. A solver may fill the buffer by one
+        copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
     data
         uint8 [frame, field, byte], a view of `buffer`: each field in C order, or its byte planes if the layout shuffles
         (all first bytes, then all second bytes, …).
     first, count
-        Number of the first frame, and how many frames the block holds now.
+        The number of the first frame, and the number of frames that the block holds now.
     kept
-        How many of these the output holds already: they share a chunk or shard with the frames after them, and are
-        encoded again with these.
+        The number of frames, at the beginning, that the output holds already. They share a chunk or shard with the
+        frames after them, so that all are encoded again together.
     checksums, chunks
-        What the encoder made: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along the
-        frames of the block and along the slabs, one encoded chunk of each field. Where frames or lines end within one,
-        it is filled with zeros. A solver that encodes sets both itself, in the place of `data`.
+        The results of the encoder: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along
+        the frames of the block and along the slabs, one encoded chunk of each field. A chunk in which the frames or
+        lines end is filled up with zeros. A solver that encodes sets both itself, in the place of `data`.
     ends
-        uint32 [chunk], a view of `buffer`: where each chunk of a solver that encodes ends in its place.
+        uint32 [chunk], a view of `buffer`: the bytes from the place of a chunk to its end, if the solver encodes.
     compute_seconds, link_seconds
-        Time the device spent computing and copying these frames; set by the solver.
+        Seconds that the device spent to compute and to copy these frames; the solver sets them.
     compute_start, link_start
-        When it began to, in seconds of `time.perf_counter`; 0 where `fill` does the work before it returns.
+        The times at which that work began, in seconds of `time.perf_counter`; 0 where `fill` does the work before it
+        returns.
     """
 
     def __init__(self, layout: BlockLayout, buffer: NDArray[np.uint8]) -> None:
@@ -62,7 +64,7 @@ class Block:
         self._counting = threading.Lock()
 
     def chunk_numbers(self, task: int) -> tuple[range, int]:
-        """Return which chunks a task has: their numbers along the frames of the block, and their slab."""
+        """Return the chunks of a task: their numbers along the frames of the block, and their slab."""
         layout = self.layout
         piece, slab = divmod(task, layout.chunks.slabs)
         first = piece * layout.frames_per_task
@@ -70,7 +72,7 @@ class Block:
         return range(*(-(-frame // layout.chunks.frames_per_chunk) for frame in frames)), slab
 
     def put(self, frame: int, field: int, plane: NDArray[Any]) -> None:
-        """Put a plane of stored values, of the layout's shape, into `data`, shuffled if the layout says so."""
+        """Put a plane of stored values, of the layout's shape, into `data`, shuffled if the format shuffles."""
         raw = np.ascontiguousarray(plane, self.layout.frame.dtype).reshape(-1, 1).view(np.uint8)
         self.data[frame, field] = (raw.T if self.layout.frame.shuffle else raw).reshape(-1)
 
@@ -82,7 +84,7 @@ class Block:
 
 
 class BlockPool:
-    """A fixed number of blocks, the only bound in the system: whoever fills frames waits here, and nowhere else."""
+    """A fixed number of blocks, the only bound in the system: a solver waits for a free block, and nowhere else."""
 
     def __init__(self, layout: BlockLayout, blocks: int, allocate: Callable[[int], NDArray[np.uint8]]) -> None:
         self.layout = layout
@@ -93,21 +95,21 @@ class BlockPool:
 
     @property
     def in_use(self) -> int:
-        """Blocks acquired and not released."""
+        """The number of blocks that are acquired and not released."""
         return self.blocks - self._free.qsize()
 
     def acquire(self) -> Block | None:
-        """Wait for a free block; None once the pool is closed and no block is free."""
+        """Wait for a free block and return it; None once the pool is closed and no block is free."""
         block = self._free.get()
         if block is None:
             self._free.put(None)  # for the next caller
         return block
 
     def release(self, block: Block) -> None:
-        """Give a block back; its bytes may be overwritten from now on."""
+        """Return a block to the pool; from now on its bytes may be overwritten."""
         block.chunks, block.kept = {}, 0
         self._free.put(block)
 
     def close(self) -> None:
-        """Wake whoever waits for a block."""
+        """Wake the callers that wait for a block."""
         self._free.put(None)

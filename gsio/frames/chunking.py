@@ -9,7 +9,7 @@ from gsio.frames.sizes import Sizes
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a file is cut into chunks: each holds some frames of one field, or a slab of them.
+    """How a file is cut into chunks, each with some frames of one field or a slab of them, and how these are encoded.
 
     Attributes
     ----------
@@ -18,15 +18,19 @@ class Chunking:
     frames_per_chunk
         Frames that share a chunk: small frames do.
     lines_per_chunk
-        Lines of a chunk along the first axis of a plane. A large plane is cut into slabs of so many lines.
+        Lines of a chunk along the first axis of a plane. A large plane is cut into slabs, each with this many lines.
     frames_per_shard
         Frames that share a shard; 0: the file has no shards.
+    codec, level
+        The name of the codec of the chunks, and its level of compression. The name is "" if nothing is encoded.
     """
 
     frame: FrameFormat
     frames_per_chunk: int
     lines_per_chunk: int
     frames_per_shard: int = 0
+    codec: str = ""
+    level: int = 1
 
     def __post_init__(self) -> None:
         if self.frames_per_chunk < 1 or self.lines_per_chunk < 1:
@@ -47,10 +51,12 @@ class Chunking:
         frames_per_chunk: int = 0,
         frames_per_shard: int = 0,
         pyramid: int = 0,
+        codec: str = "",
+        level: int = 1,
     ) -> "Chunking":
-        """Choose the chunks of a run of `frames` frames, each after `steps` steps, with so many levels of a pyramid.
+        """Choose the chunks of a run of `frames` frames, each after `steps` steps, with `pyramid` smaller levels.
 
-        An output that is extended keeps its `frames_per_chunk`; 0: they are chosen.
+        An output that is extended keeps its `frames_per_chunk`; 0: the number is chosen.
         """
         plane, lines = frame.plane_nbytes, frame.shape[0]
         fitting = min(sizes.chunk_bytes / plane, sizes.frames_in_block(frame, steps), frames)
@@ -60,9 +66,9 @@ class Chunking:
             per_chunk = next(size for size in smaller if frames_per_shard % size == 0)
         if plane > sizes.large_bytes:
             lines = max(1, round(sizes.slab_bytes * frame.shape[0] / plane))
-        if lines < frame.shape[0]:  # so that a slab of every level comes from one slab of the field
+        if lines < frame.shape[0]:  # a slab of each level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid
-        return cls(frame, per_chunk, lines, frames_per_shard)
+        return cls(frame, per_chunk, lines, frames_per_shard, codec, level)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
@@ -76,14 +82,14 @@ class Chunking:
 
     @property
     def slabs(self) -> int:
-        """Slabs that a frame is cut into, each with a chunk of its own; 1: frames are whole."""
+        """The number of slabs that a frame is cut into, each with its own chunk; 1: frames are whole."""
         return -(-self.frame.shape[0] // self.lines_per_chunk)
 
     @property
     def frames_together(self) -> int:
-        """Frames that a file takes as one piece: those of a shard, or else of a chunk."""
+        """Frames that a file takes as one piece: the frames of a shard, or else of a chunk."""
         return self.frames_per_shard or self.frames_per_chunk
 
     def chunks_of(self, frames: int) -> int:
-        """Return the number of chunks of `frames` frames that begin with a chunk: all slabs and fields."""
+        """Return the number of chunks, in all slabs and fields, of `frames` frames whose first begins a chunk."""
         return -(-frames // self.frames_per_chunk) * self.slabs * len(self.frame.fields)

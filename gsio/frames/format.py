@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FrameFormat:
-    """What a frame is: one plane for each saved field, with its values as they are stored.
+    """The format of a frame: a frame has one plane of stored values for each saved field.
 
     Attributes
     ----------
@@ -20,10 +20,10 @@ class FrameFormat:
     computed, dtype
         The dtypes in which values are computed and stored. Stored unsigned integers stand for 0 to 1.
     keep_bits
-        Bits of the mantissa that are kept; 0: all.
+        The number of bits of the mantissa that are kept; 0: all bits.
     shuffle
-        Whether a plane is staged as byte planes (all first bytes, then all second bytes, …). Checksums are taken of
-        bytes in this order.
+        Whether a plane is staged as byte planes (all first bytes, then all second bytes, …). Checksums are taken
+        over the bytes in this order.
     """
 
     shape: tuple[int, ...]
@@ -78,7 +78,7 @@ class FrameFormat:
 
     @property
     def scale(self) -> np.floating[Any]:
-        """The value of the stored integer 1, in the computed dtype, which readers then use."""
+        """The value of the stored integer 1, in the computed dtype: readers decode in the dtype of the scale."""
         dtype: type[np.floating[Any]] = self.computed.type
         return dtype(1 / (self.stored_one or 1))
 

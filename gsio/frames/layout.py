@@ -1,4 +1,4 @@
-"""The pieces that memory is cut into: blocks, the tasks of a block, and what lies where in a block."""
+"""The pieces that memory is cut into: blocks, the tasks of a block, and the places of all data in a block."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
 from gsio.frames.sizes import Sizes
 
-# Threads that encode take half a block at a time, so that they end together; with single frames, the hops between
-# threads would cost more than that gains.
+# Threads that encode take half a block at a time, so that they end together. With single frames, more would be lost by
+# the hops between threads.
 TASKS = 2
 PAGE = 4096
-STATISTICS = ("min", "max", "mean", "error", "nonfinite")  # error: the largest that storing a value makes
+STATISTICS = ("min", "max", "mean", "error", "nonfinite")  # error: the largest change of a value by storing it
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class BlockLayout:
     Attributes
     ----------
     chunks
-        How the file is cut; a block holds whole chunks and shards of it.
+        How the file is cut; a block holds whole chunks and shards.
     frames_per_block, frames_per_task
-        Frames in a block, and in the share of it that one thread encodes at once: whole chunks and shards.
+        Frames in a block, and in the share of a block that one thread encodes at once: whole chunks and shards.
     encoded_nbytes
         Bytes that one encoded chunk may take in a block; 0: the solver leaves frames there, and threads encode them.
     """
@@ -52,12 +52,12 @@ class BlockLayout:
 
     @classmethod
     def of_frames(cls, frame: FrameFormat, frames_per_block: int) -> "BlockLayout":
-        """Return the layout of blocks of so many frames, each a chunk, in one task."""
+        """Return the layout of blocks of `frames_per_block` frames, with a chunk for each frame, and one task."""
         return cls(Chunking(frame, 1, frame.shape[0]), frames_per_block, frames_per_block)
 
     @property
     def frame(self) -> FrameFormat:
-        """What a frame is."""
+        """The format of a frame."""
         return self.chunks.frame
 
     @property

@@ -1,4 +1,4 @@
-"""How large the pieces are that files and memory are cut into."""
+"""The sizes of the pieces that files and memory are cut into."""
 
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from gsio.frames.format import FrameFormat
 
 
 class Sizes(NamedTuple):
-    """How large blocks and chunks become.
+    """The sizes of blocks and chunks.
 
     Attributes
     ----------
     block_bytes, block_work
-        A block is full at so many bytes, or at so many cells times steps if these come first. Frames travel together
-        so that each costs little Python: threads that take turns at the interpreter make every hop slow. The bound on
-        the work lets a run stop soon: it takes 0.7 ms on a large GPU and 0.2 s on two cores.
+        A block is full at `block_bytes` bytes, or at `block_work` cells times steps if that comes first. Frames travel
+        together so that each costs little Python: threads that take turns at the interpreter make every hop slow. The
+        bound on the work lets a run stop soon: the work takes 0.7 ms on a large GPU and 0.2 s on two cores.
     chunk_bytes
         Bytes of one field that share a chunk. A reader decodes a whole chunk to see one frame.
     large_bytes, slab_bytes
@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
     slab_bytes: int = 8 << 20
 
     def frames_in_block(self, frame: FrameFormat, steps: int) -> float:
-        """Return how many frames, each after `steps` steps, fill a block; below 1 if one frame is more than a block."""
+        """Return the number of frames, each after `steps` steps, that fill a block; below 1 if one frame is larger."""
         return min(self.block_bytes / frame.frame_nbytes, self.block_work / (frame.cells * steps))
 
 
@@ -37,5 +37,5 @@ DEFAULT: ContextVar[Sizes | None] = ContextVar("sizes", default=None)  # set by 
 
 
 def default_sizes() -> Sizes:
-    """Return the sizes of a run that is given none."""
+    """Return the sizes of a run whose caller gives none."""
     return DEFAULT.get() or Sizes()

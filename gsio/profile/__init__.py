@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from gsio.files import new_file, publish, require_new, temporary_beside
 from gsio.profile import nsys
 from gsio.profile.lanes import check_plot, draw_lanes
 from gsio.profile.overlap import Report, overlap
-from gsio.run.pipeline import Pipeline
 from gsio.run.plan import with_codec
+from gsio.run.progress import Observe
 from gsio.run.simulate import beside, check_output, simulate
 from gsio.trace import timeline
 
@@ -35,7 +35,7 @@ def profile(
     plot: Path | None = None,
     report: Path | None = None,
     quiet: bool = False,
-    watch: Callable[[Pipeline], None] | None = None,
+    watch: Observe | None = None,
 ) -> list[Report]:
     """Run `config` and return a report of its overlap by gsio, and a second one by Nsight Systems if nsys is on PATH.
 

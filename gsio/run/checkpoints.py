@@ -1,11 +1,14 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
 A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
-written under a temporary name, synced and renamed; the one before stays as ``_prev``. Zip's CRC-32 of each part tells
-a damaged one.
+written under a temporary name, synced and renamed; the previous one stays as ``_prev``. A CRC-32 of each array shows
+damage.
 """
 
 import os
+import queue
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +23,10 @@ from gsio.config import Config
 from gsio.errors import DataError
 from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
+from gsio.model.gray_scott import Field
 
-# What may differ between the parts of one run: how long it is, where it is computed, and when it stops.
-FREE = {
+# Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
+KEYS_THAT_MAY_CHANGE = {
     "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
 }  # fmt: skip
@@ -31,10 +35,10 @@ log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
-    """The state after `frames` frames: u and v of the layout's shape, in the precision they are computed in.
+    """The state after `frames` frames: u and v of the layout's shape, in the precision of the run.
 
-    `output_id` is that of the output; `config` is the configuration as TOML; `rates` the crc32c of the feed and kill
-    rates, which may come from files.
+    `output_id` is the identity of the output, `config` the configuration as TOML, and `rates` the crc32c of feed and
+    kill, which may come from files.
     """
 
     output_id: str
@@ -46,14 +50,14 @@ class Checkpoint(NamedTuple):
 
 
 def paths_of(output: Path) -> tuple[Path, Path]:
-    """Return the paths of the checkpoint of an output and of the one before it."""
+    """Return the paths of the newest checkpoint of an output and of the previous one."""
     return Path(f"{output}.checkpoint.npz"), Path(f"{output}.checkpoint_prev.npz")
 
 
 def save(output: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint beside `output`, durably; raises OSError where storage fails, and the one before stays.
+    """Put a checkpoint beside `output`, durably; raises OSError if storage fails, and the previous one stays.
 
-    Something else that has one of their names gets another.
+    A file of another kind that has the name of a checkpoint gets another name.
     """
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
@@ -75,7 +79,7 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
 def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
     """Return the intact checkpoints of an output, or those that name `output_id`, the newest first.
 
-    Raises DataError if there are only damaged ones.
+    Raises DataError if all checkpoints are damaged.
     """
     found, damaged = [], []
     for path in paths_of(output):
@@ -93,7 +97,7 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
 
 
 def _read(path: Path) -> Checkpoint:
-    # Not compressed, so that no array is larger than the file.
+    # A checkpoint is not compressed: no array can be larger than the file.
     values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
     if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
         raise ValueError("u and v differ in shape or type")
@@ -102,7 +106,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def discard(output: Path, frames: int) -> None:
-    """Delete, durably, the checkpoints of an output that lie behind the `frames` frames that it keeps."""
+    """Delete, durably, the checkpoints that lie behind the first `frames` frames, which the output keeps."""
     for path in paths_of(output):
         with suppress(Exception):  # a damaged one is of no use
             if is_checkpoint(path) and _read(path).frames > frames:
@@ -111,13 +115,13 @@ def discard(output: Path, frames: int) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether `path` is a checkpoint, which can be damaged, or empty: a zip whose first part one has."""
+    """Return whether `path` is a checkpoint: a zip file that begins with one of its arrays, or an empty file."""
     try:
         with open_regular(path, follow=False) as file:
             head = file.read(64)
     except OSError:
         return False
-    end = 30 + int.from_bytes(head[26:28], "little")  # of the name in zip's local header
+    end = 30 + int.from_bytes(head[26:28], "little")  # the name of the first array in zip's local header ends here
     name = head[30:end].decode(errors="replace")
     return not head or (head.startswith(b"PK\3\4") and name.removesuffix(".npy") in Checkpoint._fields)
 
@@ -128,13 +132,100 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
 
 
 def check_same_run(config: Config, before: str, what: str) -> None:
-    """Raise DataError, naming the keys, unless `config` goes on with the run of the configuration `before`, TOML."""
+    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`, TOML."""
     now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
-    differing = [key for key in now if key not in FREE and now[key] != then.get(key)]
+    differing = [key for key in now if key not in KEYS_THAT_MAY_CHANGE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)
-        raise DataError(f"--resume: {what} is of another configuration: {keys}; use the same, or another --output")
+        raise DataError(f"--resume: {what} has another configuration: {keys}; use the same, or another --output")
 
 
 def _flat(layer: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, values in layer.items() for key, value in values.items()}
+
+
+class Snapshot(NamedTuple):
+    """The state after `frames` frames; `fields` waits for u and v, and returns them."""
+
+    frames: int
+    fields: Callable[[], tuple[Field, Field]]
+
+
+class Checkpointer:
+    """Takes snapshots of the state when a checkpoint is due, and keeps each until its frames are committed.
+
+    The solver's thread takes, between two blocks. The writer's thread says how many frames are committed. A thread of
+    its own saves. No snapshot is taken while the one before is not saved yet.
+
+    Parameters
+    ----------
+    first
+        The frame from which the run computes.
+    every
+        Frames, and seconds, from one checkpoint to the next; 0: neither counts.
+    snapshot
+        Keeps the state as it is now, and returns a function that waits for u and v. None: there are no checkpoints.
+    save
+        Makes a checkpoint of u and v after a number of frames.
+    """
+
+    def __init__(
+        self,
+        first: int = 0,
+        every: tuple[int, float] = (0, 0.0),
+        snapshot: Callable[[], Callable[[], tuple[Field, Field]]] | None = None,
+        save: Callable[[int, Field, Field], None] = lambda frames, u, v: None,
+    ) -> None:
+        self._every_frames, self._every_seconds = every
+        self._snapshot, self._save = snapshot, save
+        self._taken, self._taken_at = first, time.monotonic()
+        self._asked = False
+        self._saving = False  # a snapshot waits, or is being saved
+        self._waiting: Snapshot | None = None  # until its frames are committed
+        self._ready: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
+        self._last: Snapshot | None = None  # is saved when the output is closed
+
+    def ask(self) -> None:
+        """Take a snapshot before the next block."""
+        self._asked = True
+
+    def take_if_due(self, first: int) -> None:
+        """Take a snapshot of the state after `first` frames if a checkpoint is due; the solver does not wait for it."""
+        if self._snapshot is None or self._saving or first == self._taken:
+            return
+        now = time.monotonic()
+        late = 0 < self._every_frames <= first - self._taken or 0 < self._every_seconds <= now - self._taken_at
+        asked, self._asked = self._asked, False
+        if late or asked:
+            self._taken, self._taken_at, self._saving = first, now, True
+            self._waiting = Snapshot(first, self._snapshot())
+
+    def take_last(self, first: int) -> None:
+        """Take a snapshot of the state after the last frame, number `first`, that is computed."""
+        if self._snapshot is not None:
+            self._last = Snapshot(first, self._snapshot())
+
+    def committed(self, frames: int) -> None:
+        """Let the waiting snapshot be saved if all its frames are among the first `frames`, which are committed."""
+        if (waiting := self._waiting) is not None and waiting.frames <= frames:
+            self._waiting = None
+            self._ready.put(waiting)
+
+    def end(self) -> None:
+        """Let `ready` end."""
+        self._ready.put(None)
+
+    def ready(self) -> Iterator[Snapshot]:
+        """Yield each snapshot whose frames are committed, and wait for the next, until `end`."""
+        while (snapshot := self._ready.get()) is not None:
+            yield snapshot
+            self._saving = False
+
+    def last(self, frames: int) -> Snapshot | None:
+        """Return the last snapshot if all its frames are among the first `frames`, which are committed."""
+        return self._last if self._last is not None and self._last.frames <= frames else None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Make a checkpoint of a snapshot."""
+        self._save(snapshot.frames, *snapshot.fields())
+        log.info("checkpoint written", frame=snapshot.frames)

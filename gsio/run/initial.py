@@ -1,4 +1,4 @@
-"""What a run starts from: the initial state, u = 1, v = 0 everywhere, then what its kind sets; and feed and kill."""
+"""The start of a run: feed and kill, and the initial state, u = 1 and v = 0 wherever its kind sets nothing else."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,33 +16,33 @@ from gsio.model.start import Start
 from gsio.reader import open_stack
 from gsio.writer import is_zarr
 
-# Those that Pillow decodes itself, and not by calling other programs.
+# Formats that Pillow decodes itself, without other programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "TGA")
-MOST_PIXELS = 48 << 20  # of a picture, where a grid has fewer cells
-ORIENTATION = 0x0112  # the number of this tag of EXIF
+MAX_PIXELS = 48 << 20  # of a picture, unless the grid has more cells
+ORIENTATION = 0x0112  # the tag of EXIF
 
 Field = NDArray[np.float64]
 
 
 def initial_state(config: Config) -> Start:
-    """Return what a run of `config` starts from.
+    """Return the initial state, feed and kill of a run of `config`.
 
     Raises
     ------
     UsageError
-        A picture or file that cannot be read, has another shape, or holds values that are not allowed.
+        A picture or file cannot be read, has another shape, or holds values that are not allowed.
     """
-    feed, kill = rates(config)  # first: they are what is refused soonest
+    feed, kill = rates(config)  # first: they are refused soonest
     return Start(*_fields(config), feed, kill)
 
 
 def rates(config: Config) -> tuple[Field, Field]:
-    """Return feed and kill, per unit time, as they are in `Start`; reads the files of maps, nothing else.
+    """Return feed and kill, per unit time, as in `Start`; of all files, only those of maps are read.
 
     Raises
     ------
     UsageError
-        A file that cannot be read or has another shape, or a rate that is not from 0 to 1.
+        A file cannot be read or has another shape, or a rate is not from 0 to 1.
     """
     model = config.model
     return _rates(config.grid, "model.feed", model.feed), _rates(config.grid, "model.kill", model.kill)
@@ -65,7 +65,7 @@ def _rates(grid: Grid, key: str, parameter: Parameter) -> Field:
 
 
 def _map(grid: Grid, key: str, path: Path) -> Field:
-    """Return what a file holds, [rows, cols]: an array as it is, of a picture the brightness."""
+    """Return the array, or the brightness of the picture, that a file holds, [rows, cols]."""
 
     def check(name: str, shape: tuple[int, ...], dtype: Any = None) -> None:
         if shape != (grid.rows, grid.cols):
@@ -77,7 +77,7 @@ def _map(grid: Grid, key: str, path: Path) -> Field:
         return _brightness(path, grid, check)
     except UsageError:
         raise
-    except Exception as error:  # Pillow tells of a damaged file in many ways
+    except Exception as error:  # Pillow reports a damaged file in many ways
         raise UsageError(f"{key}: expected an .npy array or a picture at '{path}': {_why(error)}") from None
 
 
@@ -144,7 +144,7 @@ def _spots(grid: Grid, initial: Initial, u: Field, v: Field) -> None:
 def _image(grid: Grid, initial: Initial) -> Field:
     try:
         values = _brightness(Path(initial.path), grid)
-    except Exception as error:  # Pillow tells of a damaged picture in many ways
+    except Exception as error:  # Pillow reports a damaged picture in many ways
         raise UsageError(f"initial.path: expected a picture at '{initial.path}': {_why(error)}") from None
     if not (np.isfinite(values) & (values >= 0) & (values <= 1)).all():
         raise UsageError(f"initial.path: expected brightness from 0 to 1 in '{initial.path}', got values outside")
@@ -152,27 +152,27 @@ def _image(grid: Grid, initial: Initial) -> Field:
 
 
 def _brightness(path: Path, grid: Grid, check: Callable[[str, tuple[int, ...]], object] | None = None) -> Field:
-    """Return the brightness of a picture as viewers show it, [rows, cols], white being 1.
+    """Return the brightness of a picture as viewers show it, [rows, cols]; white is 1.
 
-    What is transparent is black; where that leaves nothing to see of a picture, white. A picture is resized to the
-    grid, or `check` is told its shape before it is decoded.
+    Transparent pixels are black, or white if the whole picture would be black. The picture is resized to the grid;
+    with `check`, which gets its shape before it is decoded, it keeps its shape.
     """
     from PIL import Image, ImageOps
 
     with open_regular(path) as file, warnings.catch_warnings(action="ignore"), _any_size():
         picture: Image.Image = Image.open(file, formats=FORMATS)
         cols, rows = picture.size
-        most = max(MOST_PIXELS, grid.rows * grid.cols)
+        most = max(MAX_PIXELS, grid.rows * grid.cols)
         if rows * cols > most:
             raise ValueError(f"expected at most {most} pixels, got {rows} × {cols}; make the picture smaller")
         if check is not None:
             turned = picture.getexif().get(ORIENTATION, 1) in range(5, 9)
             check("", (cols, rows) if turned else (rows, cols))
         ImageOps.exif_transpose(picture, in_place=True)
-        # The value of white: floating-point pictures hold 0 to 1, integer ones 16 bits, others become 8-bit grey.
+        # The value of white: floating-point pictures hold 0 to 1, integer pictures 16 bits, others become 8-bit grey.
         white = 1 if picture.mode == "F" else 65535 if picture.mode.startswith("I") else 255
         if white == 255:
-            picture = _opaque(picture)  # the one before goes
+            picture = _opaque(picture)  # frees the memory of the old one
         grey = picture.convert("F")
         if check is None and grey.size != (grid.cols, grid.rows):
             grey = grey.resize((grid.cols, grid.rows), Image.Resampling.BILINEAR)
@@ -181,7 +181,7 @@ def _brightness(path: Path, grid: Grid, check: Callable[[str, tuple[int, ...]], 
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Let Pillow open pictures of any size: its own limit is below large grids. Opening one decodes nothing."""
+    """Let Pillow open pictures of any size: its own limit is below large grids. Opening a picture decodes nothing."""
     from PIL import Image
 
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -192,7 +192,7 @@ def _any_size() -> Iterator[None]:
 
 
 def _opaque(picture: Any) -> Any:
-    """Return a picture in 8-bit grey, on a ground that is seen where it is transparent: black, or white if all is."""
+    """Return a picture in 8-bit grey; transparent pixels are black, or white if all pixels would be black."""
     from PIL import Image
 
     if not picture.has_transparency_data:
@@ -229,7 +229,7 @@ def _file(config: Config) -> tuple[Field, Field]:
         raise UsageError(
             f"initial.path: expected u and v in '{path}': {error.args[0]}; save both with fields=u,v"
         ) from None
-    except Exception as error:  # h5py and zarr tell of a damaged file in many ways
+    except Exception as error:  # h5py and zarr report a damaged file in many ways
         raise UsageError(f"initial.path: cannot read '{path}': {_why(error)}") from None
     for name, field in (("u", u), ("v", v)):
         if not np.isfinite(field).all():

@@ -1,82 +1,92 @@
-"""What ends a run before its last frame, or soon will: the time it may take, and the space and memory that are left."""
+"""What ends a run before its last frame, or soon will: the time it may take, the space on the disk, its own output."""
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
 from gsio.config import Config, parse_walltime
 from gsio.files import changed, require_same
-from gsio.frames.layout import BlockLayout
 from gsio.machine import free_space
-
-if TYPE_CHECKING:
-    from gsio.run.pipeline import Pipeline
+from gsio.run.progress import Observe, Progress
 
 MARGIN_SECONDS = 5.0  # to close the file and write the checkpoint
-SPACE_SECONDS = 10.0  # between two looks at the free space
+SPACE_SECONDS = 10.0  # between two looks at the output and its disk
 SLURM = "SLURM_JOB_END_TIME"  # seconds since 1970, set by Slurm for a job with a time limit
 
 log = structlog.get_logger()
 
 
-class Limits:
-    """The limits of one run, which begins now; raises UsageError if `run.max_walltime` is none."""
+def time_limit(config: Config) -> float | None:
+    """Return when a run that begins now has to end, `time.monotonic` seconds, or None if it may take any time.
 
-    def __init__(self, config: Config, output: Path) -> None:
-        self._output = output
-        ends = []
-        if config.run.max_walltime:
-            ends.append(parse_walltime("run.max_walltime", config.run.max_walltime))
-        if (slurm := os.environ.get(SLURM, "")).isdecimal():
-            ends.append(int(slurm) - time.time())
-        # By a clock that nobody sets.
-        self._end = time.monotonic() + min(ends) if ends else None
-        self._looked = time.monotonic()
-        self._warned = False
-        self._file: os.stat_result | None = None
+    Raises UsageError if `run.max_walltime` is no time.
+    """
+    ends = []
+    if config.run.max_walltime:
+        ends.append(parse_walltime("run.max_walltime", config.run.max_walltime))
+    if (slurm := os.environ.get(SLURM, "")).isdecimal():
+        ends.append(int(slurm) - time.time())
+    return time.monotonic() + min(ends) if ends else None
 
-    def estimate(self, layout: BlockLayout, frames: int) -> None:
-        """Warn if so many frames do not fit on the disk should they not compress at all."""
-        most, free = frames * layout.frame.frame_nbytes, free_space(self._output.parent)
-        if most > free:
-            log.warning(
-                f"{most / 1e9:.1f} GB before compression, {free / 1e9:.1f} GB free: the disk may become full; "
-                "the run would stop with what is committed intact, and go on with --resume once there is space"
-            )
 
-    def check(self, pipeline: "Pipeline") -> None:
-        """Stop `pipeline` in time, and warn of a disk that will be full; raises StorageError if the output is gone."""
-        now = time.monotonic()
-        if self._end is not None and now > self._end - MARGIN_SECONDS - _draining(pipeline):
-            pipeline.stop("the wall-time limit")
-        if not self._file or now > self._looked + SPACE_SECONDS:
-            self._looked = now
-            self.look(pipeline)
+@contextmanager
+def limits(
+    output: Path, end: float | None, progress: Callable[[], Progress], stop: Callable[[str], None]
+) -> Iterator[Observe]:
+    """Observe a run: `stop` it in time before `end`, and warn if its disk becomes full.
 
-    def look(self, pipeline: "Pipeline") -> None:
-        """Warn of a disk that will be full; raises StorageError if the output is gone."""
-        if self._file is not None:
-            require_same(self._output, self._file)
+    Raises StorageError, while the run goes on or after its end, if the output is deleted, renamed or replaced.
+    """
+    _estimate(output, progress())
+    file: os.stat_result | None = None
+    looked, warned = float("-inf"), False
+
+    def look(now: Progress) -> None:
+        nonlocal file, warned
+        if file is not None:
+            require_same(output, file)
         else:
             try:
-                self._file = self._output.stat()
+                file = output.stat()
             except OSError:
-                raise changed(self._output, "deleted or renamed") from None
-        done, left = pipeline.frames_committed, pipeline.config.run.frames - pipeline.frames_committed
-        needed = pipeline.writer.nbytes / done * left if done else 0
-        free = free_space(self._output.parent)
-        if needed > free and not self._warned:
-            self._warned = True
-            log.warning(f"{left} frames to come need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+                raise changed(output, "deleted or renamed") from None
+        needed = now.nbytes / now.frames_committed * now.frames_left if now.frames_committed else 0
+        free = free_space(output.parent)
+        if needed > free and not warned:
+            warned = True
+            log.warning(
+                f"{now.frames_left} frames to come need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            )
+
+    def observe(now: Progress) -> None:
+        nonlocal looked
+        moment = time.monotonic()
+        if end is not None and moment > end - MARGIN_SECONDS - _draining(now):
+            stop("the wall-time limit")
+        if moment > looked + SPACE_SECONDS:
+            looked = moment
+            look(now)
+
+    yield observe
+    look(progress())
 
 
-def _draining(pipeline: "Pipeline") -> float:
-    """Return about the seconds that the frames already computed take until they are committed, twice over."""
-    done = pipeline.frames_committed - pipeline.first
-    if not done:
+def _estimate(output: Path, now: Progress) -> None:
+    """Warn if the frames to come do not fit on the disk without compression."""
+    needed, free = now.frames_left * now.frame_nbytes, free_space(output.parent)
+    if needed > free:
+        log.warning(
+            f"{needed / 1e9:.1f} GB before compression, {free / 1e9:.1f} GB free: the disk may become full; "
+            "the run would stop with what is committed intact, and go on with --resume once there is space"
+        )
+
+
+def _draining(now: Progress) -> float:
+    """Return twice the seconds that the computed frames will probably take until they are committed."""
+    if not now.frames_added:
         return 0.0
-    seconds = (time.perf_counter() - pipeline.started) / done
-    return 2 * seconds * pipeline.pool.in_use * pipeline.pool.layout.frames_per_block
+    return 2 * now.seconds / now.frames_added * now.blocks_in_use * now.frames_per_block

@@ -1,4 +1,4 @@
-"""The plan of a run: every "auto" of the configuration is resolved here, once; all code after the plan gets values."""
+"""The plan of a run: each "auto" of a configuration becomes a value here, once, for all later code."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ import structlog
 from gsio.codec import CODECS, codecs_for
 from gsio.compute import numba_compiles, why_too_old
 from gsio.compute.cuda.segments import encoded_nbytes
-from gsio.config import Config, parse_bytes
+from gsio.config import AUTO, BACKENDS, Config, parse_bytes
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
@@ -24,29 +24,23 @@ log = structlog.get_logger()
 
 
 class RunPlan(NamedTuple):
-    """What a run is done with.
+    """The choices with which a run is done.
 
     Attributes
     ----------
     config
-        The configuration of the user, with the codec of the output: what the output records.
+        The configuration of the user, with the codec of the output. The output records it.
     backend
         The backend that computes.
-    format
-        The format of the output, "HDF5" or "Zarr".
-    codec, level
-        The codec of the chunks, and its level of compression.
     layout
-        How blocks are cut; `layout.frame` is what a frame is, `layout.chunks` how the output is cut.
+        How blocks are cut. `layout.frame` is the format of a frame; `layout.chunks` says how the output is cut and
+        encoded.
     threads, blocks
         Threads that encode, and blocks of the pool.
     """
 
     config: Config
     backend: str
-    format: str
-    codec: str
-    level: int
     layout: BlockLayout
     threads: int
     blocks: int
@@ -55,17 +49,14 @@ class RunPlan(NamedTuple):
 def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes | None = None) -> RunPlan:
     """Return the plan of a run that writes `output`.
 
-    An output that is extended keeps its `frames_per_chunk`; 0: they are chosen. Raises UsageError if the format of the
-    output cannot hold such frames, or if `output.memory` is less than two blocks.
+    An output that is extended keeps its `frames_per_chunk`; 0: the number is chosen. Raises UsageError if the format of
+    the output cannot hold such frames, or if `output.memory` is less than two blocks.
     """
     config, backend = with_codec(config, output), choose_backend(config)
     layout = layout_of(config, backend, frames_per_chunk=frames_per_chunk, sizes=sizes)
     return RunPlan(
         config,
         backend,
-        format_of(output),
-        config.output.compression,
-        config.output.level,
         layout,
         encoding_threads(config, layout),
         pool_size(config, layout, sizes),
@@ -76,7 +67,7 @@ def with_codec(config: Config, output: Path) -> Config:
     """Return `config` with the codec that `output` gets; raise UsageError if its format cannot hold such frames."""
     form, compression = format_of(output), config.output.compression
     allowed = {codec.name: codec for codec in codecs_for(form)}
-    if compression == "auto":
+    if compression == AUTO:
         compression = next(iter(allowed))
     if compression not in allowed:
         (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
@@ -105,8 +96,8 @@ def with_codec(config: Config, output: Path) -> Config:
 
 
 def choose_backend(config: Config) -> str:
-    """Return the backend of the run; "auto" is the GPU if one can be used, or else Numba."""
-    if config.run.backend != "auto":
+    """Return the backend of the run; "auto" is the GPU if that can be used, or else Numba."""
+    if config.run.backend != AUTO:
         return config.run.backend
     driver = find_driver()
     if driver is None or not driver.gpus:
@@ -136,13 +127,13 @@ def _backend_on_cpu() -> str:
 def layout_of(
     config: Config, backend: str = "", *, frames_per_chunk: int = 0, sizes: Sizes | None = None
 ) -> BlockLayout:
-    """Return how the frames of `config`, whose codec is known, are cut into chunks and blocks.
+    """Return the layout of the frames of `config`, whose codec is known, in chunks and blocks.
 
     Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given.
     """
     members, grid, output, steps = config.model.members, config.grid, config.output, config.run.steps_per_frame
     sizes = sizes or default_sizes()
-    codec = CODECS.get(output.compression)  # None for "auto": whoever asks so encodes nothing
+    codec = CODECS.get(output.compression)  # None for AUTO: a caller that has no output encodes nothing
     frame = FrameFormat.of(
         (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols),
         output.fields,
@@ -159,29 +150,32 @@ def layout_of(
         frames_per_chunk=frames_per_chunk,
         frames_per_shard=output.shard_frames,
         pyramid=output.pyramid,
+        codec=codec.name if codec is not None else "",
+        level=output.level,
     )
-    # The levels of a pyramid are made of frames in host memory, so that a GPU leaves frames there.
+    # The levels of a pyramid are made from frames in host memory, so a GPU does not encode.
     kernels = codec.kernels if codec is not None and not output.pyramid else None
-    by_gpu = kernels is not None and output.level in kernels.levels
-    encoded = encoded_nbytes(chunks, output.compression) if by_gpu and backend == "cupy" else 0
+    can_encode = backend in BACKENDS and BACKENDS[backend].encodes
+    by_gpu = can_encode and kernels is not None and output.level in kernels.levels
+    encoded = encoded_nbytes(chunks, chunks.codec) if by_gpu else 0
     halve = not encoded and not (codec is not None and codec.raw)  # else a block costs a thread little
     return BlockLayout.choose(chunks, sizes, steps=steps, halve=halve, encoded_nbytes=encoded)
 
 
 def encoding_threads(config: Config, layout: BlockLayout) -> int:
-    """Return how many threads encode: by default one for each core that this process may use.
+    """Return the number of threads that encode: by default one for each core that this process may use.
 
-    Where a GPU encodes, only some of many cores have a thread. Threads that only write take turns at the interpreter,
-    and the more of them there are, the longer the solver's thread waits for its own turn.
+    With a GPU that encodes and many cores, there are fewer threads than cores. Threads that only write take turns at
+    the interpreter: with more of them, the thread of the solver waits longer for its turn.
     """
     cores = usable_cores()
     return config.output.threads or (min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores)
 
 
 def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -> int:
-    """Return the number of blocks: what `output.memory` holds, or else enough to keep the encoders and the link busy.
+    """Return the number of blocks: as many as `output.memory` holds, or else enough to keep encoders and link busy.
 
-    Raises UsageError if `output.memory` is less than two blocks: one to be filled while another is written.
+    Raises UsageError if `output.memory` is less than two blocks: one is filled while another is written.
     """
     if memory := config.output.memory:
         blocks = parse_bytes("output.memory", memory) // layout.block_nbytes

@@ -1,94 +1,158 @@
-"""What a person sees while a run goes on: a bar on a terminal, an event every ten seconds off it.
+"""How far a run is: the value that its observers get, and what a person sees of it.
 
-And while frames are read: a bar.
+A person sees a bar on a terminal, or an event every ten seconds off a terminal. Reading frames shows a bar too.
 """
 
 import datetime
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gsio.run.pipeline import Pipeline
 
 LOG_SECONDS = 10.0
 
 log = structlog.get_logger()
 
 
-class Rates(NamedTuple):
-    """Rates since the frame loop began, and the time it has left."""
+class Throughput(NamedTuple):
+    """How fast a session has been since its frame loop began, and the time it still needs."""
 
-    frames: int  # in the file
+    frames: int  # committed
     steps_per_second: float
     gcells_per_second: float
-    gigabytes_in: float  # per second, raw
-    gigabytes_out: float  # per second, in the file
+    gigabytes_in: float  # per second, before compression
+    gigabytes_out: float  # per second, in the output
     ratio: float
     blocks_in_flight: int
     seconds_left: float | None  # None before the first frame
 
 
-def rates(pipeline: "Pipeline") -> Rates:
-    """Return how fast `pipeline` goes."""
-    config, frames = pipeline.config, pipeline.frames_committed - pipeline.first
-    seconds = max(time.perf_counter() - pipeline.started, 1e-9)
-    steps = frames * config.run.steps_per_frame
-    raw, stored = frames * pipeline.pool.layout.frame.frame_nbytes, pipeline.writer.nbytes - pipeline.nbytes_before
-    return Rates(
-        frames=pipeline.frames_committed,
-        steps_per_second=steps / seconds,
-        gcells_per_second=steps * pipeline.pool.layout.frame.cells / seconds / 1e9,
-        gigabytes_in=raw / seconds / 1e9,
-        gigabytes_out=stored / seconds / 1e9,
-        ratio=raw / stored if stored else 0.0,
-        blocks_in_flight=pipeline.pool.in_use,
-        seconds_left=(config.run.frames - pipeline.frames_committed) * seconds / frames if frames else None,
-    )
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a run at one moment. A run that was stopped has several sessions; this is the present one.
+
+    Attributes
+    ----------
+    frames_total, steps_per_frame
+        Frames of the whole run, and time steps for each.
+    first
+        Frames that the output held before this session.
+    frames_committed, frames_durable
+        Frames that the output holds now, and how many of these are known to be safe on the disk.
+    cells, frame_nbytes
+        Cells of a frame, and its bytes before compression.
+    nbytes, nbytes_before
+        Bytes of the output now, and before this session.
+    frames_per_block, blocks_in_use
+        Frames of a full block, and blocks that hold frames that are computed, encoded or written.
+    seconds
+        Time since the frame loop began, or the time that the loop took once it has ended.
+    compute_seconds, link_seconds
+        Time that the device spent computing and copying the committed frames.
+    outside
+        The first value that is not from 0 to 1, in words; "" if there is none.
+    """
+
+    frames_total: int
+    steps_per_frame: int
+    first: int
+    frames_committed: int
+    frames_durable: int
+    cells: int
+    frame_nbytes: int
+    nbytes: int
+    nbytes_before: int
+    frames_per_block: int
+    blocks_in_use: int
+    seconds: float
+    compute_seconds: float = 0.0
+    link_seconds: float = 0.0
+    outside: str = ""
+
+    @property
+    def frames_added(self) -> int:
+        """Frames that this session has committed."""
+        return self.frames_committed - self.first
+
+    @property
+    def frames_left(self) -> int:
+        """Frames that the run still has to commit."""
+        return self.frames_total - self.frames_committed
+
+    @property
+    def cell_steps(self) -> int:
+        """Time steps of single cells in the frames that this session has committed."""
+        return self.frames_added * self.steps_per_frame * self.cells
+
+    @property
+    def nbytes_in(self) -> int:
+        """Bytes, before compression, of the frames that this session has committed."""
+        return self.frames_added * self.frame_nbytes
+
+    @property
+    def nbytes_out(self) -> int:
+        """Bytes that this session has added to the output."""
+        return self.nbytes - self.nbytes_before
+
+    @property
+    def throughput(self) -> Throughput:
+        """How fast this session has been since its frame loop began."""
+        seconds, frames = max(self.seconds, 1e-9), self.frames_added
+        return Throughput(
+            frames=self.frames_committed,
+            steps_per_second=frames * self.steps_per_frame / seconds,
+            gcells_per_second=self.cell_steps / seconds / 1e9,
+            gigabytes_in=self.nbytes_in / seconds / 1e9,
+            gigabytes_out=self.nbytes_out / seconds / 1e9,
+            ratio=self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0,
+            blocks_in_flight=self.blocks_in_use,
+            seconds_left=self.frames_left * seconds / frames if frames else None,
+        )
+
+
+# An observer is a context manager: entering begins it and gives the function that observes, leaving ends it.
+Observe = Callable[[Progress], object]
 
 
 @contextmanager
-def shown(*, quiet: bool) -> "Iterator[Callable[[Pipeline], None]]":
-    """Give the function to pass as `watch` to `gsio.simulate`."""
+def run_progress(*, quiet: bool) -> Iterator[Observe]:
+    """Show how far a run is while this context lasts; give the function to pass as `watch` to `gsio.simulate`."""
     if quiet:
-        yield lambda pipeline: None
+        yield lambda progress: None
     elif sys.stderr.isatty():
-        with _bar() as watch:
-            yield watch
+        with _bar() as observe:
+            yield observe
     else:
         yield _events()
 
 
-def _events() -> "Callable[[Pipeline], None]":
-    due = 0.0
+def _events() -> Observe:
+    due = LOG_SECONDS
 
-    def watch(pipeline: "Pipeline") -> None:
+    def observe(progress: Progress) -> None:
         nonlocal due
-        due = due or pipeline.started + LOG_SECONDS
-        if time.perf_counter() >= due:
+        if progress.seconds >= due:
             due += LOG_SECONDS
-            log.info("progress", **{key: value and round(value, 3) for key, value in rates(pipeline)._asdict().items()})
+            values = progress.throughput._asdict()
+            log.info("progress", **{key: value and round(value, 3) for key, value in values.items()})
 
-    return watch
+    return observe
 
 
 @contextmanager
-def _bar() -> "Iterator[Callable[[Pipeline], None]]":
+def _bar() -> Iterator[Observe]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress_bar import ProgressBar
 
-    # The bar is drawn when `watch` is called: no thread of rich's own.
+    # The bar is drawn when `observe` is called: rich starts no thread of its own.
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
 
-        def watch(pipeline: "Pipeline") -> None:
-            now, total = rates(pipeline), pipeline.config.run.frames
+        def observe(progress: Progress) -> None:
+            now, total = progress.throughput, progress.frames_total
             left = datetime.timedelta(seconds=round(now.seconds_left)) if now.seconds_left is not None else "-:--:--"
             lines = (
                 f"frame {now.frames}/{total}   {now.steps_per_second:.0f} steps/s   {now.gcells_per_second:.2f} Gcell/s"
@@ -98,19 +162,19 @@ def _bar() -> "Iterator[Callable[[Pipeline], None]]":
             )
             live.update(Group(*lines, ProgressBar(total=total, completed=now.frames)), refresh=True)
 
-        yield watch
+        yield observe
 
 
 @contextmanager
-def counted(frames: int, *, quiet: bool = False) -> "Iterator[Callable[[int], object]]":
-    """Give the function to call with the number of frames done, which a bar shows on a terminal."""
+def frame_progress(frames: int, *, quiet: bool = False) -> Iterator[Callable[[int], object]]:
+    """Show how many of `frames` are done, on a terminal; give the function to call with each number done."""
     if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
-    # What is printed goes above the bar, but only where both are on the terminal: it can be redirected.
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task("frames", total=frames)
-        yield lambda done: progress.advance(task, done)
+    # Printed lines appear above the bar only if stdout is the terminal too: stdout can be redirected.
+    with Bars(console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bars:
+        task = bars.add_task("frames", total=frames)
+        yield lambda done: bars.advance(task, done)

@@ -1,20 +1,16 @@
-"""Wrecks, which a kill, a full disk or a power cut left: whether they are sound, and the frames that can be saved.
+"""Repair: a damaged output, the wreck, is replaced by a new one that has all frames that can be saved.
 
-A reader of a torn HDF5 file can hang or crash: a process of its own, with a deadline, looks at a wreck. A wreck is
-rebuilt from its journal, which says where each chunk is, without HDF5, and from the frames that HDF5 or Zarr can read.
+The frames come from the journal, which places each chunk without the help of HDF5, and from HDF5 or Zarr, if these can
+still read the output.
 """
 
-import json
 import os
-import select
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,157 +18,29 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS, decode
 from gsio.codec.checksum import frame_checksum
 from gsio.config import Config
-from gsio.errors import DataError, GsioError, StorageError, UsageError, reason_of
+from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
-from gsio.processes import end_with_parent, python_module, with_parent
 from gsio.reader import Stack, open_stack
 from gsio.reader.frames import encoded_in_folder, most_encoded
-from gsio.reader.verify import check_frames
 from gsio.run.plan import layout_of
+from gsio.run.survey import Survey, joined_series, own_journal, survey
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
 from gsio.writer.protocol import Target
 
-DEADLINE = 120.0  # seconds without a sign of a process that reads frames
-
-Values = list[NDArray[Any]]  # of each field, [frame, …]
-
-
-class Survey(NamedTuple):
-    """What a process of its own found in an output.
-
-    Attributes
-    ----------
-    wrong
-        Why the output cannot be used as it is, in a line; "" if it can.
-    frames
-        Committed frames. A kill can leave empty ones behind them, which do not count.
-    damaged
-        Committed frames that cannot be decoded, or do not match their checksum.
-    output_id
-        The identity of the output; "" where it cannot be read.
-    behind
-        What is wrong with the empty frames behind the committed ones, in a line; "" if there are none. A run that goes
-        on cuts them, but a reader meets them.
-    """
-
-    wrong: str
-    frames: int
-    damaged: list[int]
-    output_id: str
-    behind: str = ""
-
-
-def survey(output: Path, start: int = 0) -> Survey:
-    """Look at an output, and at its frames from `start` on, the last one at least."""
-    command = python_module("gsio.run.repair", str(output), str(start))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=with_parent()) as reader:
-        assert reader.stdout is not None and reader.stderr is not None
-        said, started = b"", False
-        while select.select([reader.stdout], [], [], DEADLINE)[0]:
-            if not (more := os.read(reader.stdout.fileno(), 1 << 16)):
-                break
-            said, started = (said + more).lstrip(b"."), True
-        else:
-            reader.kill()
-            return Survey(f"reading takes longer than {DEADLINE:g} s", 0, [], "")
-        errors = reader.stderr.read().decode(errors="replace").strip().splitlines()
-    if not started:
-        raise GsioError(f"the process that looks at '{output}' did not start: {(errors or ['it said nothing'])[-1]}")
-    if reader.returncode < 0:
-        return Survey(f"its reader died of {signal.Signals(-reader.returncode).name}", 0, [], "")
-    if reader.returncode:
-        return Survey((errors or [f"its reader ended with {reader.returncode}"])[-1], 0, [], "")
-    return Survey(**json.loads(said))
-
-
-def _look(output: Path, start: int, advance: Callable[[int], object]) -> Survey:
-    """Do what `survey` says, in this process."""
-    try:
-        with open_stack(output) as stack:
-            output_id = stack.attributes.get("output_id", "")
-            records = None
-            with suppress(DataError):  # a damaged or foreign journal says nothing of the output
-                records = own_journal(output, output_id)
-            known = len(records.frames) if records is not None else 0
-            # The arrays of Zarr grow once a second: chunks of committed frames can lie behind them.
-            frames = max(stack.frames, known) if output.is_dir() else stack.frames
-            if frames < known:
-                return Survey(f"expected at least {known} frames, found {frames}", frames, [], output_id)
-            checksums = joined_series(records, stack, "integrity/crc32c", frames)
-            marked = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
-            reasons: dict[int, str] = {}
-            for held, why in check_frames(stack, range(max(0, min(start, frames - 1)), frames), checksums, advance):
-                reasons |= {frame: why for frame in held if frame not in marked}
-            while frames > known and frames - 1 in reasons:
-                frames -= 1
-            damaged = [frame for frame in reasons if frame < frames]
-            wrong = _wrong_series(stack, records) or _chunks_behind(stack, frames)
-            if damaged and not wrong:
-                wrong = f"frame {damaged[0]}: {reasons[damaged[0]]}"
-            behind = f"frame {frames}, behind the committed ones: {reasons[frames]}" if frames < stack.frames else ""
-            return Survey(wrong, frames, damaged, output_id, behind)
-    except DataError as error:
-        return Survey(str(error), 0, [], "")
-
-
-def _wrong_series(stack: Stack, records: Records | None) -> str:
-    """Return which series does not have a value for each frame, or the values that the journal knows; "" if none."""
-    for name in stack.recorded:
-        found = stack.series(name)
-        if len(found) != stack.frames:
-            return f"{name}: expected {stack.frames} values, found {len(found)}"
-        if records is not None and (found[: len(records.frames)] != records.frames[name][: len(found)]).any():
-            return f"{name}: expected the values that its journal knows, found others"
-    return ""
-
-
-def _chunks_behind(stack: Stack, frames: int) -> str:
-    """Return which chunk of HDF5 lies behind so many frames, in a line; "" if none does.
-
-    A kill in the middle of a flush leaves it. Its place can be beyond what the file says is in use: a run that goes on
-    would use that for something else too, or could not write there.
-    """
-    found = ""
-
-    def look(chunk: Any) -> None:
-        nonlocal found
-        if chunk.chunk_offset[0] >= frames:
-            found = f"frame {chunk.chunk_offset[0]}: expected no chunk behind the {frames} committed frames, found one"
-
-    try:
-        for name in stack.fields if not stack.path.is_dir() else ():
-            stack.root[name].id.chunk_iter(look)
-    except (OSError, RuntimeError) as error:
-        return str(error)
-    return found
-
-
-def own_journal(output: Path, output_id: str) -> Records | None:
-    """Return the journal of the output of that identity, or None if there is none.
-
-    Raises DataError if the journal is damaged, or holds frames of another output.
-    """
-    records = read_journal(output)
-    if records is None or not output_id or records.attributes.get("output_id") == output_id:
-        return records
-    if len(records.frames):
-        raise DataError(
-            f"'{journal_of(output)}' belongs to another output than '{output}'; nothing was changed: move it away"
-        )
-    return None  # of a run that ended before it had replaced this output
+Values = list[NDArray[Any]]  # for each field, [frame, …]
 
 
 def repair(output: Path) -> str:
-    """Rebuild an output if it needs to be, and say in a line which frames were saved, and where the wreck is.
+    """Rebuild an output if it is damaged, and say in a line which frames were saved, and where the wreck is.
 
-    Raises UsageError if a run is writing it, DataError if there is nothing to rebuild it from, and StorageError where
-    storage fails.
+    Raises UsageError if a run is writing the output, DataError if no frame can be saved, and StorageError if storage
+    fails.
     """
     if not os.path.lexists(output):
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
@@ -195,14 +63,14 @@ def repair(output: Path) -> str:
 def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True) -> str:
     """Replace an output by one with all frames that can be decoded, up to the last whole one, and say so in a line.
 
-    `found` is the result of a survey. The attribute `DAMAGED` names the damaged frames before that one. The output as
-    it was stays, under another name, and so does its journal, which can place frames that nothing else can. Where
-    `keep` is False and every frame was saved, neither stays.
+    `found` is the survey of the output. The attribute `DAMAGED` names the damaged frames before the last whole one. The
+    wreck stays under another name, with its journal, which can place frames that nothing else can. Both are deleted if
+    `keep` is False and every frame was saved.
 
-    Raises DataError if no frame can be saved, and StorageError where storage fails.
+    Raises DataError if no frame can be saved, and StorageError if storage fails.
     """
     with ExitStack() as opened:
-        # What a process of its own could read, this one can.
+        # The process of the survey has read this output, so this process can.
         stack = opened.enter_context(open_stack(output)) if found.output_id else None
         records = own_journal(output, found.output_id)
         wreck = Wreck(output, stack, records, found)
@@ -211,7 +79,7 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
             damaged = wreck.write(target)
             aside = _new_name(output)
             _exchange(output, target, aside, before, journal)
-            journal.adopt(journal_of(target))  # later: without it the new output is whole, the old one lost
+            journal.adopt(journal_of(target))  # last: the new output is whole without its journal
             sync_folder(output.parent)
         except BaseException as error:
             remove_temporaries(output)
@@ -231,10 +99,10 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
 
 
 def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, journal: Journal) -> None:
-    """Give `new` the name of the `output` that was `before`, and that one the name `aside`, with a copy of its journal.
+    """Exchange the `output`, whose state was `before`, and `new`; the wreck gets the name `aside`, and a journal.
 
-    What is new gets the name `aside` first, so that the wreck never has a temporary one, under which it would be
-    deleted after a kill.
+    The new output gets the name `aside` first, so that the wreck never has a temporary name: after a kill, the next
+    run deletes files with such names.
     """
     made = new.lstat()
     try:
@@ -250,12 +118,12 @@ def _exchange(output: Path, new: Path, aside: Path, before: os.stat_result, jour
 
 
 class Wreck:
-    """The frames of an output, from its journal and from what HDF5 or Zarr can read of it.
+    """A damaged output, whose frames its journal, or HDF5 or Zarr, can read.
 
     Attributes
     ----------
     frames, saved
-        Frames that are known, and those up to the last whole one, which `write` writes.
+        Number of known frames, and of frames up to the last whole one, which `write` writes.
     """
 
     def __init__(self, output: Path, stack: Stack | None, records: Records | None, found: Survey) -> None:
@@ -313,7 +181,7 @@ class Wreck:
         return damaged
 
     def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:
-        """Return the frames from `first` on that share a block, and which of them are damaged."""
+        """Return a block of the frames from `first` on, and which of them are damaged."""
         block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
         block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
         damaged = []
@@ -335,7 +203,7 @@ class Wreck:
         return block, damaged
 
     def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
-        """Return the values of a chunk from where most of its frames match their checksums, and which do."""
+        """Return the values of a chunk by the source with the most whole frames, and which frames are whole."""
         best: tuple[Values | None, list[bool]] = None, [False] * len(frames)
         for values in self._sources(number, frames):
             whole = [
@@ -350,7 +218,7 @@ class Wreck:
         return best
 
     def _sources(self, number: int, frames: range) -> Iterator[Values]:
-        """Yield the values of a chunk as the journal places them, then as the output reads."""
+        """Yield the values of a chunk from the place that the journal names, then as HDF5 or Zarr reads them."""
         frame, chunks, records = self._layout.frame, self._layout.chunks, self._records
         if records is not None and frames.start < len(records.frames):
             places = records.frames["places"][frames.start]
@@ -384,14 +252,6 @@ class Wreck:
             return b""
 
 
-def joined_series(records: Records | None, stack: Stack | None, name: str, frames: int) -> NDArray[Any]:
-    """Return what is recorded of the first `frames` frames: in the journal, and in the output behind these."""
-    parts = [] if records is None else [records.frames[name][:frames]]
-    if stack is not None:
-        parts.append(stack.series(name)[sum(map(len, parts)) : frames])
-    return np.concatenate(parts)
-
-
 def _ranges(numbers: list[int]) -> str:
     """Return ascending numbers in a short form, as in 3, 7-9."""
     runs: list[list[int]] = []
@@ -404,19 +264,9 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _new_name(output: Path) -> Path:
-    """Return a name beside `output` that nothing has, for the output as it was."""
+    """Return a free name beside `output` for the wreck."""
     for number in range(1, sys.maxsize):
         path = output.with_name(f"{output.stem}.damaged-{number}{output.suffix}")
         if not os.path.lexists(path) and not os.path.lexists(journal_of(path)):
             return path
     raise AssertionError
-
-
-if __name__ == "__main__":
-    end_with_parent()
-
-    def _sign(frames: int) -> None:
-        print(".", end="", flush=True)  # noqa: T201 - for the process that asked
-
-    _sign(0)
-    print(json.dumps(_look(Path(sys.argv[1]), int(sys.argv[2]), _sign)._asdict()))  # noqa: T201

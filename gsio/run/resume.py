@@ -1,4 +1,4 @@
-"""Where a stopped run goes on, and which of its frames stay."""
+"""Resume: from which frame a stopped run goes on, and which of its frames stay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,32 +10,36 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import DataError, UsageError
+from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
 from gsio.reader import Stack, open_stack
 from gsio.run.checkpoints import Checkpoint, check_same_run, load
-from gsio.run.repair import joined_series, own_journal, rebuild, survey
+from gsio.run.repair import rebuild
+from gsio.run.survey import joined_series, own_journal, survey
 from gsio.writer.journal import Journal
 
 log = structlog.get_logger()
 
 
 class Restart(NamedTuple):
-    """An output that a run goes on with.
+    """An output that a run extends.
 
     Attributes
     ----------
     checkpoint
-        The newest state that is not behind the frames that stay; None: the initial state.
+        The newest state that is not behind the frames that stay; None: the run computes from the initial state.
     series
-        What is recorded of the frames that stay, [frame] by name as in `metadata.frame_series`.
+        The series of the frames that stay, [frame] by name as in `metadata.frame_series`.
     checksums
-        The checksums, uint32 [frame], that frames have to have which are computed again. Frames behind a damaged one
-        do not stay, and are compared all the same.
+        The checksums, uint32 [frame], that frames must have when they are computed again. Frames behind a damaged one
+        do not stay, but are compared all the same.
     last
-        The stored values of the last of these frames, [frame, …] for each field: they share a chunk or shard with the
-        frame that comes next.
-    frames_per_chunk, output_id, device, status
-        What the output says of itself; `device` is the one that computed its frames.
+        The stored values, [frame, …] for each field, of the last frames, which share a chunk or shard with the next
+        frame.
+    frames_per_chunk, output_id, device
+        As recorded in the output; `device` computed its frames.
+    is_complete
+        The output has all frames of its run, and keeps them.
     """
 
     checkpoint: Checkpoint | None
@@ -45,24 +49,24 @@ class Restart(NamedTuple):
     frames_per_chunk: int
     output_id: str
     device: str
-    status: str
+    is_complete: bool
 
     @property
     def frames(self) -> int:
-        """Frames that stay."""
+        """Number of frames that stay."""
         return len(self.series["step"])
 
     @property
     def computed_from(self) -> int:
-        """The frame from which the run computes, and compares as long as frames stay."""
+        """The frame from which the run computes. It compares the frames from this one on with those that stay."""
         return self.checkpoint.frames if self.checkpoint is not None else 0
 
 
 def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
-    """Return where `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+    """Return where a run of `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
 
-    A file that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint is of
-    another configuration, or damaged, and UsageError if there are fewer frames than `discard_after`.
+    An output that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint has
+    another configuration or is damaged, and UsageError if the output has fewer frames than `discard_after`.
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
@@ -104,12 +108,25 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
             _last_frames(stack, kept),
             next(iter(stack.fields.values())).frames_per_chunk,
             stack.attributes.get("output_id", ""),
-            *(stack.attributes[name] for name in ("device", "status")),
+            stack.attributes["device"],
+            stack.attributes["status"] == "complete" and discard_after is None,
+        )
+
+
+def compare(before: Restart, device: str, block: Block) -> None:
+    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output."""
+    found = block.checksums[block.kept : block.count]
+    known = before.checksums[block.first + block.kept :][: len(found)]
+    if len(wrong := np.flatnonzero(found[: len(known)] != known)):
+        frame = block.first + block.kept + int(wrong[0])
+        raise DataError(
+            f"--resume: frame {frame}, computed again on '{device}', differs from the committed one of "
+            f"'{before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
         )
 
 
 def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
-    """Return the stored values of the frames behind the last whole chunk or shard, of each field; [] if none are."""
+    """Return, for each field, the stored values of the frames behind the last whole chunk or shard; [] without any."""
     fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
     first = frames - frames % fields[0].frames_together
     per_chunk = fields[0].frames_per_chunk

@@ -1,7 +1,10 @@
-"""One run, wired: what it goes on with, the solver, the pool of blocks, the writer; then the pipeline runs."""
+"""A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,21 +13,22 @@ import structlog
 from numpy.typing import NDArray
 
 from gsio.compute import open_solver
-from gsio.config import Config
-from gsio.errors import DataError, Interrupted, StorageError, TakenError, UsageError, reason_of
+from gsio.config import Config, parse_interval
+from gsio.errors import DataError, StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, is_file, remove_temporaries, require_new
 from gsio.frames.block import BlockPool
 from gsio.log import configure
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
 from gsio.run import checkpoints
-from gsio.run.checkpoints import Checkpoint
+from gsio.run.checkpoints import Checkpoint, Checkpointer
 from gsio.run.initial import initial_state, rates
-from gsio.run.limits import Limits
-from gsio.run.pipeline import Pipeline, Watch
+from gsio.run.limits import limits, time_limit
+from gsio.run.pipeline import Earlier, Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
-from gsio.run.resume import Restart, find_restart
-from gsio.run.status import Status
+from gsio.run.progress import Observe
+from gsio.run.resume import Restart, compare, find_restart
+from gsio.run.status import status_file
 from gsio.run.summary import Summary, summarise
 from gsio.run.tunings import recall
 from gsio.trace import Trace
@@ -49,115 +53,135 @@ def simulate(
     resume: Resume = "no",
     discard_after: int | None = None,
     timeline: Path | str | None = None,
-    watch: Watch | None = None,
+    watch: Observe | None = None,
 ) -> Summary | None:
-    """Simulate `config` and save every frame in `output`.
+    """Simulate `config` and save every frame in `output`; return None if `output` has all frames already.
 
     Parameters
     ----------
     output
         The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
     overwrite
-        Replace what is at `output`, a file or a Zarr group that gsio wrote, which else is an error.
+        Replace the file, or the Zarr group of gsio, at `output`, which is an error otherwise.
     resume
-        Go on with the run at `output` as if it had never stopped, until all frames of `config` are there; where there
-        is none, begin one ("auto") or raise UsageError ("must"). Returns None if all frames were there already.
-        Committed frames stay: those behind the newest checkpoint are computed again, and compared.
+        Go on with the run at `output` as if it had never stopped. Without one, begin ("auto") or raise UsageError
+        ("must"). Committed frames stay: those behind the newest checkpoint are computed again, and compared.
     discard_after
-        With `resume="must"`: keep only so many of the committed frames.
+        With `resume="must"`: keep only this number of the committed frames.
     timeline
-        A JSON file to make, for Perfetto, of what every thread and the device did when. One that is there is an error.
+        A new JSON file, for Perfetto, that shows what each thread and the device did, and when.
     watch
-        Called four times a second while frames are computed, from the thread that called `simulate`; where that is
-        inside trio, from another.
+        Called with the Progress of the run four times a second, from the calling thread, or from another one if that is
+        inside trio. If it raises an error, the run ends with it; `gsio.errors.Interrupted` is the one for a wanted end.
 
     Raises
     ------
     UsageError
-        The configuration or the output cannot be used; nothing was touched. Or something took the name of the timeline
-        while a run went on to its end: then that stays, and the output is complete.
+        The configuration or the output cannot be used; nothing was touched. Or something else took the name of the
+        timeline during the run: it stays, and the output is complete.
     DataError
-        The output or its checkpoint is damaged, or of another configuration; or a frame that is computed again differs
-        from the committed one.
+        The output or its checkpoint is damaged, or of another configuration, or a frame computed again differs.
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
-    began = time.perf_counter()
-    output, timeline = Path(output), None if timeline is None else Path(timeline)
+    began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
     if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
         output = output.resolve()
+    _check(config, output, timeline, discard_after, overwrite=overwrite, resume=resume)
+    config, end = with_codec(config, output), time_limit(config)
+    with Journal(output) as journal:
+        check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
+        before = _find_restart(config, output, journal, discard_after, resume=resume)
+        if before is not None and before.is_complete and before.frames >= config.run.frames:
+            journal.remove()  # a run left it that was killed before it had replaced this output
+            log.info("all frames are there already", output=str(output), frames=before.frames)
+            return None
+        trace = Trace(Timeline() if timeline is not None else None)
+        pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
+        _run(pipeline, output, journal, before, end, timeline, watch)
+    taken = time.perf_counter() - began
+    summary = summarise(pipeline.progress(), trace, pipeline.threads, pipeline.solver.device, output, taken)
+    log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
+    return summary
+
+
+def _check(
+    config: Config, output: Path, timeline: Path | None, discard_after: int | None, *, overwrite: bool, resume: Resume
+) -> None:
+    """Raise UsageError, before anything is touched, if a run cannot be done with these arguments."""
     check_stability(config.model, *rates(config))
     check_output(output, overwrite=overwrite, resume=resume)
     if discard_after is not None and resume != "must":
         raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
     if timeline is not None:
         check_timeline(timeline, output)
-    config, limits = with_codec(config, output), Limits(config, output)
-    with Journal(output) as journal:
-        check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
-        for path in (output, *checkpoints.paths_of(output), status_of(output)):
-            remove_temporaries(path)
-        before = None
-        if resume != "no" and os.path.lexists(output):
-            before = find_restart(output, config, journal, discard_after)
-            if discard_after is None and before.status == "complete" and before.frames >= config.run.frames:
-                journal.remove()  # of a run that was killed before it had replaced this output
-                log.info("all frames are there already", output=str(output), frames=before.frames)
-                return None
-            if before.frames > config.run.frames:
-                raise UsageError(
-                    f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
-                    "--discard-after cuts an output"
-                )
-        trace = Trace(Timeline() if timeline is not None else None)
-        pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
-        limits.estimate(pipeline.pool.layout, config.run.frames - pipeline.first)
-        log.info(
-            "run started" if before is None else "run resumed",
-            output=str(output),
-            frames=config.run.frames,
-            first=pipeline.first,
-            **({} if before is None else {"computed_from": before.computed_from}),
-            backend=pipeline.solver.backend,
-            device=pipeline.solver.device,
+
+
+def _find_restart(
+    config: Config, output: Path, journal: Journal, discard_after: int | None, *, resume: Resume
+) -> Restart | None:
+    """Remove what killed runs left, and return where the run goes on with `output`, or None if it begins."""
+    for path in (output, *checkpoints.paths_of(output), status_of(output)):
+        remove_temporaries(path)
+    if resume == "no" or not os.path.lexists(output):
+        return None
+    before = find_restart(output, config, journal, discard_after)
+    if before.frames > config.run.frames and not before.is_complete:
+        raise UsageError(
+            f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
+            "--discard-after cuts an output"
         )
-        status = Status(output)
+    return before
 
-        def look(pipeline: Pipeline) -> None:
-            limits.check(pipeline)
-            status.update(pipeline)
-            if watch is not None:
-                watch(pipeline)
 
-        state = "failed"
-        try:
-            pipeline.run(look)
-            limits.look(pipeline)
-            state = "complete"
-            journal.remove()
-        except Interrupted:
-            state = "stopped"
-            raise
-        finally:
-            status.update(pipeline, state)
-            if timeline is not None and trace.timeline is not None:
-                try:
-                    trace.timeline.write(timeline)
-                except (OSError, UsageError) as error:
-                    if state == "complete":
-                        raise
-                    log.warning(f"there is no timeline: {error}")  # what ended the run is the error to tell
-    summary = summarise(pipeline, output, time.perf_counter() - began)
-    log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
-    return summary
+def _run(
+    pipeline: Pipeline,
+    output: Path,
+    journal: Journal,
+    before: Restart | None,
+    end: float | None,
+    timeline: Path | None,
+    watch: Observe | None,
+) -> None:
+    """Run a pipeline under the eyes of its observers, and record beside the output how it ended."""
+    with _saved(pipeline.trace.timeline, timeline), status_file(output, pipeline.progress) as update:
+        with limits(output, end, pipeline.progress, pipeline.stop) as check:
+            log.info(
+                "run started" if before is None else "run resumed",
+                output=str(output),
+                frames=pipeline.config.run.frames,
+                first=pipeline.frames_committed,
+                **({} if before is None else {"computed_from": before.computed_from}),
+                backend=pipeline.solver.backend,
+                device=pipeline.solver.device,
+            )
+            pipeline.run([check, update] if watch is None else [check, update, watch])
+        journal.remove()
+
+
+@contextmanager
+def _saved(timeline: Timeline | None, path: Path | None) -> Iterator[None]:
+    """Write a timeline at the end, if there is one."""
+    state = "failed"
+    try:
+        yield
+        state = "complete"
+    finally:
+        if timeline is not None and path is not None:
+            try:
+                timeline.write(path)
+            except (OSError, UsageError) as error:
+                if state == "complete":
+                    raise
+                log.warning(f"there is no timeline: {error}")  # the error that ended the run is the one to raise
 
 
 def _pipeline(
     config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace, *, overwrite: bool
 ) -> Pipeline:
-    """Return the pipeline of a run that begins, or goes on with what was there `before`, with its output open."""
+    """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
     planned = plan(config, output, before.frames_per_chunk if before is not None else 0)
     layout = planned.layout
     state = before.checkpoint if before is not None else None
@@ -183,30 +207,35 @@ def _pipeline(
         if before is not None:
             checkpoints.discard(output, before.frames)
         writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
-        for path in checkpoints.paths_of(output) if before is None else ():  # of the output that was replaced
-            if checkpoints.is_checkpoint(path):
+        for path in checkpoints.paths_of(output):
+            if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
                 path.unlink()
     except BaseException as error:
-        # An output that was there needs its journal to start again where a killed run has no checkpoint.
+        # An output of a killed run without a checkpoint needs its journal to be resumed.
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            there = before.frames if before is not None else 0
-            safe = f"the {there} frames committed before are safe" if there else "no frame was written"
+            frames = before.frames if before is not None else 0
+            safe = f"the {frames} frames committed before are safe" if frames else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
-    return Pipeline(config, solver, pool, writer, trace, planned.threads, before, save)
+    earlier, every = Earlier(), parse_interval("run.checkpoint_every", config.run.checkpoint_every)
+    if before is not None:
+        check = partial(compare, before, solver.device)
+        earlier = Earlier(before.frames, before.computed_from, before.last, check)
+    checkpointer = Checkpointer(earlier.computed_from, every, solver.snapshot, save)
+    return Pipeline(config, solver, pool, writer, trace, planned.threads, earlier, checkpointer)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
-    """Return v, of the layout's shape, after the last step of a run of which nothing is saved; raises as `simulate`."""
+    """Return v, of the layout's shape, after the last step of a run that saves nothing; raises as `simulate`."""
     solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state, recall)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
 
 
 def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> None:
-    """Raise UsageError if `output` cannot be created, or gone on with."""
+    """Raise UsageError if a run cannot create `output`, or resume it."""
     try:
         os.fspath(output).encode()
     except UnicodeEncodeError:
@@ -236,7 +265,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def beside(output: Path) -> dict[Path, Replaces]:
-    """Return the names that a run makes beside its output, each with what says whether a run has made what is there."""
+    """Return the paths that a run makes beside its output, each with the function that says whether a run made it."""
     saved = dict.fromkeys(checkpoints.paths_of(output), checkpoints.is_checkpoint)
     return {journal_of(output): is_journal, status_of(output): is_status, **saved}
 

@@ -1,20 +1,21 @@
-"""What a run took, in at most twelve lines."""
+"""The summary at the end of a run, in at most twelve lines."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsio.run.pipeline import Pipeline
+from gsio.run.progress import Progress
+from gsio.trace import Trace
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run took for its `frames` frames after the `first`, which were there before.
+    """What a session of a run took to add `frames` frames to the `first` ones of its output.
 
-    Times are in seconds, of the frame loop but for `wall_seconds`.
-
-    `compute` and `link` are times the device was busy; `encode` and `write` times at least one thread was; `wait` is
-    the time computing waited for a free block. `hidden` is the share of I/O (encode, write, link) that went on while
-    the device computed. `outside` says what leaves 0 to 1 in the first frame where something does, or is "".
+    Times are in seconds; all but `wall_seconds` are those of the frame loop. `compute` and `link` are times in which
+    the device was busy, `encode` and `write` times in which at least one thread was, and `wait` is the time for which
+    computing waited for a free block. `cells` counts time steps of single cells. `hidden` is the share of I/O (encode,
+    write, link) during which the device computed. `outside` is the first value that is not from 0 to 1, in words; ""
+    if there is none.
     """
 
     output: Path
@@ -53,34 +54,32 @@ class Summary:
         ])  # fmt: skip
 
 
-def summarise(pipeline: Pipeline, output: Path, wall_seconds: float) -> Summary:
-    """Return what the run took."""
-    trace, config, loop = pipeline.trace, pipeline.config, pipeline.finished - pipeline.started
+def summarise(now: Progress, trace: Trace, threads: int, device: str, output: Path, wall_seconds: float) -> Summary:
+    """Return what a session took: its last progress, and the spans of its trace, `threads` of which encoded."""
     occupied = {
-        "compute": pipeline.compute_seconds,
-        "link": pipeline.link_seconds,
-        "encode": trace.encode.total / pipeline.threads,
+        "compute": now.compute_seconds,
+        "link": now.link_seconds,
+        "encode": trace.encode.total / threads,
         "write": trace.write.busy,
     }
-    io = max(trace.io.busy, pipeline.link_seconds)
-    exposed = max(0.0, loop - pipeline.compute_seconds)
-    frames = pipeline.frames_committed - pipeline.first
+    io = max(trace.io.busy, now.link_seconds)
+    exposed = max(0.0, now.seconds - now.compute_seconds)
     return Summary(
         output=output,
-        device=pipeline.solver.device,
-        first=pipeline.first,
-        frames=frames,
-        cells=frames * config.run.steps_per_frame * pipeline.pool.layout.frame.cells,
+        device=device,
+        first=now.first,
+        frames=now.frames_added,
+        cells=now.cell_steps,
         wall_seconds=wall_seconds,
-        loop_seconds=loop,
-        compute_seconds=pipeline.compute_seconds,
-        link_seconds=pipeline.link_seconds,
+        loop_seconds=now.seconds,
+        compute_seconds=now.compute_seconds,
+        link_seconds=now.link_seconds,
         encode_seconds=trace.encode.busy,
         write_seconds=trace.write.busy,
         wait_seconds=trace.wait.busy,
         bottleneck=max(occupied, key=lambda name: occupied[name]),
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
-        nbytes_in=frames * pipeline.pool.layout.frame.frame_nbytes,
-        nbytes_out=pipeline.writer.nbytes - pipeline.nbytes_before,
-        outside=pipeline.outside,
+        nbytes_in=now.nbytes_in,
+        nbytes_out=now.nbytes_out,
+        outside=now.outside,
     )

@@ -1,4 +1,4 @@
-"""The status file of a run, `PATH.status.json`: its name, what it has to say, and whether its run is alive."""
+"""The status file of a run, `PATH.status.json`: its name, its contents, and whether its run is alive."""
 
 import socket
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from gsio.inputs import parse_json, read_regular
 from gsio.processes import exists, started_at
 
-STATUS_NBYTES = 64 << 10  # at most
-KINDS = {"state": str, "frame": int, "frames": int, "pid": int, "host": str}  # of what others rely on
+MAX_STATUS_NBYTES = 64 << 10
+KINDS = {"state": str, "frame": int, "frames": int, "pid": int, "host": str}  # types of the values that readers use
 
 
 def status_of(output: Path) -> Path:
@@ -17,18 +17,18 @@ def status_of(output: Path) -> Path:
 
 
 def is_status(path: Path) -> bool:
-    """Return whether `path` is the status of a run, or empty, as a power cut can leave one."""
+    """Return whether `path` is the status of a run, or an empty file, which a power cut can leave."""
     try:
-        text = read_regular(path, STATUS_NBYTES, follow=False)
+        text = read_regular(path, MAX_STATUS_NBYTES, follow=False)
         return not text or {"state", "pid", "host"} <= parse_json(text).keys()
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def read_status(output: Path) -> dict[str, Any]:
-    """Return what the status file of an output says, or nothing if there is none, or no whole one."""
+    """Return the values of the status file of an output; {} if it does not exist or is damaged."""
     try:
-        found = parse_json(read_regular(status_of(output), STATUS_NBYTES, follow=False))
+        found = parse_json(read_regular(status_of(output), MAX_STATUS_NBYTES, follow=False))
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):
@@ -39,7 +39,7 @@ def read_status(output: Path) -> dict[str, Any]:
 
 
 def is_alive(status: dict[str, Any]) -> bool:
-    """Return whether the process of a run is there; of one on another machine nobody knows, so it is taken for so."""
+    """Return whether the process of a run exists; a run on another machine counts as alive, because nobody knows."""
     if not is_here(status):
         return True
     pid, started = status.get("pid"), status.get("process_started")
@@ -47,5 +47,5 @@ def is_alive(status: dict[str, Any]) -> bool:
 
 
 def is_here(status: dict[str, Any]) -> bool:
-    """Return whether the run of a status file was, or is, on this machine."""
+    """Return whether the run of a status file is, or was, on this machine."""
     return bool(status.get("host") == socket.gethostname())

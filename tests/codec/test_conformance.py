@@ -127,7 +127,7 @@ def test_stock_zarr_reads_a_chunk(codec: Codec, dtype: str, tmp_path: Path) -> N
 
 
 def test_the_names_of_the_configuration_are_those_of_the_table() -> None:
-    assert list(CODECS) == config.CODECS
+    assert list(CODECS) == list(config.CODECS)
     assert all(name == codec.name for name, codec in CODECS.items())
 
 

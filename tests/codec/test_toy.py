@@ -1,7 +1,7 @@
 """A codec of one file, once it is in the table, works from `gsio run` to `gsio verify`, in both formats."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Numcodecs codecs")
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Add the toy codec to the table, also of the processes that gsio starts: it looks at outputs in these."""
-    names = [*config.CODECS]
     monkeypatch.setitem(codec.CODECS, "toy", TOY)
-    codec.register(TOY)
+    monkeypatch.setitem(config.CODECS, "toy", "")
     (tmp_path / "sitecustomize.py").write_text("from gsio.codec import register\nfrom toy import TOY\nregister(TOY)\n")
     folders = [tmp_path, Path(__file__).parent, Path(gsio.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-    yield
-    config.CODECS[:] = names
 
 
 @pytest.fixture(params=["run.h5", "run.zarr"])

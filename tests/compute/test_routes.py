@@ -18,7 +18,7 @@ import pytest
 import gsio
 from gsio.compute import BACKENDS, host, open_solver
 from gsio.compute.peers import numpy as reference
-from gsio.compute.solver import Solver
+from gsio.compute.solver import Solver, fields
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
@@ -64,7 +64,7 @@ def need_library(route: str) -> None:
 def solve(solver: Solver) -> tuple[np.ndarray, np.ndarray]:
     for steps in (30, 2):
         solver.advance(steps)
-    return solver.fields()
+    return fields(solver)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

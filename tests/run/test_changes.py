@@ -15,7 +15,7 @@ from gsio.compute.host import ArraySolver
 from gsio.config import Config
 from gsio.errors import DataError, StorageError
 from gsio.reader import open_stack
-from gsio.run.pipeline import Pipeline
+from gsio.run.progress import Progress
 from gsio.testing import small_blocks
 from gsio.writer.status_file import read_status
 
@@ -91,7 +91,7 @@ def test_an_output_that_is_changed_under_its_run_is_never_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_blocks(block_bytes=8 * 12 * 17 * 4 * 2, chunk_bytes=4 * 12 * 17 * 4)
-    monkeypatch.setattr("gsio.run.pipeline.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("gsio.run.pipeline.OBSERVE_SECONDS", 0.01)
     changed = threading.Event()
     fill, snapshot = ArraySolver.fill, ArraySolver.snapshot
     folder = tmp_path / "runs"
@@ -107,8 +107,8 @@ def test_an_output_that_is_changed_under_its_run_is_never_complete(
         assert changed.wait(DEADLINE)
         return snapshot(solver)
 
-    def watch(pipeline: Pipeline) -> None:
-        if not changed.is_set() and pipeline.frames_committed == (FRAMES if last else GATE):
+    def watch(progress: Progress) -> None:
+        if not changed.is_set() and progress.frames_committed == (FRAMES if last else GATE):
             change(path)
             changed.set()
 

@@ -249,7 +249,7 @@ def test_a_photograph_is_turned_as_viewers_turn_it(tmp_path: Path) -> None:
 
 def test_a_picture_may_be_as_large_as_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    monkeypatch.setattr("gsio.run.initial.MOST_PIXELS", 10)
+    monkeypatch.setattr("gsio.run.initial.MAX_PIXELS", 10)
     path = save_picture(tmp_path / "grey.png", np.arange(0, 245, 7, np.uint8).reshape(ROWS, COLS))
     assert state("image", path=path)[1].max() == 238 / 255
     assert Image.MAX_IMAGE_PIXELS == 10

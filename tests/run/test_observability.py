@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from gsio.config import Config
 from gsio.machine import Driver, find_driver, how_to_install_cupy
 from gsio.run import progress
 from gsio.run.plan import choose_backend
+from gsio.run.progress import Progress
 from gsio.run.summary import Summary
 from gsio.trace import CATEGORIES, Counter, Trace
 
@@ -106,40 +108,26 @@ def test_events_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "gsio: run started\n")
 
 
-# Rates and the bar
+# Throughput and the bar
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Replace the clock of progress and trace by one whose `now` a test sets."""
+    """Replace the clock of the trace by one whose `now` a test sets."""
     stopped = SimpleNamespace(now=100.0)
-    stand_in = SimpleNamespace(**{**vars(time), "perf_counter": lambda: stopped.now})
-    monkeypatch.setattr(progress, "time", stand_in)
-    monkeypatch.setattr(trace, "time", stand_in)
+    monkeypatch.setattr(trace, "time", SimpleNamespace(**{**vars(time), "perf_counter": lambda: stopped.now}))
     return stopped
 
 
-@pytest.fixture
-def pipeline(make_config: Make) -> Any:
-    """Return a stand-in for a pipeline that began at 100 s and has committed 40 of 100 frames."""
-    config = make_config(
-        {"run.frames": 100, "run.steps_per_frame": 50, "grid.rows": 1000, "grid.cols": 2000, "run.backend": "numba"}
-    )
-    return SimpleNamespace(
-        config=config,
-        first=0,
-        nbytes_before=0,
-        frames_committed=40,
-        started=100.0,
-        pool=SimpleNamespace(layout=SimpleNamespace(frame_nbytes=8_000_000, cells=2_000_000), in_use=3),
-        writer=SimpleNamespace(nbytes=80_000_000),
-    )
+# A run that has committed 40 of 100 frames.
+NOW = Progress(
+    frames_total=100, steps_per_frame=50, first=0, frames_committed=40, frames_durable=20, cells=2_000_000,
+    frame_nbytes=8_000_000, nbytes=80_000_000, nbytes_before=0, frames_per_block=8, blocks_in_use=3, seconds=20.0,
+)  # fmt: skip
 
 
-def test_rates_are_those_since_the_loop_began(pipeline: Any, clock: SimpleNamespace) -> None:
-    clock.now = 120.0
-    now = progress.rates(pipeline)
-    assert now._asdict() == pytest.approx(
+def test_throughput_is_that_since_the_loop_began() -> None:
+    assert NOW.throughput._asdict() == pytest.approx(
         {
             "frames": 40,
             "steps_per_second": 100.0,
@@ -153,15 +141,14 @@ def test_rates_are_those_since_the_loop_began(pipeline: Any, clock: SimpleNamesp
     )
 
 
-def test_rates_of_a_resumed_run_are_those_of_its_own_frames(pipeline: Any, clock: SimpleNamespace) -> None:
-    clock.now, pipeline.first, pipeline.nbytes_before = 120.0, 20, 60_000_000
-    now = progress.rates(pipeline)
+def test_throughput_of_a_resumed_run_is_that_of_its_own_frames() -> None:
+    now = replace(NOW, first=20, nbytes_before=60_000_000).throughput
     assert (now.frames, now.steps_per_second, now.gigabytes_out, now.seconds_left) == (40, 50.0, 0.001, 60.0)
 
 
-def test_rates_before_the_first_frame_are_finite(pipeline: Any, clock: SimpleNamespace) -> None:
-    pipeline.frames_committed = pipeline.writer.nbytes = 0
-    now = progress.rates(pipeline)
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+def test_throughput_before_the_first_frame_is_finite(seconds: float) -> None:
+    now = replace(NOW, frames_committed=0, nbytes=0, seconds=seconds).throughput
     assert now.seconds_left is None
     assert (now.frames, now.steps_per_second, now.gigabytes_in, now.gigabytes_out, now.ratio) == (0, 0, 0, 0, 0)
 
@@ -170,16 +157,14 @@ def test_rates_before_the_first_frame_are_finite(pipeline: Any, clock: SimpleNam
 @pytest.mark.parametrize("nbytes", [0, 80_000_000])
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
 def test_progress_events_are_strict_json(
-    frames: int, nbytes: int, seconds: float, pipeline: Any, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    frames: int, nbytes: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
-    pipeline.frames_committed, pipeline.writer.nbytes = frames, nbytes
-    clock.now += seconds
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     stream = io.StringIO()
     log.configure("json", stream=stream)
-    with progress.shown(quiet=False) as watch:
-        watch(pipeline)
+    with progress.run_progress(quiet=False) as observe:
+        observe(replace(NOW, frames_committed=frames, nbytes=nbytes, seconds=seconds))
     (line,) = stream.getvalue().splitlines()
     event = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert event["event"] == "progress"
@@ -187,31 +172,27 @@ def test_progress_events_are_strict_json(
     assert (event["seconds_left"] is None) == (frames == 0)
 
 
-def test_an_event_every_ten_seconds_off_a_terminal(
-    pipeline: Any, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_event_every_ten_seconds_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     counts = []
-    with structlog.testing.capture_logs() as events, progress.shown(quiet=False) as watch:
+    with structlog.testing.capture_logs() as events, progress.run_progress(quiet=False) as observe:
         for seconds in (0, 5, 9, 10, 11, 19, 20, 25, 31):
-            clock.now = 100.0 + seconds
-            watch(pipeline)
+            observe(replace(NOW, seconds=float(seconds)))
             counts.append(len(events))
     assert counts == [0, 0, 0, 1, 1, 1, 2, 2, 3]
 
 
-def test_quiet_shows_nothing(pipeline: Any, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = terminal(monkeypatch)
     monkeypatch.setattr(sys, "stderr", stream)
-    clock.now += 1000.0
-    with structlog.testing.capture_logs() as events, progress.shown(quiet=True) as watch:
-        watch(pipeline)
+    with structlog.testing.capture_logs() as events, progress.run_progress(quiet=True) as observe:
+        observe(replace(NOW, seconds=1000.0))
     assert stream.getvalue() == ""
     assert events == []
 
 
 def draw(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch, *, no_color: bool = False, columns: int = 80
+    now: Progress, monkeypatch: pytest.MonkeyPatch, *, no_color: bool = False, columns: int = 80
 ) -> tuple[str, list[str], str]:
     """Return what the bar writes to a terminal: as written, as lines of text, and what is written at its end."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
@@ -222,62 +203,51 @@ def draw(
         monkeypatch.setenv("NO_COLOR", "1")
     stream = terminal(monkeypatch)
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress.shown(quiet=False) as watch:
-        watch(pipeline)
+    with progress.run_progress(quiet=False) as observe:
+        observe(now)
         drawn = stream.getvalue()
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", CONTROL.sub("", drawn)) if line.strip()]
     return drawn, lines, stream.getvalue()[len(drawn) :]
 
 
-@pytest.fixture(params=[0, 1, 999_999, 1_000_000])
-def long_pipeline(request: pytest.FixtureRequest, pipeline: Any, make_config: Make, clock: SimpleNamespace) -> Any:
-    """Return the stand-in two hours into a million frames, some of them committed."""
-    pipeline.config = make_config({"run.frames": 1_000_000, "run.steps_per_frame": 1000, "grid.cols": 100_000})
-    pipeline.frames_committed = request.param
-    clock.now += 7200.0
-    return pipeline
-
-
-def test_the_bar_and_its_two_lines_fit_in_80_columns(long_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, lines, after = draw(long_pipeline, monkeypatch)
+@pytest.mark.parametrize("frames", [0, 1, 999_999, 1_000_000])
+def test_the_bar_and_its_two_lines_fit_in_80_columns(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    after_two_hours = replace(
+        NOW, frames_total=1_000_000, frames_committed=frames, steps_per_frame=1000, seconds=7200.0
+    )
+    _, lines, after = draw(after_two_hours, monkeypatch)
     assert max(map(len, lines)) <= 80
     assert len(lines) == 3  # none is wrapped
-    (frames,) = [line for line in lines if f"frame {long_pipeline.frames_committed}/1000000" in line]
+    (first,) = [line for line in lines if f"frame {frames}/1000000" in line]
     (traffic,) = [line for line in lines if "GB/s" in line]
-    assert frames.endswith("left")  # nor cut off
+    assert first.endswith("left")  # nor cut off
     assert traffic.endswith("3 blocks in flight")
     assert after[after.rindex(lines[-1][-1]) :].count(ERASE) == 3  # and the bar goes away
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-def test_the_bar_honours_no_color(
-    no_color: bool, pipeline: Any, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock.now += 10.0
-    drawn, _, _ = draw(pipeline, monkeypatch, no_color=no_color)
+def test_the_bar_honours_no_color(no_color: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, _, _ = draw(NOW, monkeypatch, no_color=no_color)
     assert bool(COLOUR.search(drawn)) is not no_color
 
 
-def test_the_bar_tells_two_days_from_one(
-    pipeline: Any, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipeline.frames_committed = 1  # of 100
+def test_the_bar_tells_two_days_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     for days in (1, 2):
-        clock.now = 100.0 + days * 86_400 / 99
-        shown.append(re.search(r"cell/s +(.*) left", "\n".join(draw(pipeline, monkeypatch, no_color=True)[1])))
+        now = replace(NOW, frames_committed=1, seconds=days * 86_400 / 99)  # 1 of 100 frames
+        shown.append(re.search(r"cell/s +(.*) left", "\n".join(draw(now, monkeypatch, no_color=True)[1])))
     if None in shown:
         pytest.fail("no time left is shown")
     assert shown[0][1] != shown[1][1]
 
 
-def test_a_real_run_shows_its_rates(make_config: Make, tmp_path: Path) -> None:
-    seen: list[progress.Rates] = []
-    simulate(make_config(), tmp_path / "run.h5", watch=lambda pipeline: seen.append(progress.rates(pipeline)))
+def test_a_real_run_shows_its_throughput(make_config: Make, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    simulate(make_config(), tmp_path / "run.h5", watch=seen.append)
     assert seen
     for now in seen:
-        assert 0 <= now.frames <= 5
-        assert all(value is None or (math.isfinite(value) and value >= 0) for value in now)
+        assert 0 <= now.frames_committed <= 5
+        assert all(value is None or (math.isfinite(value) and value >= 0) for value in now.throughput)
 
 
 # Counters and spans

@@ -28,9 +28,10 @@ from gsio.frames.sizes import default_sizes
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
-from gsio.run.pipeline import Pipeline
+from gsio.run.metrics import metrics
+from gsio.run.progress import Progress
 from gsio.run.repair import repair
-from gsio.run.status import lines_of, metrics
+from gsio.run.status import follow
 from gsio.testing import small_blocks
 from gsio.writer.journal import Journal, journal_of, read_journal
 from gsio.writer.status_file import read_status
@@ -56,24 +57,24 @@ import gsio
 from gsio.run import checkpoints
 from gsio.compute.host import ArraySolver
 from gsio.config import Config
-from gsio.run.pipeline import Pipeline
-from gsio.testing import small_blocks
+from gsio.run.checkpoints import Checkpointer
 from gsio.testing import small_blocks
 
 output, resume, frames, *sizes = *sys.argv[1:3], *map(int, sys.argv[3:])
 small_blocks(*sizes)
 saved = threading.Event()
 saved.set()
-committing, keeping, saving, filling = Pipeline._commit_ready, Pipeline._snapshot, checkpoints.save, ArraySolver.fill
+committing, keeping = Checkpointer.committed, ArraySolver.snapshot
+saving, filling = checkpoints.save, ArraySolver.fill
 
-def commit_ready(self, waiting):
-    committing(self, waiting)
-    if self.frames_committed >= frames:
+def committed(self, position):
+    committing(self, position)
+    if position >= frames:
         os._exit(9)
 
-def snapshot(self, first):
+def snapshot(self):
     saved.clear()
-    return keeping(self, first)
+    return keeping(self)
 
 def save(*arguments):
     saving(*arguments)
@@ -83,7 +84,8 @@ def fill(self, block):  # no checkpoint is skipped because the one before is not
     saved.wait(60)
     filling(self, block)
 
-Pipeline._commit_ready, Pipeline._snapshot, checkpoints.save, ArraySolver.fill = commit_ready, snapshot, save, fill
+Checkpointer.committed, ArraySolver.snapshot = committed, snapshot
+checkpoints.save, ArraySolver.fill = save, fill
 gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output), resume=resume)
 """
 
@@ -865,9 +867,9 @@ def test_a_run_stops_in_time_and_goes_on(
 def test_fewer_frames_than_the_checkpoint_has_are_refused(make_config: Make, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
 
-    def watch(pipeline: Pipeline) -> None:
-        if pipeline.frames_committed:
-            pipeline.stop("the test")
+    def watch(progress: Progress) -> None:
+        if progress.frames_committed:
+            raise Interrupted("stopped by the test")
 
     with pytest.raises(Interrupted, match="stopped by the test"):
         gsio.simulate(make_config({**LONG, "run.frames": 100_000_000}), path, watch=watch)
@@ -883,8 +885,8 @@ def test_an_output_that_vanishes_ends_the_run(
     monkeypatch.setattr("gsio.run.limits.SPACE_SECONDS", 0.0)
     path, seen = tmp_path / "run.h5", []
 
-    def watch(pipeline: Pipeline) -> None:
-        seen.append(pipeline)
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
         path.unlink(missing_ok=True)
 
     with pytest.raises(StorageError, match="deleted, renamed or replaced"):
@@ -903,15 +905,15 @@ def test_a_disk_that_will_be_full_is_told(
 
 def test_the_status_is_there_from_the_start_and_says_how_the_run_ended(make_config: Make, tmp_path: Path) -> None:
     path, seen = tmp_path / "run.h5", []
-    gsio.simulate(make_config(LONG), path, watch=lambda pipeline: seen.append(read_status(path)))
+    gsio.simulate(make_config(LONG), path, watch=lambda progress: seen.append(read_status(path)))
     assert seen[0]["state"] == "running"
     assert (seen[0]["pid"], seen[0]["frames"]) == (os.getpid(), 60)
     assert {key: read_status(path)[key] for key in ("state", "frame", "frames")} == {
         "state": "complete", "frame": 60, "frames": 60,
     }  # fmt: skip
-    assert list(lines_of(path)) == ["complete after 60 of 60 frames"]
+    assert list(follow(path)) == ["complete after 60 of 60 frames"]
     with pytest.raises(DataError, match="no run has left"):
-        next(lines_of(tmp_path / "other.h5"))
+        next(follow(tmp_path / "other.h5"))
 
 
 def test_a_watcher_sees_committed_frames_without_opening_the_file(
@@ -925,7 +927,7 @@ def test_a_watcher_sees_committed_frames_without_opening_the_file(
     records = read_journal(path)
     assert records is not None
     frames = len(records.frames)
-    first, last = lines_of(path)
+    first, last = follow(path)
     assert first.startswith(f"frame {frames} of 60, step {3 * frames}, u ")
     assert last.startswith("killed after")
 
@@ -935,8 +937,8 @@ def test_prometheus_reads_the_rates(make_config: Make, tmp_path: Path) -> None:
     found = []
     with socket_free() as port, metrics(port) as show:
 
-        def watch(pipeline: Pipeline) -> None:
-            show(pipeline)
+        def watch(progress: Progress) -> None:
+            show(progress)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
                 found.append(page.read().decode())
 

@@ -21,14 +21,17 @@ from patience import DEADLINE
 
 import gsio
 from gsio.compute.peers import numpy as reference
+from gsio.compute.solver import fields
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.frames.block import Block, BlockPool
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
+from gsio.run import checkpoints
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, layout_of, pool_size
+from gsio.run.progress import Progress
 from gsio.run.simulate import last_frame
 from gsio.testing import small_blocks
 from gsio.trace import Trace
@@ -76,7 +79,7 @@ class CountingSolver:
 
     def __init__(self, config: Config) -> None:
         solver = reference.solver(config, layout_of(config), initial_state(config))
-        self.advance, self.fields, self._fill = solver.advance, solver.fields, solver.fill
+        self.advance, self.snapshot, self._fill = solver.advance, solver.snapshot, solver.fill
         self.allocate, self.wait = solver.allocate, solver.wait
         self.filled = 0
         self.before_fill: Callable[[Block], object] = lambda block: None
@@ -98,7 +101,7 @@ def working_threads() -> list[str]:
     return [
         frame.f_code.co_name
         for identifier, frame in sys._current_frames().items()
-        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/pipeline.py")
+        if identifier != threading.get_ident() and frame.f_code.co_filename.endswith("gsio/run/pipeline.py")
     ]
 
 
@@ -239,7 +242,7 @@ def test_the_first_non_finite_frame_is_not_committed(compression: str, make_conf
     solver = reference.solver(config, layout_of(config), initial_state(config))
     finite = -1
     with np.errstate(over="ignore"):
-        while np.isfinite(solver.fields()[1].astype(np.float32)).all():
+        while np.isfinite(fields(solver)[1].astype(np.float32)).all():
             solver.advance(1)
             finite += 1
     assert finite > 1
@@ -257,22 +260,36 @@ def test_a_program_that_says_nothing_about_logging_hears_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-def test_watch_sees_the_pipeline(make_config: Make, tmp_path: Path) -> None:
-    seen: list[Pipeline] = []
-    gsio.simulate(make_config(), tmp_path / "run.h5", watch=seen.append)
+def test_watch_sees_the_progress(make_config: Make, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    summary = gsio.simulate(make_config(), tmp_path / "run.h5", watch=seen.append)
     assert seen
-    assert seen[0].frames_committed == 5
+    assert (seen[0].frames_total, seen[0].first, seen[0].cells) == (5, 0, 12 * 17)
+    assert all(0 <= now.frames_committed <= 5 for now in seen)
+    assert summary is not None
+    assert summary.frames == 5
+
+
+def test_a_watch_stops_a_run_whose_frames_are_safe(make_config: Make, tmp_path: Path) -> None:
+    def watch(progress: Progress) -> None:
+        if progress.frames_committed:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted, match="enough"):
+        gsio.simulate(make_config({"run.frames": 1_000_000_000}), tmp_path / "run.h5", watch=watch)
+    with open_stack(tmp_path / "run.h5") as stack:
+        assert (stack.attributes["status"], checkpoints.load(stack.path)[0].frames) == ("stopped", stack.frames)
 
 
 def test_a_watch_that_fails_ends_the_run(make_config: Make) -> None:
     config, writer = make_config({"run.frames": 1_000_000_000}), KeepingWriter()
     pipeline, _ = new_pipeline(config, writer)
 
-    def watch(pipeline: Pipeline) -> None:
+    def watch(progress: Progress) -> None:
         raise ValueError("no display")
 
     with pytest.raises(ValueError, match="no display"):
-        pipeline.run(watch)
+        pipeline.run([watch])
     assert writer.status in ("failed", "stopped")
     assert writer.committed == list(range(len(writer.committed)))
     assert working_threads() == []
@@ -389,7 +406,7 @@ def test_a_run_inside_trio_gives_what_it_gives_elsewhere(make_config: Make, tmp_
     config, seen = make_config(), set[int]()
 
     async def main() -> Any:
-        return gsio.simulate(config, tmp_path / "inside.h5", watch=lambda pipeline: seen.add(threading.get_ident()))
+        return gsio.simulate(config, tmp_path / "inside.h5", watch=lambda progress: seen.add(threading.get_ident()))
 
     assert trio.run(main).frames == 5
     gsio.simulate(config, tmp_path / "outside.h5")
@@ -442,7 +459,18 @@ sys.exit(main())
 
 def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
     """Start `gsio run` with a start that keeps it busy and many commits a second, each logged to stderr."""
-    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", "--debug", "--set", "run.backend=numpy", "-n", "100000"]
+    gsio_run = [
+        sys.executable,
+        "-c",
+        SMALL_BLOCKS,
+        "run",
+        "--debug",
+        "--log-format=json",
+        "--set",
+        "run.backend=numpy",
+        "-n",
+        "100000",
+    ]
     return subprocess.Popen([*gsio_run, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gsio.compute.cpu.wavefront import (
     columns,
     stage_plane,
 )
-from gsio.compute.host import HostSolver, pack, stage
+from gsio.compute.host import pack, stage
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
@@ -36,7 +37,7 @@ BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
 CACHE = 48 << 10  # bytes of a core's first-level cache, if the machine does not say
 
 
-class CpuSolver(HostSolver):
+class CpuSolver:
     """Numba on the cores of this machine, float32 or float64."""
 
     backend = "numba"
@@ -84,6 +85,15 @@ class CpuSolver(HostSolver):
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
         return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Copy u and v at once, and return a function that returns the copies."""
+        copies = self.field("u"), self.field("v")
+        return lambda: copies
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return ordinary memory."""
+        return np.zeros(nbytes, np.uint8)
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""

@@ -71,7 +71,7 @@ def free_bytes(device: int) -> int:
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
     """Return the bytes of device memory of a run: two copies of each field, maps of the rates, slots, encoding."""
     fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout, config.output.compression) if layout.encoded_nbytes else 0
+    encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
     return fields + math.prod(slots_of(layout)) + encoding
 
 
@@ -137,7 +137,7 @@ class CudaSolver:
             self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout, config.output.compression) if layout.encoded_nbytes else None
+            self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
             self._filled = 0
             self._times: dict[int, BlockTimes] = {}
             self._sending = threading.Lock()  # keeps the orders of one copy together on the link stream
@@ -206,10 +206,6 @@ class CudaSolver:
         shared = self.tiling.shared_nbytes(self.job)
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
         self._now = (self._now + passes) % 2
-
-    def fields(self) -> tuple[Field, Field]:
-        """Return host copies of u and v, of the layout's shape."""
-        return self.snapshot()()
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""

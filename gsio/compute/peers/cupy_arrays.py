@@ -5,7 +5,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from gsio.compute.host import ArraySolver, beginning, set_outside
+from gsio.compute.host import ArraySolver, initial_arrays, set_outside
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field
@@ -33,7 +33,7 @@ def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any
     """Return the solver of one NVIDIA GPU."""
     device = cupy.cuda.Device(config.run.device)
     with device:
-        u, v, c = beginning(config, layout, start, cupy.asarray)
+        u, v, c = initial_arrays(config, layout, start, cupy.asarray)
         (corner, edge, _), (_, centre, _), _ = c.weights
         # As arrays, all have the precision of the fields; what a fused kernel makes of a number depends on the release.
         numbers = corner, edge, centre, c.spread_u, c.spread_v, c.rest, c.feed, c.keep_v, c.dt

@@ -9,7 +9,7 @@ from typing import Any
 import h5py  # noqa: F401 - before Legate, which brings another HDF5, or h5py would find that one
 import numpy
 
-from gsio.compute.host import ArraySolver, beginning, set_outside
+from gsio.compute.host import ArraySolver, initial_arrays, set_outside
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.layout import BlockLayout
@@ -41,7 +41,7 @@ def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Non
     constants: list[Coefficients] = []
 
     def begin() -> None:
-        *values, c = beginning(config, layout, start, np.array)
+        *values, c = initial_arrays(config, layout, start, np.array)
         constants.append(c)
         for field in values:
             p = np.zeros((*field.shape[:-2], field.shape[-2] + 2, field.shape[-1] + 2), field.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.signal import convolve2d
 
-from gsio.compute.host import ArraySolver, beginning, nth_device
+from gsio.compute.host import ArraySolver, initial_arrays, nth_device
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import PADDING
@@ -26,7 +26,7 @@ def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any
     if config.model.precision == "float64":
         jax.config.update("jax_enable_x64", True)  # else every float64 becomes float32
     device = nth_device(jax.devices(), config.run.device)
-    u, v, c = beginning(config, layout, start, partial(jax.device_put, device=device))
+    u, v, c = initial_arrays(config, layout, start, partial(jax.device_put, device=device))
 
     def around(f: Any) -> Any:
         p = jnp.pad(f, 1, PADDING[config.grid.boundary])

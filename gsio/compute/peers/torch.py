@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import conv2d, pad
 
-from gsio.compute.host import ArraySolver, beginning, nth_device
+from gsio.compute.host import ArraySolver, initial_arrays, nth_device
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Field
@@ -19,7 +19,7 @@ def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any
     """Return the solver of one of PyTorch's GPUs, or of the CPU if it has none."""
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     device = nth_device(gpus or [torch.device("cpu")], config.run.device)
-    u, v, c = beginning(config, layout, start, lambda field: torch.from_numpy(field).to(device))
+    u, v, c = initial_arrays(config, layout, start, lambda field: torch.from_numpy(field).to(device))
     weights = torch.tensor(c.weights, dtype=u.dtype, device=device)[None, None]
     compiled = config.run.backend == "torch-compile"
 

@@ -65,7 +65,7 @@ class ChunkWriter:
         """Lay the file out, or cut it to the frames of which `target.series` are recorded."""
         config, layout, attributes = target.config, target.layout, target.attributes
         # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
-        raw = CODECS[config.output.compression].raw
+        raw = CODECS[layout.chunks.codec].raw
         pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if raw else {}
         self._disk.reserve(0)
         self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
@@ -95,7 +95,7 @@ class ChunkWriter:
     def encode(self, block: Block, task: int) -> None:
         """Compress one task of `block`, and take the checksums of its frames."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, task)
+            codec.encode(block, task)
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Append the frames of `blocks` and flush: from now on a reader finds them."""

@@ -59,7 +59,7 @@ def create_arrays(file: h5py.File, config: Config, layout: BlockLayout, attribut
                 layout.frame.dtype,
                 chunks=layout.chunks.chunk_shape,
                 maxshape=(None, *layout.frame.shape),
-                **_filters(config, layout),
+                **_filters(layout),
             )
         _describe(field, field_attributes(name, layout), layout.frame.computed)
         for axis, scale in enumerate(("time", *axes)):
@@ -103,11 +103,11 @@ def _lay_out_for_vtk(file: h5py.File, layout: BlockLayout, growing: dict[str, An
             file[OFFSETS + name] = offsets
 
 
-def _filters(config: Config, layout: BlockLayout) -> dict[str, Any]:
+def _filters(layout: BlockLayout) -> dict[str, Any]:
     """Return what readers have to undo, as arguments of `create_dataset`."""
-    how = CODECS[config.output.compression].hdf5
+    how = CODECS[layout.chunks.codec].hdf5
     assert how is not None  # the plan chose a codec that HDF5 has
-    return how.arguments(layout.frame.dtype.itemsize, layout.chunks.chunk_nbytes, config.output.level)
+    return how.arguments(layout.frame.dtype.itemsize, layout.chunks.chunk_nbytes, layout.chunks.level)
 
 
 @contextmanager

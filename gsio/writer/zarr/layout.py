@@ -86,9 +86,9 @@ def create_store(path: Path, config: Config, layout: BlockLayout, attributes: Ma
             chunk_key_encoding=keys,
         )
         series.attrs.update(series_attributes(name, layout))
-    how = CODECS[config.output.compression].zarr
+    how = CODECS[layout.chunks.codec].zarr
     assert how is not None  # the plan chose a codec that Zarr has
-    compressors = how(config.output.level) or None
+    compressors = how(layout.chunks.level) or None
     for name in layout.frame.fields:
         field = root.create_array(
             name,

@@ -100,7 +100,7 @@ class ZarrWriter:
     def encode(self, block: Block, task: int) -> None:
         """Compress one task of `block`, take checksums, and store its chunks, where no reader looks yet."""
         with self._trace.span("encode", block.first):
-            codec.encode(block, self._config.output, task)
+            codec.encode(block, task)
         require_same(self._store.path, self._folder)  # nothing is written into a folder of somebody else
         with self._trace.span("write", block.first):
             layout = self._layout
@@ -120,8 +120,7 @@ class ZarrWriter:
     def _encode_levels(self, block: Block, task: int) -> None:
         """Compress and store the smaller levels of one part of `block`."""
         layout = self._layout
-        output, itemsize = self._config.output, layout.frame.dtype.itemsize
-        compress = CODECS[output.compression].encode
+        itemsize, compress = layout.frame.dtype.itemsize, CODECS[layout.chunks.codec].encode
         numbers, slab = block.chunk_numbers(task)
         for number in numbers:
             for field, name in enumerate(layout.frame.fields):
@@ -135,7 +134,9 @@ class ZarrWriter:
                     key = chunk_key(
                         level_path(name, level), block.first // layout.chunks.frames_per_chunk + number, slab, layout
                     )
-                    self._store.put_new(key, [compress(values.reshape(-1).view(np.uint8), itemsize, output.level)])
+                    self._store.put_new(
+                        key, [compress(values.reshape(-1).view(np.uint8), itemsize, layout.chunks.level)]
+                    )
 
     def commit(self, blocks: Sequence[Block]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see it once a second."""
