@@ -1,16 +1,15 @@
 """Feed and kill of every kind together, on every backend: a number, a list, a map along an axis, a map in a file."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from solvers import EVERY, need_library
 
 from gsio.compute import open_solver
 from gsio.compute.solver import fields
-from gsio.config import BACKENDS as ALL
 from gsio.config import Config
 from gsio.model.gray_scott import step
 from gsio.run.initial import initial_state
@@ -22,12 +21,6 @@ SHAPE = (20, 30)
 # Relative L2 against the float64 reference after 32 steps.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 KINDS = ("number", "list", "along x", "along y", "file")
-MARKS: dict[str, list[pytest.MarkDecorator]] = {
-    "cupy": [pytest.mark.gpu],
-    "cupy-arrays": [pytest.mark.gpu],
-    "torch-compile": [pytest.mark.slow],
-}
-BACKENDS = [pytest.param(backend, marks=MARKS.get(backend, [])) for backend in ALL]
 
 
 @pytest.fixture
@@ -50,13 +43,11 @@ def rate(tmp_path: Path) -> Callable[[str, float, float], Any]:
 
 @pytest.mark.parametrize("feed", KINDS)
 @pytest.mark.parametrize("precision", TOLERANCE)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY)
 def test_every_kind_of_feed_goes_with_every_kind_of_kill(
     backend: str, precision: str, feed: str, rate: Callable[[str, float, float], Any], make_config: MakeConfig
 ) -> None:
-    library = "cupy" if backend.startswith("cupy") and backend != "cupynumeric" else backend.split("-")[0]
-    if find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+    need_library(backend)
     for kill in KINDS:
         rates = {"model.feed": rate(feed, 0.01, 0.06), "model.kill": rate(kill, 0.05, 0.07)}
         grid = {"grid.rows": SHAPE[0], "grid.cols": SHAPE[1], "run.threads": 1}

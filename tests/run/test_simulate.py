@@ -33,11 +33,11 @@ from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, layout_of, pool_size
 from gsio.run.progress import Progress
 from gsio.run.simulate import last_frame
-from gsio.testing import small_blocks
+from gsio.testing import KeepingWriter, small_blocks
 from gsio.trace import Trace
 from gsio.writer.hdf5 import open_writer
 from gsio.writer.journal import Journal
-from gsio.writer.protocol import Target
+from gsio.writer.protocol import FrameWriter, Target
 
 Make = Callable[..., Config]
 ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "run.steps_per_frame": 1}
@@ -47,29 +47,6 @@ ONE_FRAME_A_BLOCK = {"grid.rows": 1024, "grid.cols": 1536, "run.frames": 12, "ru
 def many_blocks() -> None:
     """Have several blocks in a short run."""
     small_blocks(block_bytes=8 << 20, chunk_bytes=4 << 20)
-
-
-class KeepingWriter:
-    """Keeps the numbers of the committed frames, and can wait or fail where a test says so."""
-
-    nbytes = 0
-
-    def __init__(self) -> None:
-        self.committed: list[int] = []
-        self.status = ""
-        self.before_encode: Callable[[Block], object] = lambda block: None
-        self.before_commit: Callable[[Sequence[Block]], object] = lambda blocks: None
-
-    def encode(self, block: Block, task: int) -> None:
-        self.before_encode(block)
-
-    def commit(self, blocks: Sequence[Block]) -> None:
-        self.before_commit(blocks)
-        for block in blocks:
-            self.committed += range(block.first, block.first + block.count)
-
-    def close(self, status: str) -> None:
-        self.status = status
 
 
 class CountingSolver:
@@ -90,7 +67,9 @@ class CountingSolver:
         self._fill(block)
 
 
-def new_pipeline(config: Config, writer: Any, *, blocks: int = 3, threads: int = 2) -> tuple[Pipeline, CountingSolver]:
+def new_pipeline(
+    config: Config, writer: FrameWriter, *, blocks: int = 3, threads: int = 2
+) -> tuple[Pipeline, CountingSolver]:
     solver = CountingSolver(config)
     pool = BlockPool(layout_of(config), blocks, solver.allocate)
     return Pipeline(config, solver, pool, writer, Trace(), threads), solver
@@ -180,14 +159,14 @@ def test_a_failing_writer_ends_the_run_with_the_frames_before_it(failing: str, m
     assert working_threads() == []
 
 
-def test_a_failing_close_is_a_storage_error(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_close_is_a_storage_error(make_config: Make) -> None:
     writer = KeepingWriter()
     pipeline, _ = new_pipeline(make_config(), writer)
 
-    def close(status: str) -> None:
+    def fail(status: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(writer, "close", close)
+    writer.before_close = fail
     with pytest.raises(StorageError):
         pipeline.run()
     assert writer.committed == [0, 1, 2, 3, 4]
@@ -459,18 +438,8 @@ sys.exit(main())
 
 def start_gsio(*arguments: str) -> "subprocess.Popen[str]":
     """Start `gsio run` with a start that keeps it busy and many commits a second, each logged to stderr."""
-    gsio_run = [
-        sys.executable,
-        "-c",
-        SMALL_BLOCKS,
-        "run",
-        "--debug",
-        "--log-format=json",
-        "--set",
-        "run.backend=numpy",
-        "-n",
-        "100000",
-    ]
+    options = ["--debug", "--log-format", "json", "--backend", "numpy", "-n", "100000"]
+    gsio_run = [sys.executable, "-c", SMALL_BLOCKS, "run", *options]
     return subprocess.Popen([*gsio_run, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
@@ -534,21 +503,20 @@ from gsio.run.plan import layout_of
 from gsio.compute.peers import numpy as reference
 from gsio.run.initial import initial_state
 from gsio.frames.block import BlockPool
+from gsio.testing import KeepingWriter
 from gsio.trace import Trace
 
-class StuckWriter:
-    nbytes = 0
-    def encode(self, block, task): pass
-    def commit(self, blocks):
-        print("stuck", file=sys.stderr, flush=True)
-        threading.Event().wait()
-    def close(self, status): pass
+def hang(blocks):
+    print("stuck", file=sys.stderr, flush=True)
+    threading.Event().wait()
 
+writer = KeepingWriter()
+writer.before_commit = hang
 log.configure("json")
 config = load_config(overrides={"grid.rows": 9, "grid.cols": 9}, environ={})
 solver = reference.solver(config, layout_of(config), initial_state(config))
 pool = BlockPool(layout_of(config), 3, solver.allocate)
-Pipeline(config, solver, pool, StuckWriter(), Trace(), 1).run()
+Pipeline(config, solver, pool, writer, Trace(), 1).run()
 """
 
 

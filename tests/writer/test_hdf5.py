@@ -29,6 +29,7 @@ from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 from gsio.run.plan import layout_of
+from gsio.testing import encode, random_block
 from gsio.trace import Trace
 from gsio.writer.hdf5 import disk, open_writer
 from gsio.writer.journal import Journal
@@ -45,17 +46,7 @@ def one_frame_a_chunk(config: Config) -> BlockLayout:
 
 
 def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
-    """Return a block of random frames."""
-    layout = one_frame_a_chunk(config)
-    block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
-    block.first, block.count = first, count
-    block.data[:count] = np.random.default_rng(first).integers(0, 256, block.data[:count].shape, np.uint8)
-    return block
-
-
-def encode(writer: Any, block: Block) -> None:
-    for task in range(block.layout.tasks):
-        writer.encode(block, task)
+    return random_block(one_frame_a_chunk(config), first, count)
 
 
 def new_writer(path: Path, config: Config) -> Any:
@@ -105,22 +96,6 @@ def test_coordinates_statistics_and_checksums_describe_the_frames(
             raw = np.ascontiguousarray(frame).reshape(-1).view(np.uint8)
             staged = raw.reshape(-1, 4).T if compression == "deflate" else raw
             assert crc32c.crc32c(staged.tobytes()) == checksum
-
-
-def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(make_config: Make, tmp_path: Path) -> None:
-    config = make_config(
-        {"grid.rows": 5, "grid.cols": 4, "run.frames": 2500, "run.steps_per_frame": 1, "initial.kind": "noise"}
-    )
-    writer = new_writer(tmp_path / "run.h5", config)
-    for first, count in ((0, 1000), (1000, 30), (1030, 1), (1031, 1469)):
-        block = staged_block(config, first, count)
-        block.statistics[:count, 0, 0] = np.arange(first, first + count)
-        encode(writer, block)
-        writer.commit([block])
-    writer.close("complete")
-    with h5py.File(tmp_path / "run.h5") as file:
-        np.testing.assert_array_equal(file["step"], np.arange(1, 2501))
-        np.testing.assert_array_equal(file["stats/v_min"], np.arange(2500))
 
 
 def test_a_process_with_only_h5py_reads_frames_and_the_schools_matrix(make_config: Make, tmp_path: Path) -> None:

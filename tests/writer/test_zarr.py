@@ -21,7 +21,7 @@ from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
 from gsio.frames.metadata import frame_series
 from gsio.run.plan import layout_of, with_codec
-from gsio.testing import small_blocks
+from gsio.testing import encode, random_block, small_blocks
 from gsio.trace import Trace
 from gsio.writer import open_writer
 from gsio.writer.journal import Journal
@@ -49,12 +49,8 @@ def new_writer(
     writer = open_writer(Target(path, config, layout, attributes, journal or Journal(path), Trace(), series=series))
 
     def encoded(number: int) -> Block:
-        block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
-        block.first, block.count = number * layout.frames_per_block, layout.frames_per_block
-        block.data[:] = np.random.default_rng(number).integers(0, 256, block.data.shape, np.uint8)
-        for task in range(layout.tasks):
-            writer.encode(block, task)
-        return block
+        count = layout.frames_per_block
+        return encode(writer, random_block(layout, number * count, count))
 
     return writer, encoded
 
@@ -147,23 +143,6 @@ def test_chunks_that_were_never_committed_are_not_counted(make_config: Make, tmp
         encoded(0)
         writer, _ = new_writer(path, config, journal, frames=0)
     assert writer.nbytes == 0
-
-
-def test_what_is_recorded_of_each_frame_goes_on_past_a_chunk(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gsio.writer.zarr.writer.PUBLISH_SECONDS", 0)
-    small_blocks(block_bytes=900 * 80, chunk_bytes=900 * 80)
-    changes = {"grid.rows": 5, "grid.cols": 4, "run.frames": 2700, "run.steps_per_frame": 1}
-    writer, encoded = new_writer(tmp_path / "run.zarr", make_config({**NOISE, **changes}))
-    for number in range(3):
-        block = encoded(number)
-        block.statistics[:, 0, 0] = np.arange(block.first, block.first + block.count)
-        writer.commit([block])
-    writer.close("complete")
-    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
-    np.testing.assert_array_equal(group["step"], np.arange(1, 2701))
-    np.testing.assert_array_equal(group["stats/v_min"], np.arange(2700))
 
 
 def test_a_full_disk_ends_the_run_with_what_is_committed(
