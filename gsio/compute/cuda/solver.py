@@ -48,7 +48,7 @@ from gsio.compute.cuda.tiling import (
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS, BlockLayout
-from gsio.model.gray_scott import Field, coefficients
+from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
 GRAPH_LAUNCHES = (
@@ -112,15 +112,9 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            staging = cupy.RawModule(
-                code=read(*STAGE),
-                options=stage_options(layout.frame),
-            )
+            staging = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
-            names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
-            self._constants = np.zeros((), [(name, dtype) for name in names])
-            for name in names:
-                self._constants[name] = np.ravel(getattr(constants, name))[0]
+            self._constants = _coefficients_struct(constants, dtype)
             if rates == 2:
                 shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
@@ -353,6 +347,15 @@ class CudaSolver:
                 block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
             block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
             times.arrived = True
+
+
+def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Return the struct Coefficients of ``stencil.cu``; rates that vary get the value of the first cell."""
+    names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
+    struct = np.zeros((), [(name, dtype) for name in names])
+    for name in names:
+        struct[name] = np.ravel(getattr(constants, name))[0]
+    return struct
 
 
 def _upload(values: NDArray[Any], field: Any) -> None:
