@@ -134,9 +134,9 @@ def wall_seconds(solver: Solver, steps: int, times: int) -> float:
 
 
 def _passes_of_numba(solver: Any, steps: int) -> int:
-    from gsio.compute.cpu.wavefront import LEVELS
+    from gsio.compute.cpu.wavefront import PASS_STEPS
 
-    return -(-steps // LEVELS)
+    return -(-steps // PASS_STEPS)
 
 
 class Contender(NamedTuple):

@@ -1,4 +1,4 @@
-"""Solvers: they advance u and v, and know nothing of files.
+"""Solvers advance u and v, and know no files.
 
 To add a backend, write a file that makes its solver, and add its row to `gsio.config.tables.BACKENDS`.
 """
@@ -16,7 +16,7 @@ from gsio.machine import available_memory, one_line
 from gsio.model.gray_scott import check_stability
 from gsio.model.start import Start
 
-OLDEST = 8, 0  # the compute capability from which on a GPU has asynchronous copies and split barriers
+OLDEST = 8, 0  # compute capability: the kernels need asynchronous copies and split barriers
 
 
 def numba_compiles() -> bool:
@@ -127,7 +127,7 @@ def _check_cuda(config: Config, layout: BlockLayout) -> None:
 
 
 def check_memory(where: str, needed: int, available: int) -> None:
-    """Raise UsageError if a run needs more memory than there is."""
+    """Raise UsageError if a run needs more than the available memory."""
     if needed > available:
         raise UsageError(
             f"grid.rows × grid.cols: the run needs {needed / 1e9:.1f} GB of {where} memory, "

@@ -30,10 +30,10 @@ class ArraySolver(Generic[State]):
     state
         The fields, in arrays of a library.
     advance
-        Returns the state after a number of steps; it may return before they are done, and use the old state's memory.
+        Returns the state after a number of steps; it may return early, and reuse the memory of the old state.
     copy
-        Waits for u (0) or v (1) of a state, and returns it as an array of NumPy, of the layout's cells, which later
-        steps leave as it is.
+        Waits for u (0) or v (1) of a state, and returns it as a NumPy array of the layout's cells. Later steps do not
+        change the array.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def initial_arrays(
     """
     dtype, ndim = np.dtype(config.model.precision), len(layout.frame.shape)
 
-    def to_array(rate: Field) -> Any:  # without the axis of members where the fields have none
+    def to_array(rate: Field) -> Any:  # drops the axis of members if the fields have none
         return rate.item() if rate.size == 1 else array(rate.reshape(rate.shape[-ndim:]).astype(dtype))
 
     c = coefficients(config.model, start.feed, start.kill)
@@ -110,7 +110,7 @@ def initial_arrays(
 
 
 def set_outside(p: Any, boundary: str) -> None:
-    """Set the cells that frame `p` [..., rows + 2, cols + 2] in place; those of a zero boundary stay as they are."""
+    """Set the outermost cells of `p` [..., rows + 2, cols + 2] in place, except for a zero boundary."""
     if boundary != "zero":
         before, after = (-2, 1) if boundary == "periodic" else (1, -2)
         p[..., 0, :], p[..., -1, :] = p[..., before, :], p[..., after, :]
@@ -118,7 +118,7 @@ def set_outside(p: Any, boundary: str) -> None:
 
 
 def nth_device(devices: Sequence[Item], number: int) -> Item:
-    """Return one of the devices of a library, or raise UsageError where there are fewer."""
+    """Return device `number` of a library; raise UsageError if the library has fewer."""
     if number >= len(devices):
         raise UsageError(f"run.device: expected a device below {len(devices)}, got {number}")
     return devices[number]
@@ -134,10 +134,10 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
     data
         uint8 [plane_nbytes].
     statistics
-        float64 [5]: minimum, maximum and mean of the finite values, the largest error of those as stored, number of
-        non-finite ones.
+        float64 [5]: minimum, maximum and mean of the finite values, the largest error of a stored finite value, and the
+        number of non-finite values.
     """
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is counted
+    with np.errstate(over="ignore"):  # A value that does not fit becomes infinite, and is counted.
         values = np.ascontiguousarray(plane, frame.computed).reshape(-1)
     stored, error = pack(values, frame)
     finite = values[np.isfinite(values)]
@@ -151,7 +151,7 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
 
 
 def pack(values: Field, frame: FrameFormat) -> tuple[NDArray[Any], float]:
-    """Return `values` as they are stored, and the largest error of a finite one; ``stage.cu`` does the same.
+    """Return the stored form of `values`, and the largest error of a finite value; ``stage.cu`` does the same.
 
     Values outside 0 to 1 become 0 or 1 where integers are stored. Bits of the mantissa are rounded to the nearest, half
     to even: BitRound, Klöwer et al. 2021, doi:10.1038/s43588-021-00156-2.
@@ -161,12 +161,12 @@ def pack(values: Field, frame: FrameFormat) -> tuple[NDArray[Any], float]:
     with np.errstate(invalid="ignore", over="ignore"):
         if frame.stored_one:
             stored = np.rint(np.clip(values, 0, 1, dtype=np.float64) * frame.stored_one).astype(frame.dtype)
-            found = (stored * frame.scale).astype(np.float64)  # rounded as a reader does
+            found = (stored * frame.scale).astype(np.float64)  # A reader rounds in the same way.
         else:
             stored = values.astype(frame.dtype)
             if frame.keep_bits:
                 stored = round_mantissa(stored, frame.keep_bits)
-            found = stored.astype(values.dtype)  # so close to the value that their difference is exact
+            found = stored.astype(values.dtype)  # The stored value is so close that the difference is exact.
         errors = np.abs(found - values)
     largest = errors.max()
     if not np.isfinite(largest):

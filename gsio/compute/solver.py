@@ -1,4 +1,4 @@
-"""What every solver offers."""
+"""The protocol of solvers."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,29 +13,29 @@ from gsio.model.gray_scott import Field
 class Solver(Protocol):
     """Advances u and v on one device, and stages their frames.
 
-    A solver is used by one thread at a time, but for `wait`, which several encoding threads call, for one block too.
+    One thread at a time uses a solver. Only `wait` is called by several encoding threads, also for the same block.
     """
 
     backend: str
     device: str
 
     def advance(self, steps: int) -> None:
-        """Advance both fields by `steps` time steps; may return before they are done."""
+        """Advance both fields by `steps` time steps; may return early."""
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
-        """Keep u and v as they are now; return a function that waits for host copies of them and returns these."""
+        """Keep the present u and v; return a function that waits for their host copies and returns them."""
 
     def field(self, name: str) -> Field:
         """Return a host copy of u or v, of the layout's shape."""
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return host memory for a block, of the kind the device copies to fastest."""
+        """Return host memory for a block, of the kind to which the device copies fastest."""
 
     def fill(self, block: Block) -> None:
-        """Compute the next `block.count` frames and stage them into `block`; may return before they are there."""
+        """Compute the next `block.count` frames and stage them into `block`; may return early."""
 
     def wait(self, block: Block) -> None:
-        """Return when the frames of `block` are there, with its statistics and seconds set."""
+        """Return when the frames, the statistics and the seconds of `block` are complete."""
 
 
 def fields(solver: Solver) -> tuple[Field, Field]:

@@ -1,1 +1,1 @@
-"""The model: the equations, their coefficients and limits, and what a run starts from."""
+"""The model: the equations, their coefficients and limits, and the start of a run."""

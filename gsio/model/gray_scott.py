@@ -20,9 +20,9 @@ STENCILS = {
     "patra-karttunen": (1 / 6, 2 / 3),
     "ones": (1.0, 1.0),
 }
-# Values that leave 0 to 1 by more are reported. Rounding alone does not take them there: float32 rounds u near 1 by up
-# to 6e-8 a step, which feeding takes back, so that errors stay below 6e-8 / (dt F): 6e-6 where dt F is 0.01. A mode
-# that is unstable grows with each step, and passes any margin within a few frames.
+# Values outside 0 to 1 by more than this are reported. Rounding alone stays below: float32 rounds u near 1 by up to
+# 6e-8 a step, and feeding corrects errors, so that they stay below 6e-8 / (dt F), or 6e-6 if dt F is 0.01. An unstable
+# mode grows with each step, and passes any margin within a few frames.
 MARGIN = 1e-3
 Rate = NDArray[np.float64]  # broadcasts to [members, rows, cols]
 
@@ -36,8 +36,8 @@ class Coefficients(NamedTuple):
         u' = spread_u S(u) + ((keep_u − dt v v) u + feed)        keep_u = rest − feed
         v' = spread_v S(v) + (keep_v + dt v u) v
 
-    The weights inside S are whole numbers. `rest` is what diffusion leaves of a cell of u; as what is fed is taken from
-    it, u = 1, v = 0 stays as it is to the last bit.
+    The weights inside S are whole numbers. `rest` is the share of u that diffusion leaves in a cell. keep_u is computed
+    as rest − feed, so that u = 1, v = 0 stays constant to the last bit.
     """
 
     centre: int
@@ -50,7 +50,7 @@ class Coefficients(NamedTuple):
 
     @property
     def keep_u(self) -> Rate:
-        """What feeding and diffusion leave of a cell of u."""
+        """The share of u that feeding and diffusion leave in a cell."""
         return self.rest - self.feed
 
     @property
@@ -60,7 +60,7 @@ class Coefficients(NamedTuple):
         return (corner, edge, corner), (edge, centre, edge), (corner, edge, corner)
 
     def around(self, p: Any) -> Any:
-        """Return S of the cells inside `p` [..., rows + 2, cols + 2], sliced as NumPy's arrays are, of any library."""
+        """Return S of the inner cells of `p` [..., rows + 2, cols + 2], an array of any library with NumPy's slices."""
         edges = p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
         if not self.centre:
             return edges
@@ -68,7 +68,7 @@ class Coefficients(NamedTuple):
         return corners + self.centre * (edges + self.centre * p[..., 1:-1, 1:-1])
 
     def step(self, u: Any, v: Any, around_u: Any, around_v: Any) -> tuple[Any, Any]:
-        """Return u and v one time step later, given S of both: arrays of any library, as the rates are."""
+        """Return u and v one time step later, given S of both; fields and rates are arrays of any library."""
         return (
             self.spread_u * around_u + ((self.keep_u - self.dt * v * v) * u + self.feed),
             self.spread_v * around_v + (self.keep_v + self.dt * v * u) * v,
@@ -108,9 +108,9 @@ def coefficients(model: Model, feed: Rate, kill: Rate) -> Coefficients:
 def _spread(exact: np.floating[Any], weight: int, lost: Rate, keep: Callable[[Any], Any]) -> float:
     """Return a factor of S next to `exact` with which a uniform field loses `lost` a step more exactly, in float32.
 
-    What a cell keeps is rounded, by up to 3e-8: 2e-6 of a loss of 0.014, which adds up. An error of the factor itself
-    counts less, since what it blurs is soon gone; up to four last bits, at the price of 0.3 a unit, were measured to
-    give the smallest errors after 32 and 1000 steps over all stencils, boundaries and starts of the tests.
+    The share that a cell keeps is rounded by up to 3e-8, or 2e-6 of a loss of 0.014, and these errors add up. An error
+    of the factor counts less, because diffusion soon removes its effect. A search over four units in the last place, at
+    a price of 0.3 a unit, gave the smallest measured errors after 32 and 1000 steps over all cases of the tests.
     """
     if exact.dtype != np.float32 or not exact or lost.ndim:
         return float(exact)
@@ -153,9 +153,9 @@ def check_stability(model: Model, feed: Rate, kill: Rate) -> None:
 
 
 def values_outside(least: Rate, largest: Rate, fields: Sequence[str], first: int = 0) -> str:
-    """Return what leaves 0 to 1 by more than `MARGIN` in the first frame where something does, in words; else "".
+    """Return in words the worst value of the first frame with values outside 0 to 1 by more than `MARGIN`, or "".
 
-    `least` and `largest` are the values of each frame, [frame, field], of the frames from number `first` on.
+    `least` and `largest` are the extreme values [frame, field] of the frames from number `first` on.
     """
     beyond = np.maximum(-least, largest - 1)
     frames = np.flatnonzero((beyond > MARGIN).any(axis=1))
@@ -170,7 +170,7 @@ def values_outside(least: Rate, largest: Rate, fields: Sequence[str], first: int
 Field = NDArray[np.floating[Any]]
 
 
-PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}  # modes of `pad`, in NumPy and those like it
+PADDING = {"periodic": "wrap", "neumann": "edge", "zero": "constant"}  # modes of `pad` in NumPy and JAX
 
 
 def laplacian(field: Field, stencil: str, boundary: str) -> Field:

@@ -1,4 +1,4 @@
-"""What a run starts from."""
+"""The start of a run."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Field = NDArray[np.float64]
 
 
 class Start(NamedTuple):
-    """What a run starts from, float64.
+    """The fields and rates at the start of a run, float64.
 
     `u` and `v` at time 0 are [rows, cols], the same for every member of a batch, or [members, rows, cols]; the rates
     `feed` and `kill`, per unit time, broadcast to [members, rows, cols]: a constant has no axis.

@@ -11,7 +11,17 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio.compute.cpu.wavefront import LEVELS, NEUMANN, PAD, PERIODIC, ZERO, Constants, advance, columns, stage_plane
+from gsio.compute.cpu.wavefront import (
+    NEUMANN,
+    PAD,
+    PASS_STEPS,
+    PERIODIC,
+    ZERO,
+    Constants,
+    advance,
+    columns,
+    stage_plane,
+)
 from gsio.compute.host import pack, stage
 from gsio.config import Config
 from gsio.frames.block import Block
@@ -47,12 +57,12 @@ class CpuSolver:
         c = coefficients(config.model, start.feed, start.kill)
         self._constants = Constants._make(map(dtype.type, (c.centre, c.spread_u, c.spread_v, c.rest, c.dt)))
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
-        self._parts, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
+        self._tiles, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
         self._rings = np.zeros((self._threads, cells), dtype)
         self._compile()
 
     def _compile(self) -> None:
-        """Compile before the run begins: seconds the first time, then from Numba's cache on disk."""
+        """Compile before the run begins. This takes seconds the first time; later runs load Numba's cache on disk."""
         start = time.perf_counter()
         self.advance(0)
         block = Block(self._layout, self.allocate(self._layout.block_nbytes))
@@ -63,12 +73,12 @@ class CpuSolver:
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
-        if self._caller != (caller := threading.get_ident()):  # for each, Numba starts threads of its own
+        if self._caller != (caller := threading.get_ident()):  # Numba starts threads for each calling thread
             check_threads(self._threads)
             self._caller = caller
-        numba.set_num_threads(self._threads)  # counts for the calling thread only
+        numba.set_num_threads(self._threads)  # affects the calling thread only
         arrays = self._u, self._v, self._u_new, self._v_new
-        how = self._constants, self._boundary, self._shape, self._parts
+        how = self._constants, self._boundary, self._shape, self._tiles
         arrays = advance(*arrays, self._rings, *self._rates, *how, steps)
         self._u, self._v, self._u_new, self._v_new = arrays
 
@@ -100,9 +110,9 @@ class CpuSolver:
         itemsize = self._layout.frame.dtype.itemsize
         words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
         values = data.view(words.dtype)
-        bands = min(self._threads, len(field))
-        low, high, total, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, bands)
-        if bad:  # rare, and the end of the run: count and summarise the finite values the slow way
+        tasks = min(self._threads, len(field))
+        low, high, total, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
+        if bad:  # This is rare and ends the run: count and summarise the finite values the slow way.
             stage(field, self._layout.frame, data, statistics)
         else:
             statistics[:] = low, high, total / self._layout.frame.cells, error, 0
@@ -114,7 +124,7 @@ class CpuSolver:
 def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
     """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
 
-    It is contiguous whatever it was broadcast from: functions are compiled for one layout, which indexes the fastest.
+    The result is contiguous, because functions are compiled for this layout, which is the fastest to index.
     """
     rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
     if rate.shape[1:] == (1, 1):
@@ -123,18 +133,18 @@ def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[An
 
 
 def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:
-    """Return into how many bands of rows and chunks of columns a grid is cut, and the cells of a ring.
+    """Return the numbers of rows and columns of tiles that a grid is cut into, and the cells of a ring.
 
-    Chunks are as wide as lets all rings of a part lie in the first-level cache; bands are added until every thread has
-    the same number of parts, or so many that one more or less does not matter.
+    The columns are as wide as possible while all rings of a tile fit into the first-level cache. Rows are added until
+    every thread has the same number of tiles, or so many that one more or less does not matter.
     """
-    widest = max(4 * LEVELS, int(0.75 * first_level_cache()) // (6 * LEVELS * itemsize) - PAD)
-    chunks = -(-cols // (widest - 2 * LEVELS))
-    bands = 1
-    while (parts := members * bands * chunks) % threads and parts < 8 * threads and bands < rows:
-        bands += 1
-    width = max(right - left for left, right in (columns(cols, chunk, chunks) for chunk in range(chunks)))
-    return (bands, chunks), (6 * LEVELS + 2 * (LEVELS + 1)) * (width + 2 * LEVELS + PAD)
+    widest = max(4 * PASS_STEPS, int(0.75 * first_level_cache()) // (6 * PASS_STEPS * itemsize) - PAD)
+    tiles_x = -(-cols // (widest - 2 * PASS_STEPS))
+    tiles_y = 1
+    while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
+        tiles_y += 1
+    width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
+    return (tiles_y, tiles_x), (6 * PASS_STEPS + 2 * (PASS_STEPS + 1)) * (width + 2 * PASS_STEPS + PAD)
 
 
 def first_level_cache() -> int:

@@ -1,19 +1,19 @@
 """The time steps and the staging that Numba compiles to vector code for the cores of this machine.
 
-A field does not fit the cache, and a step does little with each cell: one by one, steps would wait for memory. So the
-grid is cut into parts, some hundred columns wide, and up to `LEVELS` steps go over a part together, as a wavefront.
-Level n holds rows after n steps; once three of its rows are there, level n + 1 can make the middle one. Here, three
-steps together::
+A field does not fit the cache, and a step does little work for each cell, so that single steps would wait for memory.
+Therefore the grid is cut into tiles, some hundred columns wide, and up to `PASS_STEPS` steps go over a tile together,
+as a wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one.
+This is the picture for three steps::
 
-    level 3  . n . . .             n: made at this front, from three rows of the level below
-    level 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
-    level 1  . o o n .
-    level 0  . . o o n             n: copied from the field, or set by the boundary outside it
+    depth 3  . n . . .             n: made at this front, from three rows of the depth below
+    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
+    depth 1  . o o n .
+    depth 0  . . o o n             n: copied from the field, or set by the boundary outside it
              row ──▶ └ front
 
-The last level is written to a second array, which is read the next time. A part makes for itself the cells beyond its
-edges that it needs, one less per level and side. A cell has the same bits wherever the parts are cut, as the same
-instructions make every copy of it.
+The last depth is written to a second array, which the next pass reads. A tile computes the cells beyond its edges that
+it needs, one less for each depth and side. A cell has the same bits wherever the tiles are cut, because the same
+instructions compute every copy of it.
 """
 
 import platform
@@ -27,13 +27,15 @@ from numba.extending import intrinsic, overload, register_jitable
 
 X86 = "x86_64", "AMD64"
 if platform.machine() in X86 and numba.config.CPU_FEATURES is None:  # type: ignore[attr-defined]
-    # Vectors of 512 bits where there are any; LLVM would take 256, which are 12 % slower here.
+    # Use vectors of 512 bits if the machine has them; LLVM prefers 256 bits, which are 12 % slower here.
     features = f"{binding.get_host_cpu_features().flatten()},-prefer-256-bit"
     numba.config.CPU_FEATURES = features  # type: ignore[attr-defined]
 
-LEVELS = 6  # more of them, or wider parts, would not fit the first-level cache; fewer would read the fields more often
+PASS_STEPS = (
+    6  # steps of a pass: more, or wider tiles, do not fit the first-level cache; fewer read the fields more often
+)
 PERIODIC, NEUMANN, ZERO = range(3)
-AHEAD = 4  # rows that are fetched before they are needed: the hardware does not foresee where the next one starts
+AHEAD = 4  # rows to prefetch: the hardware does not foresee where the next row starts
 LINE = 64  # bytes of a cache line
 PAD = 22  # cells between the rows of a ring
 LANES = 16  # cells of the widest vector
@@ -51,10 +53,9 @@ class Constants(NamedTuple):
 
 @intrinsic
 def _set_float_mode(typing_context, mode):  # type: ignore[no-untyped-def]
-    """Set the calling thread's MXCSR register, where there is one, and return what it was.
+    """Set the calling thread's MXCSR register, if the machine has one, and return its previous value.
 
-    With FLUSH set, numbers too small to be normal count as zero: a step that meets them takes up to sixty times
-    as long.
+    With FLUSH, subnormal numbers count as zero. A step with subnormal numbers takes up to sixty times as long.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -74,7 +75,7 @@ def _set_float_mode(typing_context, mode):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
-    """Have the cache line of ``array[index]`` fetched."""
+    """Start to fetch the cache line of ``array[index]``."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
@@ -82,7 +83,7 @@ def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
         function = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
         instruction = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
         place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
-        builder.call(instruction, [place, i32(0), i32(3), i32(1)])  # to read, keep it near, data
+        builder.call(instruction, [place, i32(0), i32(3), i32(1)])  # for reading, in the nearest cache, data
         return context.get_dummy_value()
 
     return types.void(array, index), generate
@@ -90,7 +91,7 @@ def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
-    """Return a b + c, rounded once where the machine can; left to the compiler, one cell might get other bits."""
+    """Return a b + c, rounded once if the machine can. The compiler's own choice could differ from cell to cell."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         real = arguments[0].type
@@ -100,11 +101,11 @@ def _multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
     return a(a, a, a), generate
 
 
-FLUSH = np.uint32(0x1F80 | 0x8040)  # the mode a thread starts with, and both bits for such numbers
+FLUSH = np.uint32(0x1F80 | 0x8040)  # the default mode, and both bits for subnormal numbers
 
 
 def _row_of(rates: Any, member: int, ring: Any, start: Any) -> Any:
-    """Return a rate for a row: one number, or where it varies by cell, the part of the ring that holds its row."""
+    """Return the rate of a row: one number, or the ring and the start of the row in it if the rate varies by cell."""
 
 
 @overload(_row_of)
@@ -115,7 +116,7 @@ def _row_of_overload(rates, member, ring, start):  # type: ignore[no-untyped-def
 
 
 def _cell_of(rate: Any, j: Any) -> Any:
-    """Return the rate of cell `j`, of what `_row_of` gave; one number costs nothing more than a constant."""
+    """Return the rate of cell `j` from the result of `_row_of`; a single number is as fast as a constant."""
 
 
 @overload(_cell_of)
@@ -137,9 +138,9 @@ def _make_cell(ring, u, v, to_u, at_u, to_v, at_v, u_around, v_around, feed, kee
 def _step_row(ring, u, v, to_u, at_u, to_v, at_v, first, last, feed, keep, k):  # type: ignore[no-untyped-def]
     """Advance the cells [first, last) of a row.
 
-    `u` and `v` are where the rows above, at and below it start in `ring`, `at_u` and `at_v` where the new ones start in
-    `to_u` and `to_v`. Numbers of cells are unsigned, since NumPy's negative indices would cost a branch for each. Sums
-    along a column serve the cells on both sides too; they are carried from cell to cell.
+    `u` and `v` are the starts in `ring` of the rows above, at and below the row. `at_u` and `at_v` are the starts of
+    the new rows in `to_u` and `to_v`. Indices are unsigned, because NumPy's negative indices would cost a branch each.
+    The sums along a column are carried from cell to cell, because the cells on both sides need them too.
     """
     (u0, u1, u2), (v0, v1, v2), one = u, v, np.uintp(1)
     if k.centre == 0:
@@ -165,7 +166,7 @@ def _step_row(ring, u, v, to_u, at_u, to_v, at_v, first, last, feed, keep, k):  
 
 @njit
 def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
-    """Return the cell of a line of `n` that cell `i`, inside or outside, is a copy of; it evolves like that one."""
+    """Return the cell of a line of `n` cells that cell `i`, inside or outside the line, copies."""
     if 0 <= i < n or boundary == ZERO:
         return i
     if boundary == PERIODIC:
@@ -176,10 +177,10 @@ def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
 
 @njit
 def _load_row(ring, at, field, grid, shape, row, left, width, boundary):  # type: ignore[no-untyped-def]
-    """Copy `width` cells of a row of a grid to the ring; the row, and the first column `left`, can be outside the grid.
+    """Copy `width` cells of a row of a grid to the ring; the row and the first column `left` can lie outside the grid.
 
-    Here as everywhere, arrays are 1-D and come with the place where something begins: a view of an array for each row
-    would count references, which takes longer than to advance the row.
+    Arrays are 1-D in this file, and come with an index of their first cell. A view for each row would count
+    references, which takes longer than to advance the row.
     """
     rows, cols = shape
     if boundary == ZERO and not 0 <= row < rows:
@@ -208,26 +209,26 @@ def _clear(ring, at, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _advance_part(old, new, ring, feeds, keeps, member, k, boundary, shape, part, steps):  # type: ignore[no-untyped-def]
-    """Write the cells [top, bottom) × [left, right) of `new`, u and v, which are `steps` steps on from `old`."""
+def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile, steps):  # type: ignore[no-untyped-def]
+    """Write the cells [top, bottom) × [left, right) of `new`, u and v, `steps` steps after `old`."""
     (u, v), (u_new, v_new) = old, new
     rows, cols = shape
-    top, bottom, left, right = part
+    top, bottom, left, right = tile
     grid = np.uintp(member * rows * cols)
     map_of = np.uintp(member % feeds.shape[0] * rows * cols)
     start, width = left - steps, right - left + 2 * steps
-    first, last = min(max(0, -start), width), min(width, max(0, cols - start))  # that are inside the grid
-    # Some cells too many cost less than a loop for the last few.
+    first, last = min(max(0, -start), width), min(width, max(0, cols - start))  # the columns inside the grid
+    # A few surplus cells cost less than a loop for the last ones.
     whole = np.uintp(1 + (width - 2 + LANES - 1) // LANES * LANES)
     stride = width + PAD
     for front in range(top - steps, bottom + steps):
-        for level in range(min(steps, (front - top + steps) // 2) + 1):
-            i = front - level
-            at_u = np.uintp((6 * level + i % 3) * stride)
+        for depth in range(min(steps, (front - top + steps) // 2) + 1):
+            i = front - depth
+            at_u = np.uintp((6 * depth + i % 3) * stride)
             at_v = at_u + np.uintp(3 * stride)
             at_feed = np.uintp((6 * steps + 2 * (i % (steps + 1))) * stride)  # used if the rates vary by cell
             at_keep = at_feed + np.uintp(stride)
-            if level == 0:
+            if depth == 0:
                 _load_row(ring, at_u, u, grid, shape, i, start, width, boundary)
                 _load_row(ring, at_v, v, grid, shape, i, start, width, boundary)
                 if feeds.ndim == 2:
@@ -238,13 +239,13 @@ def _advance_part(old, new, ring, feeds, keeps, member, k, boundary, shape, part
                 _clear(ring, at_u, 0, width)
                 _clear(ring, at_v, 0, width)
                 continue
-            level_below, field = 6 * (level - 1), np.uintp(3 * stride)
-            above = np.uintp((level_below + (i - 1) % 3) * stride)
-            here = np.uintp((level_below + i % 3) * stride)
-            below = np.uintp((level_below + (i + 1) % 3) * stride)
+            depth_below, field = 6 * (depth - 1), np.uintp(3 * stride)
+            above = np.uintp((depth_below + (i - 1) % 3) * stride)
+            here = np.uintp((depth_below + i % 3) * stride)
+            below = np.uintp((depth_below + (i + 1) % 3) * stride)
             rows_u, rows_v = (above, here, below), (above + field, here + field, below + field)
             feed, keep = _row_of(feeds, member, ring, at_feed), _row_of(keeps, member, ring, at_keep)
-            if level < steps:
+            if depth < steps:
                 _step_row(ring, rows_u, rows_v, ring, at_u, ring, at_v, np.uintp(1), whole, feed, keep, k)
                 if boundary == ZERO:
                     for at in (at_u, at_v):
@@ -255,32 +256,32 @@ def _advance_part(old, new, ring, feeds, keeps, member, k, boundary, shape, part
             for j in range(np.uintp(0), np.uintp(right - left), np.uintp(LINE // ring.itemsize)):
                 _prefetch(u_new, ahead + j)
                 _prefetch(v_new, ahead + j)
-            to = grid + np.uintp(i * cols + start)  # the ring's first column; it can lie before the row
+            to = grid + np.uintp(i * cols + start)  # the place of the ring's first column, which can lie before the row
             _step_row(
                 ring, rows_u, rows_v, u_new, to, v_new, to, np.uintp(steps), np.uintp(width - steps), feed, keep, k
             )
 
 
 @register_jitable
-def columns(cols: int, chunk: int, chunks: int) -> tuple[int, int]:
-    """Return where a chunk of the columns begins, at a multiple of LANES, and ends."""
+def columns(cols: int, x: int, tiles_x: int) -> tuple[int, int]:
+    """Return the first column of column `x` of the tiles, a multiple of LANES, and the column after its last."""
     units = cols // LANES
-    return units * chunk // chunks * LANES, units * (chunk + 1) // chunks * LANES if chunk + 1 < chunks else cols
+    return units * x // tiles_x * LANES, units * (x + 1) // tiles_x * LANES if x + 1 < tiles_x else cols
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, parts, steps):  # type: ignore[no-untyped-def]
-    """Advance `steps` steps, and return the four arrays [cell], those with the result first."""
+def advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, tiles, steps):  # type: ignore[no-untyped-def]
+    """Advance `steps` steps, and return the four arrays [cell], the result first."""
     members, rows, cols = shape
-    bands, chunks = parts
+    tiles_y, tiles_x = tiles
     while steps > 0:
-        together = -(-steps // -(-steps // LEVELS))
-        for number in prange(members * bands * chunks):
-            member, band, chunk = number // (bands * chunks), number // chunks % bands, number % chunks
-            part = rows * band // bands, rows * (band + 1) // bands, *columns(cols, chunk, chunks)
+        together = -(-steps // -(-steps // PASS_STEPS))
+        for number in prange(members * tiles_y * tiles_x):
+            member, y, x = number // (tiles_y * tiles_x), number // tiles_x % tiles_y, number % tiles_x
+            tile = rows * y // tiles_y, rows * (y + 1) // tiles_y, *columns(cols, x, tiles_x)
             ring = rings[numba.get_thread_id()]  # type: ignore[attr-defined]
             mode = _set_float_mode(FLUSH)
-            _advance_part((u, v), (u_new, v_new), ring, feeds, keeps, member, k, boundary, (rows, cols), part, together)
+            _advance_tile((u, v), (u_new, v_new), ring, feeds, keeps, member, k, boundary, (rows, cols), tile, together)
             _set_float_mode(mode)
         u, v, u_new, v_new = u_new, v_new, u, v
         steps -= together
@@ -288,18 +289,18 @@ def advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, parts, 
 
 
 @njit(parallel=True, nogil=True, fastmath={"reassoc", "nsz"}, cache=True)
-def stage_plane(field, words, planes, values, shuffle, bands):  # type: ignore[no-untyped-def]
-    """Copy `words` to `planes` [byte, cell] if `shuffle`, else to `values` [cell]; the two are the same memory.
+def stage_plane(field, words, planes, values, shuffle, tasks):  # type: ignore[no-untyped-def]
+    """Copy `words` to `planes` [byte, cell] if `shuffle`, else to `values` [cell]; both are the same memory.
 
-    `words` are the values of `field` as they are stored, as unsigned integers. Returns of `field` minimum, maximum, sum
-    (float64, summed per row: the same for any number of bands) and non-finite count.
+    `words` are the stored values of `field` as unsigned integers. Returns the minimum, maximum, sum and non-finite
+    count of `field`. The sum is float64 and is taken by rows: it has the same bits for any number of tasks.
     """
     rows, cols = field.shape
     low, high = np.empty(rows, field.dtype), np.empty(rows, field.dtype)
     total, bad = np.empty(rows, np.float64), np.empty(rows, np.int64)
     largest = np.finfo(field.dtype).max
-    for band in prange(bands):
-        for i in range(rows * band // bands, rows * (band + 1) // bands):
+    for task in prange(tasks):
+        for i in range(rows * task // tasks, rows * (task + 1) // tasks):
             row, bits = field[i], words[i]
             smallest, biggest, added, wrong = row[0], row[0], 0.0, 0
             for j in range(cols):

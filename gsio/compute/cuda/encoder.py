@@ -1,4 +1,4 @@
-"""Chunks made on an NVIDIA GPU, by the kernels of ``chunks.cu`` and, for each codec, of one more file after it."""
+"""The encoding of chunks on an NVIDIA GPU, by the kernels of ``chunks.cu`` and of one more file for each codec."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from gsio.compute.cuda.sources import CHECKSUM_THREADS, CHECKSUM_WORDS, encode_o
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 
-CHECKSUM_NBYTES = 4 * CHECKSUM_THREADS * CHECKSUM_WORDS  # of a block
+CHECKSUM_NBYTES = 4 * CHECKSUM_THREADS * CHECKSUM_WORDS  # bytes that a block of threads reads
 GATHER_THREADS = 128
 
 ENCODE_PLAN = np.dtype([
@@ -28,17 +28,17 @@ ENCODE_PLAN = np.dtype([
 def kernels_of(codec: str) -> Kernels:
     """Return the kernels of a codec that the plan gives to a GPU."""
     kernels = CODECS[codec].kernels
-    assert kernels is not None  # else the plan would not
+    assert kernels is not None  # The plan lets a GPU encode only if there are kernels.
     return kernels
 
 
 def needed_bytes(layout: BlockLayout, codec: str) -> int:
-    """Return the device memory that encoding takes: the frames of a block, and their streams."""
+    """Return the bytes of device memory for encoding: the frames of a block and their streams."""
     return layout.block_nbytes + math.prod(streams_of(layout, codec, layout.frames_per_block))
 
 
 def streams_of(layout: BlockLayout, codec: str, frames: int) -> tuple[int, int]:
-    """Return how many streams the chunks of so many frames have, and the bytes of the slot of each."""
+    """Return the number of streams in the chunks of `frames` frames, and the bytes of the slot of each stream."""
     blocks, block = blocks_of(layout.chunks, codec)
     slot = -(-(block + kernels_of(codec).around) // 16) * 16
     return layout.chunks.chunks_of(frames) * blocks * layout.frame.dtype.itemsize, slot
@@ -61,11 +61,11 @@ class ChunkEncoder:
     Attributes
     ----------
     memory
-        uint8, laid out as a block: its frames as they are staged; what comes before them when they are encoded.
+        uint8, laid out as a block. Staging writes its frames, and encoding writes the part before them.
     """
 
     def __init__(self, layout: BlockLayout, codec: str) -> None:
-        """Take device memory for a block of `layout`, whose chunks that codec encodes."""
+        """Allocate device memory for a block of `layout`."""
         self._layout = layout
         self._codec = codec
         kernels = kernels_of(codec)
@@ -80,7 +80,7 @@ class ChunkEncoder:
         self._ends = self.memory[layout.ends_start :]
 
     def encode(self, count: int) -> None:
-        """Take the checksums of `count` frames, and make the streams of their chunks."""
+        """Compute the checksums of `count` frames and the streams of their chunks."""
         layout = self._layout
         frames, checksums = self.memory[layout.header_nbytes :], self.memory[layout.statistics_nbytes :]
         checksums.data.memset_async(0, 4 * count)
@@ -91,12 +91,12 @@ class ChunkEncoder:
         self._encode((streams,), (self._threads,), (frames, self._streams, self._sizes, plan))
 
     def gather(self, count: int, chunks: Any) -> None:
-        """Put the streams of `count` frames together in `chunks`, a chunk every `encoded_nbytes`, and note its end."""
+        """Join the streams of `count` frames into `chunks`, one every `encoded_nbytes` bytes, and store their ends."""
         streams, plan = self._of(count)
         self._gather((streams,), (GATHER_THREADS,), (chunks, self._streams, self._sizes, self._ends, plan))
 
     def _of(self, count: int) -> tuple[int, NDArray[np.void]]:
-        """Return the number of streams of so many frames, and their plan, which CuPy takes sooner without fields."""
+        """Return the number of streams of `count` frames, and their plan; CuPy passes it faster as bytes."""
         if count not in self._plans:
             streams, _ = streams_of(self._layout, self._codec, count)
             plan = encode_plan(self._layout, self._codec)
@@ -106,7 +106,7 @@ class ChunkEncoder:
 
 
 def chunks_in(block: Block) -> dict[tuple[int, int], list[Any]]:
-    """Return the chunks that were copied into `block`, by their place."""
+    """Return the encoded chunks in `block`, of each field, by the numbers of chunk and slab."""
     layout = block.layout
     numbers, nbytes = -(-block.count // layout.chunks.frames_per_chunk), layout.encoded_nbytes
     data, chunks = block.buffer[layout.header_nbytes :], layout.chunks.chunks_of(block.count)

@@ -1,14 +1,14 @@
 """The production solver for NVIDIA GPUs: CuPy, with the kernels of the folder ``kernels``.
 
-Two streams. The compute stream advances the fields and stages each frame into a slot of a small ring on the device: the
-bytes, shuffled, and their statistics; all it does for a block is one CUDA graph. The link stream copies a full slot
-into the pinned memory of a block. Events order the two, so that neither waits for the host.
+The solver uses two streams. The compute stream advances the fields and stages each frame, its shuffled bytes and its
+statistics, into a slot of a small ring on the device. All of this work for a block is one CUDA graph. The link stream
+copies a full slot into the pinned memory of a block. Events order the two streams, so that neither waits for the host.
 
-Where the layout says so chunks are encoded on the GPU, in that graph, and then put together in a slot. How many bytes
-they take is known only then: the thread that waits for a block is told, and lets the link stream copy so much.
+If the layout says so, the graph also encodes the chunks, which are then put together in a slot. Their sizes are known
+only then, so that a host thread that waits for the block reads the sizes and queues the copy.
 
-Streams, events, memory and kernels belong to the device that was current in the thread that made them, which is device
-0 in a new thread. So every method, and every function that a method returns, makes and uses them `with self._device`.
+Streams, events, memory and kernels belong to the device that was current in the thread that made them. A new thread
+starts with device 0. So every method, and every function that a method returns, uses them `with self._device`.
 """
 
 import math
@@ -48,10 +48,12 @@ from gsio.compute.cuda.tiling import (
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS, BlockLayout
-from gsio.model.gray_scott import Field, coefficients
+from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
-GRAPH_LAUNCHES = 4096  # of the longest graph; where a block takes more, the host keeps ahead without one
+GRAPH_LAUNCHES = (
+    4096  # of the longest graph: with more launches, a block takes so long that the host keeps ahead without a graph
+)
 UPLOAD_BYTES = 64 << 20
 
 
@@ -67,7 +69,7 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
-    """Return the device memory a run takes: two copies of each field, maps of the rates, slots, and to encode."""
+    """Return the bytes of device memory of a run: two copies of each field, maps of the rates, slots, encoding."""
     fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
     encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
     return fields + math.prod(slots_of(layout)) + encoding
@@ -102,7 +104,7 @@ class CudaSolver:
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
             self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
             self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
-            # All blocks of a launch wait for one another; launched as cooperative, they are all there or it fails.
+            # The blocks of a launch wait for one another. A cooperative launch fails unless all can run at once.
             module = cupy.RawModule(
                 code=read(*ADVANCE),
                 options=kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates),
@@ -110,15 +112,9 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            staging = cupy.RawModule(
-                code=read(*STAGE),
-                options=stage_options(layout.frame),
-            )
+            staging = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
             self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
-            names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
-            self._constants = np.zeros((), [(name, dtype) for name in names])
-            for name in names:
-                self._constants[name] = np.ravel(getattr(constants, name))[0]
+            self._constants = _coefficients_struct(constants, dtype)
             if rates == 2:
                 shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
@@ -138,7 +134,7 @@ class CudaSolver:
             self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
             self._filled = 0
             self._times: dict[int, BlockTimes] = {}
-            self._sending = threading.Lock()  # of orders for the link stream that belong together
+            self._sending = threading.Lock()  # keeps the orders of one copy together on the link stream
             self._clock = Stream(non_blocking=True)
             self._anchor = new_anchor(self._clock)
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
@@ -169,7 +165,7 @@ class CudaSolver:
             return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
 
     def _replay(self, what: tuple[Any, ...], launches: int, launch: Callable[[], None]) -> None:
-        """Do `launch`, as one CUDA graph if it is not too long: one by one, launches cost the host 60 µs each."""
+        """Run `launch` as one CUDA graph if it is not too long. Single launches cost the host 60 µs each."""
         key = (*what, self._now)
         if launches > GRAPH_LAUNCHES:
             launch()
@@ -211,7 +207,9 @@ class CudaSolver:
             copied = Event(block=True, disable_timing=True)
             copies = []
             for field in self._states[self._now]:
-                memory = cupy.cuda.alloc_pinned_memory(field.nbytes)  # of the pool: making it stops the device
+                memory = cupy.cuda.alloc_pinned_memory(
+                    field.nbytes
+                )  # from CuPy's pool, because an allocation stops the device
                 copies.append(np.frombuffer(memory, field.dtype, field.size).reshape(field.shape))
                 address = copies[-1].ctypes.data
                 to_host = runtime.memcpyDeviceToHost
@@ -232,16 +230,16 @@ class CudaSolver:
             return np.asarray(self._states[self._now]["uv".index(name)].get())
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return pinned memory: the GPU copies to it at full speed and without the host.
+        """Return pinned memory, to which the GPU copies at full speed and without the host.
 
-        CuPy's pool would take the next power of two, nearly twice a block.
+        CuPy's pool would round the size up to a power of two, to nearly twice a block.
         """
         with self._device:
             memory = cupy.cuda.PinnedMemory(nbytes, runtime.hostAllocPortable)
         return np.frombuffer(cupy.cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
 
     def fill(self, block: Block) -> None:
-        """Queue the next `block.count` frames and their copy; returns as soon as the GPU has its orders."""
+        """Queue the next `block.count` frames and their copy. Returns before the GPU has done them."""
         number = self._filled % len(self._slots)
         slot = self._slots[number]
         self._filled += 1
@@ -253,7 +251,7 @@ class CudaSolver:
             if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
                 self._anchor = new_anchor(self._clock)
             times.anchor, times.slot, times.arrived = self._anchor, slot, False
-            # Each call that lets go of Python's lock may wait for it: of those, encoding takes only what it needs.
+            # A call that releases Python's lock may wait to get it back, so that encoding makes few of them.
             with self._compute:
                 if self._encoder is not None:
                     self._run(block, times, 0, self._encoder.memory)
@@ -270,7 +268,7 @@ class CudaSolver:
             slot.copied.record(self._link)
 
     def _run(self, block: Block, times: BlockTimes, number: int, memory: Any) -> None:
-        """Compute and stage the frames of `block` in the device memory of that number."""
+        """Compute and stage the frames of `block` in `memory`; `number` tells its graph from those of other slots."""
         times.computing.record()
         launches = block.count * (2 * len(self._layout.frame.fields) + self.launches(self._steps)) + 3
         before = time.perf_counter()
@@ -279,11 +277,11 @@ class CudaSolver:
         times.staged.record()
 
     def _gather(self, block: Block, times: BlockTimes, encoder: ChunkEncoder) -> None:
-        """Put encoded chunks into the block's slot, and into the block what comes before them, and where they end.
+        """Put encoded chunks into the slot of the block. The block itself gets their ends and the rest of its header.
 
-        Not a part of the graph, which would be one for each slot: to make one takes milliseconds.
+        This is not a part of the graph: every slot would need a graph of its own, and to make one takes milliseconds.
         """
-        if (pending := times.slot.pending_copy) is not None:  # nobody has waited for it yet
+        if (pending := times.slot.pending_copy) is not None:  # no thread has waited for that block yet
             self._send(pending)
         self._compute.wait_event(times.slot.copied)
         before = time.perf_counter()
@@ -295,7 +293,7 @@ class CudaSolver:
         times.slot.pending_copy = block
 
     def _send(self, block: Block) -> None:
-        """Queue the copy of encoded chunks, once it is known how long they are; whoever comes first does it."""
+        """Queue the copy of encoded chunks once their sizes are known. The first thread that comes does it."""
         times, pitch = self._times[block.buffer.ctypes.data], self._layout.encoded_nbytes
         times.sizes_known.synchronize()
         ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
@@ -303,7 +301,7 @@ class CudaSolver:
         orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
         if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(
             dtype=np.int64
-        ):  # between several the link may wait for this thread
+        ):  # several copies may make the link wait for this thread
             orders = [(0, longest, len(ends))]
         source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
         with self._sending:
@@ -317,7 +315,7 @@ class CudaSolver:
                     times.copy_issued = (before + time.perf_counter()) / 2
             times.copied.record(self._link)
             times.slot.copied.record(self._link)
-            times.slot.pending_copy = None  # last: from now on the slot is filled again
+            times.slot.pending_copy = None  # This comes last, because the slot may be filled again from here on.
 
     def _launch_frames(self, memory: Any, count: int) -> None:
         layout, cells = self._layout, np.int64(self._layout.frame.cells)
@@ -336,7 +334,7 @@ class CudaSolver:
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
         times = self._times[block.buffer.ctypes.data]
-        with times.lock, self._device:  # for each slab a thread comes; one of them does it
+        with times.lock, self._device:  # A thread comes for each slab, and the first one does the work.
             if times.arrived:
                 return
             if self._encoder is not None:
@@ -345,14 +343,23 @@ class CudaSolver:
             if self._encoder is not None:
                 block.chunks = chunks_in(block)
             block.compute_start, block.compute_seconds = times.interval(times.computing, times.launched, times.staged)
-            if self._encoder is not None:  # not what the device waited for these orders
+            if self._encoder is not None:  # without the time that the device waited for these orders
                 block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
             block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
             times.arrived = True
 
 
+def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Return the struct Coefficients of ``stencil.cu``; rates that vary get the value of the first cell."""
+    names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
+    struct = np.zeros((), [(name, dtype) for name in names])
+    for name in names:
+        struct[name] = np.ravel(getattr(constants, name))[0]
+    return struct
+
+
 def _upload(values: NDArray[Any], field: Any) -> None:
-    """Copy values of any precision to the device, some lines at a time: at once takes two more copies on the host."""
+    """Copy values of any precision to the device in pieces, since the host needs two more copies of each."""
     lines = max(1, UPLOAD_BYTES * len(field) // field.nbytes)
     for line in range(0, len(field), lines):
         field[line : line + lines].set(values[line : line + lines].astype(field.dtype))

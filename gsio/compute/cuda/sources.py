@@ -17,10 +17,10 @@ FUSED_TILE, FUSED_STEPS = 32, 4  # of fused.cu: the side of a tile in cells, and
 RUNGS = {"naive": (), "fused": (f"-DTILE={FUSED_TILE}", f"-DSTEPS={FUSED_STEPS}")}
 REALS = {4: "float", 8: "double"}
 BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
-FLAG_STRIDE = 32  # words: flags lie in cache lines of their own
-STAGE_THREADS = 256  # of a block, and blocks: one block merges a partial result of each
+FLAG_STRIDE = 32  # words between two flags: each lies in a cache line of its own
+STAGE_THREADS = 256  # threads of a block, and also blocks: one block merges a partial result of each
 STAGE_DEFINES = (f"-DSTAGE_THREADS={STAGE_THREADS}",)
-CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # of a block, and of each thread
+CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # threads of a block, and words of a thread
 
 
 def read(*names: str) -> str:
@@ -33,11 +33,11 @@ def kernel_options(
 ) -> tuple[str, ...]:
     """Return the compiler's options for ``tiles.cu``.
 
-    `centre` is that of `Coefficients`; `rates` says how the rates vary: 0 not at all, 1 by member, 2 by cell.
+    `centre` is `Coefficients.centre`. `rates` is 0 if the rates are constant, 1 if they vary by member, 2 by cell.
     """
     return (
         "-std=c++17",
-        "-fmad=false",  # the source itself fuses: every tile has to compute a cell in the same way
+        "-fmad=false",  # The source fuses explicitly: every tile computes a cell in the same way.
         f"-DREAL={REALS[job.itemsize]}",
         f"-DBOUNDARY={BOUNDARIES[config.grid.boundary]}",
         f"-DCENTRE={centre}",
@@ -57,7 +57,7 @@ def stage_options(frame: FrameFormat) -> tuple[str, ...]:
     dropped = np.finfo(frame.dtype).nmant - frame.keep_bits if frame.keep_bits else 0
     return (
         "-std=c++17",
-        "-fmad=false",  # the error is that which a reader finds
+        "-fmad=false",  # The stored error is then the error that a reader finds.
         f"-DREAL={REALS[frame.computed.itemsize]}",
         f"-DSHUFFLE={int(frame.shuffle)}",
         f"-DITEMSIZE={frame.dtype.itemsize}",

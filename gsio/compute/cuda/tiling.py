@@ -2,7 +2,7 @@
 
 A tile is advanced by one block of threads, `depth` steps a pass, with a halo of `depth` cells around its own. A larger
 tile wastes less on its halo, a deeper halo is loaded less often, and the last tiles should not leave most of the GPU
-idle. What a cut takes is estimated from a few measured figures; ``gsio bench tune`` measures, and keeps its choice.
+idle. The time of a cut is estimated from a few figures; ``gsio bench tune`` measures it and keeps the fastest.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gsio.config import Config
 
-MOST_STEPS = 16384  # of one launch, so that a GPU that draws a screen too comes to that in between
-STATIC_NBYTES = 256  # of shared memory that the kernel takes besides
+MOST_STEPS = 16384  # of one launch: a GPU that also draws a screen can do so between two launches
+STATIC_NBYTES = 256  # bytes of static shared memory in the kernel
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -50,32 +50,28 @@ SHAPES = {
         *(Shape(1, rows, 8) for rows in (6, 4)),
     ],
 }
-# Measured on an H100. Issue slots of a step: for each cell of a lane, by the size of a number, and besides; how many
-# microseconds a slot takes with all four schedulers busy. Then microseconds: of a launch and of a pass of tiles that
-# stay, each also for each cell of a lane; of loading and storing a tile, for each row of a lane; of a turn to a tile of
-# another pass. At last bytes a microsecond of the memory, and the bytes up to which both copies of the fields lie in
-# the second-level cache.
-SLOTS = {4: 16.5, 8: 33.0}
-SLOTS_BESIDES = 14.0
-SLOT = 1 / (4 * 1860)
-LAUNCH = 3.0, 0.13
-EXCHANGE = 2.4, 0.05
-TILE = 0.55
-TURN = 1.2
-BANDWIDTH = 2.75e6
-CACHED = 40 << 20
-FEW = 32  # tiles for each multiprocessor; where there are more, launches cost nothing to speak of
+# Measured on an H100; times are in microseconds.
+SLOTS = {4: 16.5, 8: 33.0}  # issue slots a step for each cell of a lane, by the bytes of a number
+SLOTS_BESIDES = 14.0  # issue slots a step for each lane
+SLOT = 1 / (4 * 1860)  # time of a slot if all four schedulers are busy
+LAUNCH = 3.0, 0.13  # time of a launch, and its addition for each cell of a lane
+EXCHANGE = 2.4, 0.05  # time of a pass if tiles stay, and its addition for each cell of a lane
+TILE = 0.55  # time to load and store a tile, for each row of a lane
+TURN = 1.2  # time to go to a tile of another pass
+BANDWIDTH = 2.75e6  # of the memory, bytes a microsecond
+CACHED = 40 << 20  # bytes of both copies of the fields that the second-level cache holds
+FEW = 32  # tiles a multiprocessor; with more of them, the cost of launches is negligible
 
 
 class Device(NamedTuple):
-    """What of a GPU counts here: multiprocessors, and the shared memory a block may have, bytes."""
+    """The limits of a GPU: its multiprocessors, and the bytes of shared memory that a block may have."""
 
     multiprocessors: int
     shared_nbytes: int
 
 
 class Job(NamedTuple):
-    """What is to be computed: the grid, bytes of a number, steps of a launch, and whether the rates vary by cell.
+    """The work of a launch: the grid, the bytes of a number, the steps, and whether the rates vary by cell.
 
     In a `periodic` grid, a tile as high as the grid needs no halo above and below: it is closed.
     """
@@ -93,8 +89,8 @@ class Job(NamedTuple):
 class Tiling:
     """A cut: the shape of a block, the most steps of a pass, and how many tiles there are along either axis.
 
-    If all passes are made `at_once`, a launch makes all its passes; where every tile has a multiprocessor, it then
-    stays there. Else a launch is one pass.
+    A launch makes all passes if `at_once`, else one pass. A tile stays on its multiprocessor if all passes are made at
+    once and every tile has a multiprocessor.
     """
 
     shape: Shape
@@ -113,7 +109,7 @@ class Tiling:
         return {**asdict(self), "shape": list(self.shape)}
 
     def closed(self, job: Job) -> bool:
-        """Return whether a tile is exactly as high as the grid, and goes on at the other end of it."""
+        """Return whether a tile is as high as the periodic grid, so that its last row is the neighbour of its first."""
         return job.periodic and job.rows == self.shape.rows * self.shape.warps
 
     def halo_y(self, job: Job) -> int:
@@ -134,15 +130,15 @@ class Tiling:
         return job.members * self.tiles_y * self.tiles_x
 
     def reach(self, job: Job) -> int:
-        """Return how many tiles apart in the order of a pass a tile and those around it are at most.
+        """Return the largest distance, in the order of a pass, between a tile and the tiles around it.
 
-        Tiles are ordered by member, then along the longer side of the grid of tiles; in a batch, what is around the
-        first of a member can be its last.
+        Tiles are ordered by member, then along the longer side of the grid of tiles; in a batch, the last
+        tile of a member can be a neighbour of its first.
         """
         return 2 * min(self.tiles_y, self.tiles_x) - 1 if job.members == 1 else self.tiles_y * self.tiles_x - 1
 
     def shared_nbytes(self, job: Job) -> int:
-        """Return the shared memory of a block: two times the outermost rows of each warp, and the cells to load."""
+        """Return the bytes of shared memory of a block: the outermost rows of each warp, twice, and loaded cells."""
         row = 32 * self.shape.warps * self.shape.cols * job.itemsize
         return (8 + (4 if job.by_cell else 2) * self.shape.rows) * row
 
@@ -151,7 +147,7 @@ class Tiling:
         return -(-steps // self.depth)
 
     def estimate(self, job: Job, device: Device) -> float:
-        """Return the microseconds the steps of `job` are likely to take on a GPU like the H100."""
+        """Return the estimated microseconds of the steps of `job` on a GPU like the H100."""
         shape, passes, tiles, blocks = self.shape, self.passes(job.steps), self.tiles(job), device.multiprocessors
         cells = shape.cols * shape.rows
         step = shape.warps * (SLOTS[job.itemsize] * cells + SLOTS_BESIDES) * SLOT
@@ -182,8 +178,8 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
                 continue
             tiling = replace(tiling, tiles_y=-(-job.rows // height), tiles_x=-(-job.cols // unit // width))
             yield tiling
-            # Halos have to come from the tiles right around. And a block that goes round waits for the tiles that its
-            # next one needs before it computes the one it has: they have to lie so far back that they are done.
+            # A halo has to lie within the adjacent tiles. A block that takes turns waits for the neighbours of its next
+            # tile before it computes the current one; they have to come so early in the order that they are done.
             near = (tiling.tiles_y == 1 or job.rows // tiling.tiles_y >= depth) and (
                 tiling.tiles_x == 1 or job.cols // unit // tiling.tiles_x * unit >= halo_x
             )
@@ -194,7 +190,7 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
 
 
 def job_of(config: Config, *, by_cell: bool) -> Job:
-    """Return what a launch has to do."""
+    """Return the work of a launch."""
     return Job(
         members=config.model.members,
         rows=config.grid.rows,
@@ -220,7 +216,7 @@ def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
 
 
 def tuning_name(device: str, config: Config, job: Job) -> str:
-    """Return the name under which the fastest tiling of a run is kept: all that its speed depends on."""
+    """Return the name under which the fastest tiling of a run is kept. It lists all that the speed depends on."""
     grid, model = config.grid, config.model
     rates = "maps" if job.by_cell else "constants"
     size = " × ".join(map(str, (job.members, job.rows, job.cols)))

@@ -8,13 +8,13 @@
 //
 // A warp makes a stream. The formats: README_CHUNK_FORMAT.rst of c-blosc, lz4_Block_format.md of lz4.
 
-#define LEAST 128          // bytes of a plane: Blosc does not split blocks of smaller ones
-#define HASH_BITS 9        // of 10, chunks are 0.6 % smaller, but fewer streams fit into shared memory
+#define LEAST 128          // bytes of a plane: Blosc does not split a block with smaller planes
+#define HASH_BITS 9        // 10 bits make chunks 0.6 % smaller, but fewer streams fit into shared memory
 #define AT_ONCE 16         // cells a lane loads
 #define REACH 16           // bytes of a match that a lane finds alone
-#define BEYOND 136         // the end, that the last look at a match can read
-#define BEFORE_END 12      // where the last match has to begin, and
-#define LITERALS_AT_END 5  // where it has to end
+#define BEYOND 136         // bytes past the end that the last search for a match can read
+#define BEFORE_END 12      // bytes before the end where the last match begins at the latest
+#define LITERALS_AT_END 5  // and where it ends at the latest
 
 __device__ inline int rest(int length) { return length < 15 ? 0 : (length - 15) / 255 + 1; }  // bytes after the token
 
@@ -24,9 +24,10 @@ __device__ inline byte* put_rest(byte* to, int length)
     return to;
 }
 
-// Compresses n bytes to `out` and returns how many they became, or n if not fewer. The 32 lanes look at places `step`
-// apart: where were the same four bytes last, by a table and among the 32? Then matches are chosen from the left, and
-// every lane puts down its own match, and one byte in 32 of the literals: one sequence at a time was several times slower.
+// Compresses n bytes to `out`, and returns the compressed size, or n if it is not smaller. The 32 lanes look at places
+// `step` apart. Each searches a table and the other lanes for the last place with the same four bytes. Matches are
+// chosen from the left. Each lane writes its own match and every 32nd literal: one sequence at a time was several times
+// slower.
 __device__ int compress(const unsigned* source, int n, unsigned short* table, byte* out)
 {
     const byte* bytes = (const byte*)source;
@@ -90,7 +91,7 @@ __device__ int compress(const unsigned* source, int n, unsigned short* table, by
             }
             const int shift = literal - out - (here - literals);
             for (int i = begin; i < at + (31 - __clz(chosen)) * step; i += 32) {
-                const int covered = step == 1 ? max(i + lane - at, 0) : 0;  // lanes that are before this literal
+                const int covered = step == 1 ? max(i + lane - at, 0) : 0;  // lanes before this literal
                 const int of = covered < 32 ? __ffs(chosen >> covered) - 1 + covered : 31;
                 const int until = __shfl_sync(ALL, here, of), from = until - __shfl_sync(ALL, literals, of);
                 const int moved = __shfl_sync(ALL, shift, of);
@@ -98,7 +99,7 @@ __device__ int compress(const unsigned* source, int n, unsigned short* table, by
             }
         }
         at = chosen && step > 1 ? done : max(at + 32 * step, done);
-        step = chosen ? 1 : step + 1;  // ever faster through noise
+        step = chosen ? 1 : step + 1;  // The search speeds up in noise.
     }
     const int literals = n - done, more = rest(literals);
     if (size + 1 + more + literals >= n) return n;
@@ -108,8 +109,8 @@ __device__ int compress(const unsigned* source, int n, unsigned short* table, by
     return size + 1 + more + literals;
 }
 
-// Loads one byte of each of the first `inside` cells, appends them to n bytes, with 0 up to `cells`, and returns how many
-// there are then.
+// Appends one byte of each of the first `inside` cells to n bytes, and zeros up to `cells`. Returns the new number of
+// bytes.
 __device__ inline int load(const byte* from, int itemsize, int inside, byte* to, int n, int cells)
 {
     for (int i = threadIdx.x; i < cells; i += 32 * AT_ONCE) {
@@ -123,8 +124,8 @@ __device__ inline int load(const byte* from, int itemsize, int inside, byte* to,
     return n + cells;
 }
 
-// Makes the streams of all chunks, chunk by chunk and of each block by block, and the bytes each takes with its size. It
-// begins with the high bytes of all cells, which take longest: what begins last should not end late.
+// Makes the streams of all chunks, in the order of chunks and of their blocks, and the bytes of each with its size.
+// The high bytes of the cells take longest, so that they come first: the last streams should not end late.
 extern "C" __global__ void __launch_bounds__(32)
 encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restrict__ sizes, Plan plan)
 {
@@ -150,13 +151,13 @@ encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restric
     __syncwarp();
     int* stream = (int*)(streams + (long long)number * plan.slot);
     const int size = compress(source, n, table, (byte*)(stream + 1));
-    __syncwarp();  // what was put down in vain is written over
+    __syncwarp();  // An output that did not shrink is overwritten.
     if (size == n)
         for (int i = lane; i < (n + 3) / 4; i += 32) stream[1 + i] = source[i];
     if (lane == 0) sizes[number] = 4 + (*stream = size);
 }
 
-// Puts a stream in its place in its chunk, and what the chunk's header says of it.
+// Puts a stream into its chunk, and writes the entry of the stream in the header of the chunk.
 extern "C" __global__ void gather(byte* __restrict__ frames, const byte* __restrict__ streams,
                                   const int* __restrict__ sizes, int* __restrict__ ends, Plan plan)
 {

@@ -1,6 +1,6 @@
-// What all encoders of chunks have in common. A chunk is made in pieces, its streams, each in a slot of its own: when all
-// sizes are known, they are put together. Compiled with  -DCHECKSUM_THREADS  and
-// -DCHECKSUM_WORDS (words that a thread reads, CHECKSUM_THREADS apart).
+// The code that all encoders of chunks share. A chunk is encoded as streams, each in a slot of its own. Once all sizes
+// are known, the streams are put together. Compiled with  -DCHECKSUM_THREADS  -DCHECKSUM_WORDS (words that a thread
+// reads, CHECKSUM_THREADS apart).
 
 typedef unsigned char byte;
 
@@ -40,7 +40,7 @@ __device__ inline int sum_before(int mine)
 __device__ inline unsigned summed(unsigned mine)
 {
     __shared__ unsigned sum;
-    __syncthreads();  // nobody still reads the sum before
+    __syncthreads();  // All threads have read the previous sum.
     if (threadIdx.x == 0) sum = 0;
     __syncthreads();
     mine = __reduce_add_sync(ALL, mine);
@@ -57,7 +57,7 @@ __device__ inline int before(const int* sizes, int n)
     return summed(mine);
 }
 
-// Copies n bytes to any place, by all threads of a block; reads up to a word more.
+// Copies n bytes to any address with all threads of a block. It reads up to a word more.
 __device__ inline void move(byte* to, const unsigned* from, int n)
 {
     const int head = min(n, (int)(-(size_t)to % 4)), tail = (n - head) / 4 * 4 + head, thread = threadIdx.x;
@@ -66,8 +66,8 @@ __device__ inline void move(byte* to, const unsigned* from, int n)
     if (tail + thread < n) to[tail + thread] = ((const byte*)from)[tail + thread];
 }
 
-// Calls `use` for the cells of a chunk from `first` on, frame by frame: with the number of the field among all fields of
-// all frames, the cell in it, how many of the cells there are, and how many to take them for: the rest is 0.
+// Calls use(plane, cell, available, wanted) for each frame of a chunk, for its cells from `first` on. `plane` numbers
+// the fields of all frames. Cells past `available` are zero padding, up to `wanted`.
 template <typename Use>
 __device__ inline void each_frame(const Plan& plan, int chunk, int first, int cells, Use use)
 {
@@ -120,8 +120,8 @@ __device__ inline unsigned word_at(const byte* bytes, long long at, bool aligned
     return value;
 }
 
-// Adds the checksums of all frames, each of nbytes, to `checksums`, which are 0 before. A block of threads takes a piece
-// of a frame; the pieces are counted from its end, and what the first has too much of is 0, which changes nothing.
+// Adds the checksums of all frames, each of nbytes, to `checksums`, which start as 0. A block of threads takes a piece
+// of a frame. Pieces are aligned to the end of the frame. Zeros pad the first one, and do not change the checksum.
 extern "C" __global__ void __launch_bounds__(CHECKSUM_THREADS)
 checksum(const byte* __restrict__ data, unsigned* __restrict__ checksums, long long nbytes, int pieces)
 {

@@ -1,14 +1,14 @@
 // How tiles exchange cells: asynchronous copies to shared memory, the barrier of a block, and the flags of tiles.
 
 #if __CUDA_ARCH__ >= 900
-#define TEST_WAIT "mbarrier.try_wait.parity.shared.b64"  // may sleep a while
+#define TEST_WAIT "mbarrier.try_wait.parity.shared.b64"  // This instruction may sleep.
 #else
 #define TEST_WAIT "mbarrier.test_wait.parity.shared.b64"
 #endif
 
 __device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// Copies to shared memory while the thread goes on, past the L1 cache where the size allows it.
+// Copies to shared memory while the thread goes on. Large copies bypass the L1 cache.
 template <int BYTES> __device__ inline void copy_async(void* to, const void* from)
 {
     if constexpr (BYTES >= 16) {
@@ -22,7 +22,7 @@ template <int BYTES> __device__ inline void copy_async(void* to, const void* fro
     }
 }
 
-// A barrier of the block's warps in two halves: a warp arrives when it has written, and waits where it has to read.
+// A barrier of the block's warps in two halves: a warp arrives after it writes, and waits before it reads.
 __device__ inline void arrive(unsigned long long* barrier)
 {
     asm volatile("{ .reg .b64 token; mbarrier.arrive.shared.b64 token, [%0]; }"
@@ -42,8 +42,8 @@ __device__ inline unsigned load_flag(const unsigned* flag)
     return value;
 }
 
-// Makes what this warp has stored known to whoever finds it counted in the flag, and what is counted in flags that were
-// read before known to this warp.
+// Counts this warp in a flag. A reader that finds the count also sees all that this warp has stored. This warp sees all
+// stores that were counted in the flags it has read.
 __device__ inline void post(unsigned* flag)
 {
     __syncwarp();

@@ -5,20 +5,20 @@
 //   segment  | a block of deflate | an empty one that is stored, to a whole byte |  or  | a block that is stored |
 //
 // A segment of at most 16 KiB of one plane is encoded by a block of threads, with a Huffman code of its own and, as
-// matches, runs of one byte: of what else repeats in a field, ISA-L at level 1 finds so little that it makes 2 to 5 %
-// less. A segment is stored as it is if it takes no fewer bytes.
+// matches, runs of one byte. ISA-L at level 1 also finds other repeats in a field; they save only 2 to 5 %. A segment
+// is stored unencoded if encoding does not make it smaller.
 
-#define WINDOW 256      // bytes that a warp looks at together: a run that goes on in the next begins anew there
+#define WINDOW 256      // bytes that a warp reads together: a run that continues in the next window is split there
 #define WINDOWS (SEGMENT / WINDOW)
 #define LITERALS 286    // symbols of literals, the end, and lengths of matches
 #define END 256
-#define GROUPS 9        // of 32 symbols: all of these, and in the last the only distance there is
+#define GROUPS 9        // groups of 32 symbols: all literals, and in the last group the only distance
 #define LONGEST 15      // bits of a code
 #define HEADER (3 + 5 + 5 + 4 + 3 * 19)  // bits
-#define BEFORE 16       // bytes before a segment in its slot: the Adler-32 of these bytes alone, from 0
+#define BEFORE 16       // bytes before a segment in its slot: the Adler-32 of the segment alone, started from 0
 #define ADLER 65521u
 
-// The code that tells the lengths of the others: always this one, made for fields.
+// The code of the code lengths. It is fixed, and was made for fields.
 struct LengthCode {
     byte length[19], code[19];
     __device__ constexpr LengthCode()
@@ -35,7 +35,7 @@ struct LengthCode {
 __constant__ constexpr LengthCode length_code{};
 __constant__ constexpr byte length_order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
 
-// Appends bits to a stream that others append to elsewhere: it is 0 before.
+// Sets bits of a stream that other threads write to as well. The stream starts as 0.
 __device__ inline void put(unsigned* out, int at, unsigned long long bits)
 {
     bits <<= at % 32;
@@ -45,15 +45,15 @@ __device__ inline void put(unsigned* out, int at, unsigned long long bits)
 
 __device__ inline int trailing_ones(unsigned bits) { return ~bits ? __ffs(~bits) - 1 : 32; }
 
-// Those of `bits` that are in a run of three or more.
+// Returns the bits of `bits` that lie in a run of three or more.
 __device__ inline unsigned in_runs(unsigned bits)
 {
     const unsigned threes = bits & bits >> 1 & bits >> 2;
     return threes | threes << 1 | threes << 2;
 }
 
-// Calls `use` for what the eight bytes of a lane become: with a symbol, and how many bits follow it, and these, of which
-// one is the distance.
+// Calls use(symbol, count, bits) for each symbol that the eight bytes of a lane become. The `count` extra bits that
+// follow a symbol include the distance.
 template <typename Use>
 __device__ inline void each_token(const unsigned* bytes, int n, int window, Use use)
 {
@@ -63,12 +63,12 @@ __device__ inline void each_token(const unsigned* bytes, int n, int window, Use 
     const unsigned same[2] = {__vcmpeq4(low, low << 8 | behind), __vcmpeq4(high, __funnelshift_l(low, high, 8))};
     const unsigned inside = n - here >= 8 ? 255 : n > here ? (1 << (n - here)) - 1 : 0;
     unsigned repeats = 0;
-    for (int i = 0; i < 2; ++i) repeats |= (same[i] & 0x08040201) * 0x01010101 >> 24 << 4 * i;  // a bit of each byte
+    for (int i = 0; i < 2; ++i) repeats |= (same[i] & 0x08040201) * 0x01010101 >> 24 << 4 * i;  // one bit for each byte
     repeats &= inside;
     const unsigned before = __shfl_up_sync(ALL, repeats, 1), after = __shfl_down_sync(ALL, repeats, 1);
     const unsigned around = (lane > 0 ? before : 0) | repeats << 8 | (lane < 31 ? after << 16 : 0);
     const unsigned run = in_runs(around) >> 7, mine = run >> 1 & 255, starts = mine & ~run;
-    // How far a run goes on that reaches the end of these eight.
+    // The length of a run that continues past these eight bytes.
     const unsigned whole = __ballot_sync(ALL, mine == 255) >> lane >> 1;
     const int more = trailing_ones(whole), next = lane + 1 + more;
     const int rest = __shfl_sync(ALL, trailing_ones(mine), next % 32);
@@ -85,7 +85,7 @@ __device__ inline void each_token(const unsigned* bytes, int n, int window, Use 
     }
 }
 
-// The bits of a symbol's code if `total` symbols are to share 2^15, each a power of 2: no fewer than its part of them.
+// The bits of a symbol's code if `total` symbols share 2^15. Every share is a power of 2, and at least proportional.
 __device__ inline int bits_of(int count, int total)
 {
     int bits = __clz(count) - __clz(total);
@@ -93,8 +93,8 @@ __device__ inline int bits_of(int count, int total)
     return max(bits, 1);
 }
 
-// Chooses the lengths of a complete code for symbols that are so frequent: nearly as good as Huffman's. With fewer symbols
-// to share it lengths become shorter, until they are too short; what is left is given to those that take it.
+// Chooses the lengths of a complete code for symbols with these counts; it is nearly as good as Huffman's. A smaller
+// total makes codes shorter. The smallest total that fits is taken, and the rest goes to symbols that can use it.
 __device__ inline void choose_lengths(const int* counts, byte* lengths)
 {
     __shared__ int shares[32], best;
@@ -104,7 +104,7 @@ __device__ inline void choose_lengths(const int* counts, byte* lengths)
     total = summed(total);
     if (thread == 0) best = 31;
     int share = 0;
-    for (int i = thread % 8; i < LITERALS; i += 8)  // 32 totals are tried, each by eight threads
+    for (int i = thread % 8; i < LITERALS; i += 8)  // eight threads try each of 32 totals
         if (counts[i]) share += 1 << LONGEST >> bits_of(64 * counts[i], (33 + thread / 8) * total);
     for (int i = 1; i < 8; i *= 2) share += __shfl_xor_sync(ALL, share, i);
     if (thread % 8 == 0) shares[thread / 8] = share;
@@ -115,7 +115,7 @@ __device__ inline void choose_lengths(const int* counts, byte* lengths)
         lengths[i] = i < LITERALS && counts[i] ? bits_of(64 * counts[i], (33 + best) * total) : 0;
     __syncthreads();
     if (thread >= 32) return;
-    for (int left = (1 << LONGEST) - shares[best]; left > 0;)  // the longest can always take some
+    for (int left = (1 << LONGEST) - shares[best]; left > 0;)  // A symbol with the longest code can always use a part.
         for (int i = lane; i < 32 * GROUPS; i += 32) {
             const int length = lengths[i], half = length > 1 ? 1 << LONGEST >> length : 0;
             const int asked = half <= left ? half : 0, given = asked + sum_before(asked);
@@ -125,7 +125,7 @@ __device__ inline void choose_lengths(const int* counts, byte* lengths)
         }
 }
 
-// Sets the codes to the lengths: in order of length, then of symbol, and the first bit lowest. By one warp.
+// Sets the codes for the lengths, by length, then by symbol; the first bit is the lowest. One warp does it.
 __device__ inline void assign_codes(const byte* lengths, unsigned short* codes)
 {
     __shared__ int used[LONGEST + 1];
@@ -152,7 +152,7 @@ __device__ inline void assign_codes(const byte* lengths, unsigned short* codes)
     }
 }
 
-// Puts down the header of a block, and returns its bits; by one warp.
+// Writes the header of a block, and returns its size in bits. One warp does it.
 __device__ inline int put_header(const byte* lengths, unsigned* out)
 {
     const int lane = threadIdx.x;
@@ -189,7 +189,7 @@ __device__ inline void load(const byte* from, int inside, byte* to, int n)
     for (int i = 4 * words + threadIdx.x; i < n; i += THREADS) to[i] = i < inside ? from[i] : 0;
 }
 
-// Makes the segments of all chunks, chunk by chunk and of each plane by plane, and the bytes each takes.
+// Makes the segments of all chunks, in the order of chunks and of their planes, and the size of each segment.
 extern "C" __global__ void __launch_bounds__(THREADS)
 encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restrict__ sizes, Plan plan)
 {
@@ -231,7 +231,7 @@ encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restric
     bits = summed(bits);
 
     int size = n + 5;
-    if (bits < 8 * n) {  // else it is noise
+    if (bits < 8 * n) {  // else the segment is noise
         if (warp == 0) {
             assign_codes(lengths, codes);
             const int end = put_header(lengths, out);
@@ -268,7 +268,7 @@ encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restric
             });
             if ((unsigned)held) atomicOr(to, (unsigned)held);
         }
-        if (thread == 0) {  // the end, and an empty block that is stored, which fills the last byte
+        if (thread == 0) {  // the end of the block, and an empty stored block, which fills the last byte
             put(out, bits - lengths[END], codes[END]);
             put(out, 8 * (size - 2), 0xffff);
         }
@@ -287,7 +287,7 @@ encode(const byte* __restrict__ data, byte* __restrict__ streams, int* __restric
     if (thread == 0) *(unsigned*)slot = adler, sizes[blockIdx.x] = size;
 }
 
-// Puts a segment in its place in its chunk, and with the last what is around them.
+// Puts a segment into its chunk. The last segment adds the header and the end of the chunk.
 extern "C" __global__ void gather(byte* __restrict__ frames, const byte* __restrict__ streams,
                                   const int* __restrict__ sizes, int* __restrict__ ends, Plan plan)
 {

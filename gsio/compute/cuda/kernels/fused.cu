@@ -1,8 +1,8 @@
 // Gray-Scott on the GPU, the second rung of the ladder: up to STEPS steps a launch.
 //
 // A block of threads loads a tile of TILE x TILE cells and a halo of STEPS cells around it into shared memory, advances
-// both there, and stores the tile. The halo is stale from the outside inwards, one cell a step, so that the tile is right
-// after STEPS steps. A launch reads and writes global memory once for all of its steps; the price is the work on the halo.
+// both there, and stores the tile. The halo becomes stale from the outside inwards, one cell a step, so that the tile
+// is right after STEPS steps. A launch reads and writes global memory once; the price is the work on the halo.
 //
 // The grid is periodic, the stencil is Oono-Puri's, and dt is 1. Compiled with  -DTILE  -DSTEPS.
 // The first rung is naive.cu. The last is tiles.cu, which keeps its tiles in registers and takes every option of a run.

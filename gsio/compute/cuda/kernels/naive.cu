@@ -1,5 +1,5 @@
-// Gray-Scott on the GPU, the first rung of the ladder: one step a launch, and one thread a cell. Every thread reads nine
-// cells of both fields from global memory. The grid is periodic, the stencil is Oono-Puri's, and dt is 1.
+// Gray-Scott on the GPU, the first rung of the ladder: one step a launch, and one thread a cell. Every thread reads
+// nine cells of both fields from global memory. The grid is periodic, the stencil is Oono-Puri's, and dt is 1.
 // The next rung is fused.cu, the last is tiles.cu.
 
 extern "C" __global__ void naive(const float* u, const float* v, float* u_new, float* v_new, int rows, int cols,

@@ -1,6 +1,6 @@
-// The staging of a frame: its values as they are stored, their bytes in the order the codec wants, and its statistics.
+// The staging of a frame: it packs the values, orders their bytes as the codec wants, and takes the statistics.
 // Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
-// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (what is stored differs).
+// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (stored values differ).
 
 typedef REAL real;
 typedef unsigned char byte;
@@ -17,7 +17,7 @@ typedef unsigned short word;
 typedef byte word;
 #endif
 
-struct Statistics {  // in the order of gsio/staging.py
+struct Statistics {  // in the order of STATISTICS in gsio/frames/layout.py
     double low, high, sum, error, nonfinite;
 };
 
@@ -30,7 +30,8 @@ __device__ inline Statistics merge(Statistics a, Statistics b)
 
 __device__ inline Statistics nothing() { return {LARGEST, -LARGEST, 0, 0, 0}; }
 
-// The bits of a value as it is stored, and the value a reader finds: pack in gsio/compute/base.py.
+// Returns the bits of a value as it is stored, and sets `found` to the value that a reader finds: see pack in
+// gsio/compute/host.py.
 __device__ inline word pack(real x, double& found)
 {
 #if LEVELS

@@ -30,7 +30,7 @@ struct Row {
     Cells u, v;
 };
 
-// The weighted sums of three rows along the columns; of the five-point stencil, CENTRE 0, without the middle one.
+// The weighted sums of three rows along the columns. The five-point stencil, CENTRE 0, leaves out the middle row.
 __device__ inline Cells sum_columns(const Cells& above, const Cells& here, const Cells& below)
 {
     Cells sum;
@@ -47,7 +47,7 @@ __device__ inline Row sum_columns(const Row& above, const Row& here, const Row& 
     return {sum_columns(above.u, here.u, below.u), sum_columns(above.v, here.v, below.v)};
 }
 
-// The weighted sum of the nine cells around each cell of the row `here`, or of four.
+// The weighted sums of the nine cells around each cell of the row `here`, or of four of them.
 __device__ inline Cells sum_around(const Cells& columns, const Cells& here)
 {
     const Cells& row = CENTRE != 0 ? columns : here;

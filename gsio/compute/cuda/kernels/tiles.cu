@@ -16,8 +16,8 @@
 // registers from pass to pass, and only the outermost of them travel; else blocks take turns at the tiles of one pass
 // after the other. A cell has the same bits for any tiling, as the same instructions make every copy of it.
 //
-// The boundary takes nothing while steps are made: a halo outside the grid evolves like the cells it is a copy of. Only
-// `zero` resets it.
+// The boundary costs nothing during the steps: a halo outside the grid evolves like the cells that it copies. Only the
+// boundary `zero` resets its halo.
 //
 // Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in gray_scott.py)
 // -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DALIGNED=0|1 (COLS divides the columns of the grid)  the
@@ -30,8 +30,8 @@ __device__ inline unsigned between(int start, int first, int last, unsigned all)
     return ((1u << high) - 1) & ~((1u << low) - 1) & all;
 }
 
-// A line of n cells goes on beyond its ends as the boundary wants it, with a period of n, or 2 n if it is mirrored: the
-// place of cell i in the period, the place after one, and the cell that a place holds a copy of.
+// The boundary continues a line of n cells beyond its ends with a period of n, or of 2 n if the line is mirrored. These
+// functions return the place of cell i in the period, the next place, and the cell that a place copies.
 __device__ inline int in_period(int i, int n)
 {
     if (BOUNDARY == ZERO) return i;
@@ -57,7 +57,7 @@ struct Plan {
     int closed;                   // a tile is as high as the periodic grid: the last row is above the first, no halo_y
     int tiles;                    // of all members
     int passes, steps, longer;    // the first `longer` passes have one step more than `steps`
-    int shift;                    // by how many tiles a pass begins later than the one before
+    int shift;                    // tiles by which the order of a pass is shifted against the previous pass
     int maps;                     // maps of feed and keep_v: 1, or one for each member
 };
 
@@ -95,7 +95,7 @@ __device__ inline unsigned* flag_of(const Plan& plan, unsigned* flags, int membe
     return flags + ((member * plan.tiles_y + y) * plan.tiles_x + x) * FLAG_STRIDE;
 }
 
-// The flag of a tile around this one, another for each lane; the last lanes have that of the same tile.
+// Returns the flag of a tile around this one. Each of the first nine lanes gets another tile, the rest the ninth tile.
 __device__ inline const unsigned* flag_around(const Plan& plan, const Tile& tile, unsigned* flags)
 {
     const int near = min(threadIdx.x % 32, 8);
@@ -121,23 +121,23 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         const Plan plan, const Coefficients constants)
 {
     extern __shared__ Cells shared[];
-    __shared__ unsigned long long published;  // barrier: the outermost rows of all warps are in shared memory
-    __shared__ Tile places[3];         // where the block is, goes next and, for warps that are late, where it was
-    __shared__ unsigned counted;       // what all flags showed to begin with
+    __shared__ unsigned long long published;  // a barrier: the outermost rows of all warps are in shared memory
+    __shared__ Tile places[3];         // the tile of the block, the next one, and the previous one for late warps
+    __shared__ unsigned counted;       // the value of all flags at the start
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // [step % 2][top, bottom][field][warp][lane]: the outermost rows of each warp.
     const auto rim = [&](int parity, int side, int field, int of) -> Cells& {
         return shared[((parity * 2 + side) * 2 + field) * THREADS + of * 32 + lane];
     };
-    // [array][row][thread]: where a thread loads its cells of u and v, and of the maps of feed and keep_v.
+    // [array][row][thread]: the slots for the cells of u and v, and of the maps of feed and keep_v.
     const auto slot = [&](int array, int i) -> Cells& {
         return shared[8 * THREADS + (array * ROWS + i) * THREADS + threadIdx.x];
     };
-    // The row and column, of the grid or outside it, where the cells of this lane begin.
+    // The first row and column of this lane's cells. They can lie outside the grid.
     const auto first_row = [&](const Tile& tile) { return tile.top - plan.halo_y + warp * ROWS; };
     const auto first_col = [&](const Tile& tile) { return tile.left - plan.halo_x + lane * COLS; };
 
-    // Starts loading those rows of this lane whose bits are set, of two arrays, into the slots `array` and `array` + 1.
+    // Starts to load the rows `wanted`, a bit each, of two arrays into the slots `array` and `array` + 1.
     const auto load = [&](const Tile& tile, int array, const real* a, const real* b, int member, unsigned wanted) {
         const int row = first_row(tile), col = first_col(tile);
         const size_t grid = (size_t)member * plan.rows * plan.cols;
@@ -198,7 +198,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         }
         if (RATES == BY_CELL) load(tile, 2, feed, keep_v, plan.maps > 1 ? tile.member : 0, ALL_ROWS);
 
-        // The tile this block goes to next, if the one it is at does not stay with it.
+        // The next tile of this block, unless the block keeps the tile it has.
         const bool wraps = tile.position + gridDim.x >= plan.tiles;
         const bool more = PASSES == TURNS ? tile.pass + wraps < plan.passes : PASSES == ONE && !wraps;
         Tile next;
@@ -224,7 +224,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
 
         unsigned rows_inside = ALL_ROWS, cols_inside = ALL_COLS;
         bool ragged = false;
-        const auto settle = [&](int i) {  // what lies outside the grid of the boundary `zero`
+        const auto settle = [&](int i) {  // clears the cells outside the grid, for the boundary `zero`
 #pragma unroll
             for (int j = 0; j < COLS; ++j)
                 if (!(rows_inside >> i & 1 && cols_inside >> j & 1)) rows[i].u.at[j] = rows[i].v.at[j] = 0;
@@ -235,7 +235,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) settle(i);
             ragged = rows_inside != ALL_ROWS;
-            if (RATES != BY_CELL && cols_inside == 0)  // a lane that is all outside stays as it is
+            if (RATES != BY_CELL && cols_inside == 0)  // A lane that lies outside keeps its cells.
                 k.spread_u = k.spread_v = k.feed = 0;
             else
                 ragged |= cols_inside != ALL_COLS;
@@ -275,8 +275,8 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
                 const Row above = {rim(parity, 1, 0, up), rim(parity, 1, 1, up)};
                 const Row below = {rim(parity, 0, 0, down), rim(parity, 0, 1, down)};
                 parity ^= 1;
-                // A row is overwritten when the sums that need its old cells have been taken; first come the two rows
-                // that other warps wait for.
+                // A row is overwritten once the sums that need its old cells have been taken. The two rows that other
+                // warps wait for come first.
                 const Row lowest = sum_columns(rows[ROWS - 2], rows[ROWS - 1], below);
                 const Row lower = sum_columns(ROWS > 2 ? rows[ROWS - 3] : above, rows[ROWS - 2], rows[ROWS - 1]);
                 advance_row(rows[ROWS - 1], lowest, k, rates(ROWS - 1));
