@@ -24,10 +24,12 @@ from gsio.cli import cli, main
 from gsio.cli.bench import TABLES
 from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
-from gsio.run import checkpoints, status
+from gsio.run import checkpoints
 from gsio.run import simulate as running
+from gsio.run.metrics import CONNECTIONS, metrics
 from gsio.run.progress import Progress
 from gsio.testing import small_blocks
+from gsio.writer.status_file import status_of
 
 Captured = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -337,7 +339,7 @@ def test_what_takes_a_name_beside_a_running_output_stays(
     assert main(["verify", "run.h5"]) == 0
     assert len(checkpoints.load(Path("run.h5"))) >= 1
     for path in taken:
-        names = [path] if path == status.status_of(Path("run.h5")) else folder.glob(f"{path.name}.????????")
+        names = [path] if path == status_of(Path("run.h5")) else folder.glob(f"{path.name}.????????")
         (kept,) = names
         put(folder / "like", thing)
         assert list(contents(kept).values()) == list(contents(folder / "like").values())
@@ -462,7 +464,7 @@ def test_connections_to_the_endpoint_are_few_and_short() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with status.metrics(port):
+    with metrics(port):
         process, clients = psutil.Process(), [socket.socket() for _ in range(100)]
         before = process.num_fds()
         try:
@@ -475,7 +477,7 @@ def test_connections_to_the_endpoint_are_few_and_short() -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
                 assert page.status == 200
                 assert page.headers["Content-Type"].startswith("text/plain")
-                assert process.num_fds() - before <= status.CONNECTIONS + 2  # the page itself, and a file of it
+                assert process.num_fds() - before <= CONNECTIONS + 2  # the page itself, and a file of it
         finally:
             for client in clients:
                 client.close()
@@ -507,4 +509,4 @@ def test_a_timeline_that_was_taken_does_not_hide_why_a_run_ended(make_config: Ma
     assert Path("run.json").read_text() == ""
     with pytest.raises(UsageError, match=r"--timeline: .* exists"):
         gsio.simulate(config, folder / "again.h5", timeline=folder / "run.json")
-    assert json.loads(status.status_of(folder / "run.h5").read_text())["state"] == "failed"
+    assert json.loads(status_of(folder / "run.h5").read_text())["state"] == "failed"
