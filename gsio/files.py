@@ -27,9 +27,9 @@ FOLDER_LOST = "after a power cut, files that were made last can be missing"
 HERE, NOREPLACE, EXCHANGE = -100, 1, 2  # AT_FDCWD and the flags of renameat2
 
 log = structlog.get_logger()
-_lacking: set[str] = set()  # calls that were told of
+_lacking: set[str] = set()  # calls that a warning has named
 
-Replaces = Callable[[Path], bool]  # says of what is at a path whether it may be replaced
+Replaces = Callable[[Path], bool]  # whether the file or folder at a path may be replaced
 
 
 def require_new(
@@ -92,9 +92,9 @@ def require_folder(option: str, path: Path, names: Iterable[str]) -> None:
 def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = None, keep: Path | None = None) -> None:
     """Rename `new`, a file or folder in the same folder as `path`, to `path`.
 
-    What is there is replaced only if `replaces` says so of it at this moment; it gets the name `keep`, or goes if none
-    is given. Else TakenError is raised, what is there stays, and `new` is left to the caller. Where the file system can
-    exchange names, something whole is at `path` all the time. With `new` as `keep` they change places.
+    An existing `path` is replaced only if `replaces(path)` is true now. The old file gets the name `keep`, or is deleted
+    without `keep`. Otherwise TakenError is raised, the old file stays, and the caller has to deal with `new`. Where the
+    file system can exchange names, `path` always names a whole file. With `keep` equal to `new` the two are exchanged.
     """
     if _rename_to_free(new, path):
         return

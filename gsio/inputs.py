@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     Check = Callable[[str, tuple[int, ...], np.dtype[Any]], object]
 
-METADATA_NBYTES = 8 << 20  # at most, of the JSON of an output
-TOML_NBYTES = 1 << 20  # at most
+METADATA_NBYTES = 8 << 20  # the limit for the JSON of an output
+TOML_NBYTES = 1 << 20  # the limit for a configuration
 KINDS = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 # tomllib takes quadratic time for a key of many parts: 500 000 of them would take minutes.
 LONG_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
@@ -128,7 +128,7 @@ def read_npz(
 
 
 class _Patient:
-    """A file of which nobody reads much at once: the directory of a zip of a million names would take gigabytes."""
+    """A file that refuses large reads: the directory of a zip with a million names would take gigabytes."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.seek, self.tell, self.seekable, self._read = file.seek, file.tell, file.seekable, file.read

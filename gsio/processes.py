@@ -65,7 +65,7 @@ def with_parent(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Get the signal `number` when the process ends that made the variables of this one by `with_parent`, if one did.
+    """Let the kernel send the signal `number` when the process that called `with_parent` ends, if one did.
 
     A child that is stuck in a library ends too, for the kernel sends the signal. Where another process is between the
     two, or the kernel cannot, a thread looks once a second.
@@ -121,7 +121,7 @@ def exists(pid: int) -> bool:
 def started_at(pid: int) -> int | None:
     """Return when a process started, in clock ticks since the machine did, or None if nobody can tell.
 
-    A number that is given out again is known by it.
+    The time tells two processes apart that had the same number.
     """
     try:
         return int(_stat(pid)[19])  # `starttime`, the 22nd field of proc(5)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from gsio.inputs import printable
 
-PATIENCE_SECONDS = 2.0  # that a reader of stderr may take before text is dropped for the first time
+PATIENCE_SECONDS = 2.0  # a write to stderr waits for its reader as long as this, and then drops the text
 
 
 class Output(io.FileIO):
@@ -25,7 +25,7 @@ class Output(io.FileIO):
     """
 
     def __init__(self, descriptor: int, *, patient: bool) -> None:
-        """Wait for a reader that is there and does not read if `patient`, else drop what that one would get."""
+        """Wait for a slow reader without limit if `patient`; else drop text after `PATIENCE_SECONDS`."""
         super().__init__(descriptor, "w", closefd=False)
         self.error: OSError | None = None
         self._patience: float | None = None if patient else PATIENCE_SECONDS

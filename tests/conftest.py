@@ -35,9 +35,14 @@ COMPILED = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--rounds", type=int, default=1, help="of each test in tests/faults, for each kind of output; 1: the short form"
+        "--rounds",
+        type=int,
+        default=1,
+        help="run each test in tests/faults N times for each kind of output; 1 is the short form",
     )
-    parser.addoption("--fault", default="", help="only faults of the storage whose name holds this, as EIO")
+    parser.addoption(
+        "--fault", default="", help="only inject faults of the storage whose name holds this text, for example EIO"
+    )
     parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
 
 

@@ -41,7 +41,7 @@ class _RunCommand(Command):
 @overwrite_option("the output")
 @click.option(
     "--resume", cls=Option, type=click.Choice(RESUME_MODES), default="no", metavar="[=auto|must|no]", heading=FILES,
-    help="Continue the output. Without a value, or with auto, a missing output is begun; must requires one.",
+    help="Continue the output. Without a value, or with auto, begin a missing output; must fails instead.",
 )  # fmt: skip
 @click.option(
     "--discard-after", cls=Option, type=click.IntRange(0), metavar="N", heading=FILES,

@@ -14,7 +14,7 @@ from gsio.inputs import parse_json, read_regular
 
 DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`
 MAX_INTERVALS = 200_000  # kept: 40 MB, at least 25,000 blocks
-TIMELINE_NBYTES = 48 << 20  # at most, of so many intervals as JSON
+TIMELINE_NBYTES = 48 << 20  # the limit for a file with `MAX_INTERVALS` intervals
 
 
 class Interval(NamedTuple):
@@ -55,7 +55,7 @@ class Timeline:
                 self._complete_from = max(self._complete_from, self._kept.popleft().end)
 
     def recording(self) -> Recording:
-        """Return what was kept; if intervals were dropped, of the part of the loop of which none was."""
+        """Return the kept intervals. If some were dropped, the recording begins after the last dropped one."""
         return recording("spans and device events", self._kept, self._complete_from)
 
     def write(self, path: Path) -> None:

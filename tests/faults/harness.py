@@ -155,9 +155,9 @@ class Case:
     whole
         What the undisturbed run left, by name.
     seconds
-        That it took.
+        Duration of the undisturbed run.
     frames
-        How many frames stock tools found when they last looked.
+        Number of frames that stock readers decoded in the last check.
     """
 
     def __init__(self, name: str, launcher: Launcher, folder: Path) -> None:
