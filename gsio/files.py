@@ -92,9 +92,10 @@ def require_folder(option: str, path: Path, names: Iterable[str]) -> None:
 def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = None, keep: Path | None = None) -> None:
     """Rename `new`, a file or folder in the same folder as `path`, to `path`.
 
-    An existing `path` is replaced only if `replaces(path)` is true now. The old file gets the name `keep`, or is deleted
-    without `keep`. Otherwise TakenError is raised, the old file stays, and the caller has to deal with `new`. Where the
-    file system can exchange names, `path` always names a whole file. With `keep` equal to `new` the two are exchanged.
+    An existing `path` is replaced only if `replaces(path)` is true now. The old file gets the name `keep`, or is
+    deleted without `keep`. Otherwise TakenError is raised, the old file stays, and the caller has to deal with `new`.
+    Where the file system can exchange names, `path` always names a whole file. With `keep` equal to `new` the two are
+    exchanged.
     """
     if _rename_to_free(new, path):
         return
