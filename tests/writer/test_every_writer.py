@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from gsio import open_stack
-from gsio.codec import codecs_for
 from gsio.config import Config
 from gsio.errors import StorageError
 from gsio.files import LIBC
@@ -22,7 +21,7 @@ from gsio.reader.verify import problems
 from gsio.run.plan import layout_of
 from gsio.testing import encode, random_block, small_blocks
 from gsio.trace import Trace
-from gsio.writer import FORMATS, open_writer
+from gsio.writer.formats import FORMATS, open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import FrameWriter, Target
 from gsio.writer.provenance import root_attributes
@@ -30,10 +29,10 @@ from gsio.writer.provenance import root_attributes
 Make = Callable[..., Config]
 FRAMES, CHUNK, BLOCK = 24, 2, 8
 SMALL = {"grid.rows": 32, "grid.cols": 24, "run.frames": FRAMES, "output.fields": "u,v"}
-ENDINGS = {form: ending for ending, form in FORMATS.items()}
+ENDINGS = {form.name: form.endings[0] for form in FORMATS}
 every_format = pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 every_format_and_codec = pytest.mark.parametrize(
-    ("ending", "codec"), [(ending, codec.name) for form, ending in ENDINGS.items() for codec in codecs_for(form)]
+    ("ending", "codec"), [(form.endings[0], codec.name) for form in FORMATS for codec in form.codecs]
 )
 
 
