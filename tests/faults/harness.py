@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +110,11 @@ class Launcher:
             os.kill(pid, signal.SIGKILL)
             code = int(self._answers.get(timeout=DEADLINE))
             assert kill_after is not None, f"{arguments} did not end within {DEADLINE} s"
+        except AssertionError as error:  # the answer of this process must not be taken for that of the next
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            code = int(self._answers.get(timeout=DEADLINE))
+            raise AssertionError(f"{error}; the process ended with {code} and said: {self.log()}") from None
         seconds = time.monotonic() - began
         wait_for_group(pid)
         calls = self._log.with_suffix(".calls")

@@ -250,6 +250,7 @@ def test_a_full_disk_ends_a_run(name: str, kilobytes: int, cases: Callable[[str]
 def test_two_runs_never_write_one_output(case: Case, tally: Tally) -> None:
     def another(pid: int) -> None:
         wait_until(case.output.exists)
+        os.kill(pid, signal.SIGSTOP)  # else a busy machine can end this run before the second one has started
         command = [sys.executable, "-m", "gsio", "run", *map(str, case.options), "--resume=auto"]
         second = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
         assert second.returncode == 2, second.stderr

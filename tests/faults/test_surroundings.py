@@ -77,6 +77,7 @@ def test_without_locks_a_second_run_is_still_refused(case: Case, tally: Tally) -
 
     def another(pid: int) -> None:
         wait_until(lambda: Path(f"{case.output}.status.json").exists())
+        os.kill(pid, signal.SIGSTOP)  # else a busy machine can end this run before the second one has started
         program = (
             "import fcntl, errno, os, sys\n"
             "def flock(*arguments): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))\n"
