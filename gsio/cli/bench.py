@@ -12,7 +12,10 @@ from gsio.streams import say
 
 MEASURED = "What is measured"
 TABLES = {
-    "verdict": "Measure the main job with every backend. h5py in the loop, h5py in a thread, and gsio save the frames.",
+    "verdict": (
+        "Compare gsio with h5py on the main job. Every backend saves its frames by h5py in the loop, by h5py in a "
+        "thread, and by gsio."
+    ),
     "compute": "Measure the time steps alone, beside other libraries.",
     "storage": "Measure how fast frames are saved, beside other libraries. Every format is measured.",
     "transfer": "Measure the way of a frame from the GPU to the host. The time is compared with that of a step.",

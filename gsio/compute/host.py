@@ -130,7 +130,7 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
     Parameters
     ----------
     plane
-        Of the format's shape, in any float dtype; its values are stored in the format's.
+        A plane of the format's shape and of any float dtype; its values are stored in the format's dtype.
     data
         uint8 [plane_nbytes].
     statistics

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from gsio.export.outputs import _lines_per_chunk
+from gsio.export.outputs import lines_per_slab
 from gsio.export.selection import Frame, Selection
 from gsio.writer.ome import ome_channel
 from gsio.writer.zarr.layout import halved
@@ -24,7 +24,7 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
     """
     members, rows, cols = (1, *selection.shape)[-3:]
     dtype, fields, at = selection.config.model.precision, selection.fields, selection.coordinates
-    lines = _lines_per_chunk((rows, cols), dtype)
+    lines = lines_per_slab((rows, cols), dtype)
     root: Any = zarr.open_group(path, mode="w-", zarr_format=3)
     levels, datasets = [], []
     for level in range(1 + (min(rows, cols) // LEVEL_CELLS).bit_length()):

@@ -54,7 +54,7 @@ def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     _amend(path, selection)
 
 
-def _lines_per_chunk(shape: tuple[int, ...], dtype: str) -> int:
+def lines_per_slab(shape: tuple[int, ...], dtype: str) -> int:
     """Return the rows of a slab of a plane [rows, cols]."""
     return Chunking.choose(FrameFormat.of(shape, "v", dtype), default_sizes()).lines_per_chunk
 
@@ -63,9 +63,8 @@ def _amend(path: Path, selection: Selection) -> None:
     """Replace by values of the source what the writers took from the configuration, the clock and rounded frames."""
     stack, ended = selection.stack, selection.stack.attributes["ended"]
     statistics = [f"stats/{name}_{word}" for name in selection.fields for word in ("min", "max", "mean", "error")]
-    if (
-        selection.shape != stack.fields[selection.fields[0]].shape[1:]
-    ):  # the error of a whole frame bounds that of a selection
+    # The error of a whole frame bounds the error of its parts; other statistics do not hold for a part.
+    if selection.shape != stack.fields[selection.fields[0]].shape[1:]:
         statistics = [name for name in statistics if name.endswith("error")]
     kept = {name: stack.series(name)[slice_of(selection.frames)] for name in statistics if name in stack.root}
     series = selection.coordinates | kept

@@ -29,9 +29,8 @@ def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
         for name in selection.fields:
             steps[f"PointDataOffsets/{name}"] = np.arange(count, dtype=np.int64)
             create_array(points, name, selection, (count, *selection.shape))
-        points[selection.fields[-1]].attrs["Attribute"] = np.bytes_(
-            "Scalars"
-        )  # VTK shows this field first, since version 2.6 of the format
+        # VTK shows the field with this attribute first, since version 2.6 of the format.
+        points[selection.fields[-1]].attrs["Attribute"] = np.bytes_("Scalars")
         for number, frame in enumerate(frames):
             for name, plane in zip(selection.fields, frame, strict=True):
                 write_planes(points[name], (number,), plane)

@@ -121,9 +121,8 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
     try:
         check_place(path)
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
-        if "gsio_version" not in root.attrs or not any(
-            name in root for name in ("u", "v")
-        ):  # an export for another tool
+        # An export for another tool has no fields of these names.
+        if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):
             raise ValueError("it is not an output of gsio")
         attributes = attributes_of(root)
         check(path, root, attributes)

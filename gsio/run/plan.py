@@ -11,7 +11,7 @@ import structlog
 from gsio.codec import CODECS
 from gsio.compute import numba_compiles, why_too_old
 from gsio.compute.cuda.segments import encoded_nbytes
-from gsio.config import AUTO, BACKENDS, Config, parse_bytes
+from gsio.config import AUTO, BACKENDS, Config, one_of, parse_bytes
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
@@ -70,9 +70,8 @@ def with_codec(config: Config, output: Path) -> Config:
     if compression == AUTO:
         compression = next(iter(allowed))
     if compression not in allowed:
-        (*names, last), how = allowed, " with shuffled bytes" if CODECS[compression].byte_planes else ""
-        expected = f"{', '.join(names)} or {last}"
-        raise UsageError(f"output.compression: {form.name} has no {compression}{how}; expected {expected}")
+        how = " with shuffled bytes" if CODECS[compression].byte_planes else ""
+        raise UsageError(f"output.compression: {form.name} has no {compression}{how}; expected {one_of([*allowed])}")
     if config.output.shard_frames and not form.shards:
         raise UsageError(
             f"output.shard_frames: {form.name} is one file already; expected 0, or an output that ends in .zarr"

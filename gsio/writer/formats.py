@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gsio.codec import CODECS, Codec
+from gsio.config import one_of
 from gsio.errors import UsageError
 from gsio.files import Replaces, is_file
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
@@ -73,8 +74,8 @@ def format_of(output: Path) -> Format:
     for form in FORMATS:
         if output.suffix in form.endings:
             return form
-    *endings, last = (ending for form in FORMATS for ending in form.endings)
-    raise UsageError(f"--output: expected a name that ends in {', '.join(endings)} or {last}, got '{output}'")
+    endings = one_of([ending for form in FORMATS for ending in form.endings])
+    raise UsageError(f"--output: expected a name that ends in {endings}, got '{output}'")
 
 
 def open_writer(target: Target) -> FrameWriter:

@@ -51,9 +51,8 @@ from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
-GRAPH_LAUNCHES = (
-    4096  # of the longest graph: with more launches, a block takes so long that the host keeps ahead without a graph
-)
+# The most launches in one graph. A block with more launches takes so long that the host keeps ahead without a graph.
+GRAPH_LAUNCHES = 4096
 UPLOAD_BYTES = 64 << 20
 
 
@@ -207,9 +206,7 @@ class CudaSolver:
             copied = Event(block=True, disable_timing=True)
             copies = []
             for field in self._states[self._now]:
-                memory = cupy.cuda.alloc_pinned_memory(
-                    field.nbytes
-                )  # from CuPy's pool, because an allocation stops the device
+                memory = cupy.cuda.alloc_pinned_memory(field.nbytes)  # CuPy's pool: an allocation stops the device
                 copies.append(np.frombuffer(memory, field.dtype, field.size).reshape(field.shape))
                 address = copies[-1].ctypes.data
                 to_host = runtime.memcpyDeviceToHost
@@ -299,9 +296,8 @@ class CudaSolver:
         ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
         longest = int(ends.max())
         orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
-        if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(
-            dtype=np.int64
-        ):  # several copies may make the link wait for this thread
+        # Several copies may make the link wait for this thread.
+        if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(dtype=np.int64):
             orders = [(0, longest, len(ends))]
         source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
         with self._sending:

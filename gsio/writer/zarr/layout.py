@@ -75,9 +75,8 @@ def create_store(path: Path, config: Config, layout: BlockLayout, attributes: Ma
             put_values(Folder(path), spec.path, spec.values, len(spec.values))
     if layout.frame.keep_bits:
         root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
-    with warnings.catch_warnings(
-        category=UserWarning, action="ignore"
-    ):  # zarr-python warns that consolidated metadata are an extension
+    # zarr-python warns that consolidated metadata are an extension.
+    with warnings.catch_warnings(category=UserWarning, action="ignore"):
         zarr.consolidate_metadata(root.store)
 
 
