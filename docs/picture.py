@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 import gsio
-from gsio.view.picture import write_picture
+from gsio.draw.picture import write_picture
 
 MOMENTS = (2, 5, 9, 14, 22, 39)  # the frames that are shown
 GAP = 8  # pixels between two moments

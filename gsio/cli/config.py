@@ -40,8 +40,8 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
     say("preset   feed   kill    what it makes")
     for name, config in configs.items():
         if preview is not None:
+            from gsio.draw.picture import write_picture
             from gsio.run.simulate import last_frame
-            from gsio.view.picture import write_picture
 
             frame = last_frame(config)
             preview.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,18 @@ from typing import Any
 
 import click
 
-from gsio.cli.options import PATH, Command, Option, debug_option, overwrite_option, quiet_option
+from gsio.cli.options import (
+    PATH,
+    SELECTION,
+    Command,
+    Option,
+    debug_option,
+    overwrite_option,
+    quiet_option,
+    selection,
+)
 from gsio.config import AUTO, allowed_values, one_of
 from gsio.streams import say
-
-SELECTION = "What is written"
 
 
 @click.command(cls=Command)
@@ -30,14 +37,7 @@ def repair(path: Path, debug: bool) -> None:
 @click.command(cls=Command)
 @click.argument("source", type=PATH)
 @click.argument("target", type=PATH)
-@click.option(
-    "--frames", cls=Option, default=":", show_default=True, metavar="START:STOP:STEP", heading=SELECTION,
-    help="Write only these frames, in the notation of a Python slice.",
-)  # fmt: skip
-@click.option(
-    "--crop", cls=Option, default=":,:", show_default=True, metavar="TOP:BOTTOM,LEFT:RIGHT", heading=SELECTION,
-    help="Write only these rows and columns.",
-)  # fmt: skip
+@selection
 @click.option(
     "--compression", cls=Option, type=click.Choice(allowed_values("output.compression")), default=AUTO,
     show_default=True, heading=SELECTION, metavar="NAME",

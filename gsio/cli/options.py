@@ -20,8 +20,8 @@ from gsio.config import (
     toml_value,
 )
 
-MODEL, RUN, OUTPUT, FILES, DISPLAY, OTHER = (
-    "Model and grid", "Run", "What is saved", "Files", "Display", "General",
+MODEL, RUN, OUTPUT, SELECTION, FILES, DISPLAY, OTHER = (
+    "Model and grid", "Run", "What is saved", "What is taken", "Files", "Display", "General",
 )  # fmt: skip
 
 
@@ -170,6 +170,20 @@ def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
 def completion(names: Callable[[], Any]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Return the function with which a shell completes one of `names()`."""
     return lambda ctx, param, start: [CompletionItem(name) for name in names() if name.startswith(start)]
+
+
+def selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that select a part of an output: export, frames and movie all have them."""
+    for name, metavar, default, text in (
+        ("--crop", "TOP:BOTTOM,LEFT:RIGHT", ":,:", "Take only these rows and columns."),
+        ("--members", "N|START:STOP:STEP", ":", "Take only these members of a batch."),
+        ("--fields", "NAMES", "", "Take only the field v, the field u, or both as u,v; without it, all saved fields."),
+        ("--frames", "N|START:STOP:STEP", ":", "Take only these frames, in the notation of Python; -1 is the last."),
+    ):
+        command = click.option(
+            name, cls=Option, default=default, show_default=bool(default), metavar=metavar, heading=SELECTION, help=text
+        )(command)
+    return command
 
 
 def output_option(*, required: bool, text: str) -> Callable[..., Any]:

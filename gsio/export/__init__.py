@@ -14,17 +14,20 @@ from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.export.ome_zarr import write_ome_zarr
 from gsio.export.openpmd import write_openpmd
 from gsio.export.outputs import as_output, write_output
-from gsio.export.selection import Frame, Selection, select
 from gsio.export.tiff import write_tiff
 from gsio.export.vtkhdf import write_vtkhdf
 from gsio.files import Replaces, is_file, publish, remove, remove_temporaries, require_new, temporary_beside
+from gsio.machine import free_space
 from gsio.processes import terminable
+from gsio.reader.selection import Frame, Selection, select
 from gsio.run.progress import frame_progress
 from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.writer.formats import FORMATS as OUTPUTS
 from gsio.writer.formats import is_zarr
 from gsio.writer.journal import Journal
+
+SPARE_BYTES = 16 << 20  # these stay free: HDF5 must never meet a full disk
 
 
 class ExportFormat(NamedTuple):
@@ -65,6 +68,8 @@ def export(
     *,
     frames: str = ":",
     crop: str = ":,:",
+    fields: str = "",
+    members: str = ":",
     compression: str = AUTO,
     overwrite: bool = False,
     quiet: bool = True,
@@ -77,8 +82,11 @@ def export(
         Its ending names the format: .h5, .hdf5 or .zarr (an output again), .tif or .tiff (an ImageJ hyperstack,
         float32, fields as channels), .ome.tif or .ome.tiff (an OME-TIFF), .ome.zarr (an image, fields as channels),
         .vtkhdf, .openpmd.h5. In TIFF, .ome.zarr and .vtkhdf the members of a batch lie along z.
-    frames, crop
-        START:STOP or START:STOP:STEP, and TOP:BOTTOM,LEFT:RIGHT; as in Python, but out of range is an error.
+    frames, crop, members
+        One number, START:STOP or START:STOP:STEP, and TOP:BOTTOM,LEFT:RIGHT; as in Python, but out of range is an
+        error.
+    fields
+        Names of saved fields, "v" or "u,v"; empty for all.
     compression
         The codec of .h5, .hdf5 and .zarr; "auto" suits the format.
     overwrite
@@ -105,12 +113,12 @@ def export(
     with terminable(), Journal(target, "TARGET") as journal, open_committed(source) as stack:
         _check_target(source, target, replaces)  # again: no run can create the target while its journal is locked
         remove_temporaries(target)
-        selection = select(stack, frames, crop)
+        selection = select(stack, frames=frames, crop=crop, fields=fields, members=members)
         if form.prepare is not None:
             selection = form.prepare(selection, target, compression)
         with _storage_errors(source, temporary):
             with frame_progress(len(selection.frames), quiet=quiet) as advance:
-                form.write(temporary, selection, selection.read(target.parent, advance))
+                form.write(temporary, selection, _frames(selection, target.parent, advance))
             if temporary.is_file():  # `write` has synced a folder itself
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
@@ -119,6 +127,17 @@ def export(
                 path.unlink()
             journal.remove()
         return len(selection.frames)
+
+
+def _frames(selection: Selection, folder: Path, advance: Callable[[int], object]) -> Iterator[Frame]:
+    """Yield the frames; raise StorageError if the disk of `folder` has no room for the next."""
+    for number in selection.frames:
+        frame = selection.read(number)
+        free = free_space(folder)
+        if free < sum(plane.nbytes for plane in frame) + SPARE_BYTES:
+            raise StorageError(f"'{folder}' is full: {free >> 20} MiB are left; make space; nothing was exported")
+        yield frame
+        advance(1)
 
 
 @contextmanager

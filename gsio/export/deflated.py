@@ -8,7 +8,7 @@ from numcodecs import Shuffle
 from numpy.typing import NDArray
 
 from gsio.export.outputs import lines_per_slab
-from gsio.export.selection import Selection
+from gsio.reader.selection import Selection
 
 
 def create_array(group: Any, name: str, selection: Selection, shape: tuple[int, ...]) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 import zarr
 
 from gsio.export.outputs import lines_per_slab
-from gsio.export.selection import Frame, Selection
+from gsio.export.provenance import attributes_of
+from gsio.reader.selection import Frame, Selection
 from gsio.writer.ome import ome_channel
 from gsio.writer.zarr.layout import halved
 from gsio.writer.zarr.store import Folder
@@ -53,7 +54,7 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
     channels = [ome_channel(name, *selection.limits(name), color) for name, color in colors]
     image = {"name": selection.stack.path.stem, "axes": axes, "datasets": datasets}
     ome = {"version": "0.5", "multiscales": [image], "omero": {"channels": channels}}
-    root.attrs.update(selection.attributes | {"ome": ome})
+    root.attrs.update(attributes_of(selection) | {"ome": ome})
     for number, frame in enumerate(frames):
         planes = np.stack([plane.reshape(members, rows, cols) for plane in frame]).astype(dtype)
         for array in levels:

@@ -9,8 +9,9 @@ import numpy as np
 
 import gsio
 from gsio.export.deflated import create_array, write_planes
-from gsio.export.selection import Frame, Selection
+from gsio.export.provenance import attributes_of
 from gsio.frames.metadata import AXES
+from gsio.reader.selection import Frame, Selection
 
 
 def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
@@ -39,7 +40,7 @@ def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> 
         "timeOffset": np.float64(0),
     }
     with h5py.File(path, "x", locking=False) as file:
-        file.attrs.update(selection.attributes | {name: np.bytes_(value) for name, value in root.items()})
+        file.attrs.update(attributes_of(selection) | {name: np.bytes_(value) for name, value in root.items()})
         file.attrs["openPMDextension"] = np.uint32(0)
         for step, time, frame in zip(at["step"], at["time"], frames, strict=True):
             iteration = file.create_group(f"data/{step}")

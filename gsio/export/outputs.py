@@ -10,12 +10,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from gsio.compute.host import stage
-from gsio.export.selection import Frame, Selection, slice_of
+from gsio.export.provenance import attributes_of
 from gsio.frames.block import Block
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
 from gsio.frames.metadata import AXES, SERIES_CHUNK
 from gsio.frames.sizes import default_sizes
+from gsio.reader.selection import Frame, Selection, slice_of
 from gsio.run.plan import layout_of, with_codec
 from gsio.writer.formats import format_of
 from gsio.writer.session import new_output
@@ -43,7 +44,7 @@ def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     status = selection.stack.attributes["status"]
     status = "stopped" if status == "running" else status
-    with new_output(path, config, layout, selection.attributes, status) as append:
+    with new_output(path, config, layout, attributes_of(selection), status) as append:
         for number, frame in enumerate(frames):
             place = number % layout.frames_per_block
             for field, plane in enumerate(frame):
@@ -64,7 +65,7 @@ def _amend(path: Path, selection: Selection) -> None:
     stack, ended = selection.stack, selection.stack.attributes["ended"]
     statistics = [f"stats/{name}_{word}" for name in selection.fields for word in ("min", "max", "mean", "error")]
     # The error of a whole frame bounds the error of its parts; other statistics do not hold for a part.
-    if selection.shape != stack.fields[selection.fields[0]].shape[1:]:
+    if not selection.is_whole_frame:
         statistics = [name for name in statistics if name.endswith("error")]
     kept = {name: stack.series(name)[slice_of(selection.frames)] for name in statistics if name in stack.root}
     series = selection.coordinates | kept

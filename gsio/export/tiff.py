@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gsio.errors import UsageError
-from gsio.export.selection import Frame, Selection
+from gsio.export.provenance import attributes_of
+from gsio.reader.selection import Frame, Selection
 
 CLASSIC_TIFF_BYTES = 2**32
 PAGE_ENTRY_BYTES = 512  # the most that a page of a TIFF takes beside its pixels
@@ -40,7 +41,7 @@ def write_tiff(path: Path, selection: Selection, frames: Iterator[Frame]) -> Non
         times = selection.coordinates["time"]
         labels = [f"{name}, time {time:g}" for time in times for _ in range(members) for name in selection.fields]
         limits = [limit for name in selection.fields for limit in selection.limits(name)]
-        provenance = [f"{name}: {value}" for name, value in selection.attributes.items()]
+        provenance = [f"{name}: {value}" for name, value in attributes_of(selection).items()]
         metadata |= {"finterval": selection.interval, "tunit": "model time", "unit": "pixel", "spacing": 1.0}
         metadata |= {"mode": "composite" if shape[2] > 1 else "grayscale", "Labels": labels, "Ranges": limits}
         metadata |= {"min": limits[-2], "max": limits[-1]}

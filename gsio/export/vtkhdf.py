@@ -8,7 +8,8 @@ import numpy as np
 
 from gsio.errors import UsageError
 from gsio.export.deflated import create_array, write_planes
-from gsio.export.selection import Frame, Selection
+from gsio.export.provenance import attributes_of
+from gsio.reader.selection import Frame, Selection
 from gsio.writer.hdf5.vtk import create_image
 
 
@@ -21,7 +22,7 @@ def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
         raise UsageError("--crop: expected two rows or more, got one, which VTK cannot read; choose another format")
     count, at = len(selection.frames), selection.coordinates
     with h5py.File(path, "x", locking=False) as file:
-        file.attrs.update(selection.attributes)
+        file.attrs.update(attributes_of(selection))
         root = create_image(file, selection.shape, [at["x"][0], at["y"][0], 0.0])
         points, steps = root.create_group("PointData"), root.create_group("Steps")
         steps.attrs["NSteps"] = np.int64(count)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gsio.config import Config
+from gsio.draw.limits import contrast
 from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import AXES, Attributes
 
@@ -59,11 +60,3 @@ def ome_channel(name: str, low: float, high: float, color: str = "FFFFFF") -> At
     low, high = contrast(low, high)
     window = {"min": low, "max": high, "start": low, "end": high}
     return {"label": name, "color": color, "active": True, "window": window}
-
-
-def contrast(low: float, high: float) -> tuple[float, float]:
-    """Return the limits of the contrast of values from `low` to `high`.
-
-    Viewers refuse equal limits; those of a uniform field therefore end a little above its value.
-    """
-    return low, high if low < high else low + max(1.0, abs(low)) * 2**-10  # float32 tells this from `low`

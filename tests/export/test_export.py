@@ -369,7 +369,7 @@ def test_an_openpmd_mesh_has_every_required_attribute(source: Path, tmp_path: Pa
     ("arguments", "message"),
     [
         (["out.png"], "expected a name that ends in .h5, .hdf5, .zarr,"),
-        (["out.tif", "--frames", "7"], "--frames: expected START:STOP:STEP that selects some of 0:16, got '7'"),
+        (["out.tif", "--frames", "17"], "--frames: expected START:STOP:STEP that selects some of 0:16, got '17'"),
         (["out.tif", "--frames", "0:17"], "got '0:17'"),
         (["out.tif", "--frames=-17:"], "got '-17:'"),
         (["out.h5", "--frames", "5:5"], "got '5:5'"),

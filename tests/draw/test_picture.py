@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gsio.view.picture import write_picture
+from gsio.draw.picture import write_picture
 
 
 def test_brightness_rises_with_the_value(tmp_path: Path) -> None:
