@@ -57,7 +57,7 @@ class Drawing:
             for plane, pair in zip(planes, limits, strict=True)
         ]
         bars = [Bar(name, *pair) for name, pair in zip(selection.fields, limits, strict=True)]
-        time = f"time {selection.stack.times[number]:.10g}" if self.timestamp else ""
+        time = f"time = {selection.stack.times[number]:.10g}" if self.timestamp else ""
         return caption(sheet(tiles, self._labels), time, bars if self.colorbar else ())
 
     def _limits_of(self, place: int, planes: NDArray[Any]) -> tuple[float, float]:
