@@ -49,7 +49,7 @@ def test_a_palette_has_a_map_and_then_greys_from_paper_to_ink() -> None:
     assert (greys == greys[:, :1]).all()
     assert (np.diff(greys[:, 0]) < 0).all()
     assert greys[0, 0] == 255
-    with pytest.raises(UsageError, match="--cmap: expected navia, .* got 'nothing'"):
+    with pytest.raises(UsageError, match=r"--cmap: expected navia, .* got 'nothing'"):
         palette("nothing")
 
 
@@ -90,9 +90,7 @@ def test_a_thumbnail_shows_the_whole_range_of_a_field(longest: int) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.7, np.nan, np.inf])
 def test_a_field_without_a_range_is_a_picture_too(value: float) -> None:
-    assert thumbnail(np.full((3, 4), value), 256).getcolors() == [
-        (12, 0 if np.isfinite(value) or np.isnan(value) else 239)
-    ]
+    assert thumbnail(np.full((3, 4), value), 256).getcolors() == [(12, STEPS - 1 if value == np.inf else 0)]
 
 
 def places(canvas: Any, tile: Any) -> list[tuple[int, int]]:
@@ -120,11 +118,11 @@ def test_a_sheet_has_every_tile_in_order_and_a_label_below() -> None:
 
 def test_a_label_that_is_wider_than_its_tile_is_shortened() -> None:
     labels = [f"member {place}, feed 0.0{place}, kill 0.06" for place in range(4)]
-    whole, rates, member = ((sheet(tiles_of(4, 60, cols), labels) == INK).sum() for cols in (220, 130, 70))
+    whole, rates, member = ((sheet(tiles_of(4, 60, cols), labels) > PAPER).sum() for cols in (220, 130, 70))
     assert whole > rates > member > 0
     tiny = sheet(tiles_of(4, 2, 3), labels)
     assert all(len(places(tiny, tile)) == 1 for tile in tiles_of(4, 2, 3))
-    assert (tiny == INK).sum() > 4 * 10
+    assert (tiny > PAPER).sum() == member
 
 
 def test_a_single_tile_is_no_sheet() -> None:
