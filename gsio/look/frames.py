@@ -136,7 +136,7 @@ def _write(
 
 def _is_for_one(target: Path) -> bool:
     """Return whether a name is that of one picture; raise UsageError if its ending is of no format."""
-    if target.suffix in FORMATS and not target.is_dir():
+    if target.suffix in FORMATS:
         return not NUMBER.search(target.name)
     if target.suffix and not target.is_dir():
         raise UsageError(
@@ -148,7 +148,7 @@ def _is_for_one(target: Path) -> bool:
 
 def _path(target: Path, number: int, frames: int) -> Path:
     """Return the name of the picture of a frame in a folder, or by a name with a place for the number."""
-    if target.suffix in FORMATS and not target.is_dir():
+    if target.suffix in FORMATS:
         return target.with_name(NUMBER.sub(lambda place: place.group() % number, target.name))
     return target / f"frame_{number:0{max(5, len(str(frames - 1)))}d}.png"
 
