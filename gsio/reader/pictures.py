@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.config.schema import Map
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
@@ -132,7 +133,7 @@ def picture(
 
 def html_of(stack: Stack) -> str:
     """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
-    facts = html.escape(repr(stack))
+    facts = f"<b>{html.escape(str(stack.path))}</b>: {html.escape(stack.facts)}{_rates(stack)}"
     if not stack.frames:
         return f"<div>{facts}</div>"
     longest = max(next(iter(stack.fields.values())).shape[-2:])
@@ -151,3 +152,13 @@ def html_of(stack: Stack) -> str:
         label = f'<figcaption style="font-size:85%">frame {number}<br>{times}</figcaption>'
         cells.append(f'<figure style="margin:0">{shown}{label}</figure>')
     return f'<div>{facts}<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(cells)}</div></div>'
+
+
+def _rates(stack: Stack) -> str:
+    """Return the rates in words, of a batch from the least to the largest; a rate of a map is left out."""
+    words = ""
+    for name, rate in (("feed", stack.config.model.feed), ("kill", stack.config.model.kill)):
+        if not isinstance(rate, Map):
+            numbers = np.unique(rate)
+            words += f", {name} {numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")
+    return words
