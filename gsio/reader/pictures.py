@@ -71,17 +71,17 @@ class Drawing:
         return [self.selection.limits(name) for name in self.selection.fields]
 
     @cached_property
-    def _labels(self) -> list[str]:
-        """The label of each tile: what differs between tiles, and what was computed."""
+    def _labels(self) -> list[tuple[str, str, str]]:
+        """The labels of each tile, from the longest to the shortest: its field and member, and the rates of that."""
         selection, model = self.selection, self.selection.stack.config.model
+        lists = {name: rate for name, rate in (("feed", model.feed), ("kill", model.kill)) if isinstance(rate, tuple)}
         labels = []
         for member in selection.members:
-            rates = {"feed": model.feed, "kill": model.kill}
-            parts = [f"{name} {rate[member]:g}" for name, rate in rates.items() if isinstance(rate, tuple)]
-            number = [f"member {member}"] if len(selection.members) > 1 else []
-            for name in selection.fields:
-                field = [name] if len(selection.fields) > 1 else []
-                labels.append(", ".join([" ".join(field + number), *parts]))
+            number = f"{member}" if len(selection.members) > 1 else ""
+            rates = ", ".join(f"{name} {rate[member]:g}" for name, rate in lists.items())
+            for name in selection.fields if len(selection.fields) > 1 else ("",):
+                long, short = (f"{name} {word}".strip() for word in (number and f"member {number}", number))
+                labels.append((f"{long}: {rates}".removesuffix(": "), f"{short}: {rates}".removesuffix(": "), short))
         return labels
 
 
