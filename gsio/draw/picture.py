@@ -21,6 +21,7 @@ PAPER, INK = STEPS, 255
 WHITE, BLACK = 255, 24  # paper and ink
 STRIP = 64  # rows that are indexed at a time, so that they stay in the cache of a core
 ASPECT = 1.6  # a sheet is about so much wider than high
+WIDER = 1.25  # a label may be so much wider than its tile
 MOST_PIXELS = 1 << 30  # of a picture
 
 Canvas = NDArray[np.uint8]
@@ -107,7 +108,7 @@ def sheet(tiles: Sequence[Canvas], labels: Sequence[Sequence[str]]) -> Canvas:
     rows, cols = tiles[0].shape
     size = min(max(cols // 20, 11), 40)
     texts = [[_text(label, size) for label in alike] for alike in zip(*labels, strict=True)]
-    chosen = next((row for row in texts if max(text.shape[1] for text in row) <= cols), texts[-1])
+    chosen = next((row for row in texts if max(text.shape[1] for text in row) <= WIDER * cols), texts[-1])
     width = max(cols, *(text.shape[1] for text in chosen))
     gap, height = max(size // 2, 4), rows + chosen[0].shape[0]
     across = _columns(len(tiles), width + gap, height + gap)

@@ -118,7 +118,7 @@ def test_a_sheet_has_every_tile_in_order_and_a_label_below() -> None:
 
 def test_a_label_that_is_wider_than_its_tile_is_shortened() -> None:
     labels = [(f"member {place}: feed 0.0{place}", f"feed 0.0{place}", str(place)) for place in range(4)]
-    whole, rates, number = ((sheet(tiles_of(4, 60, cols), labels) > PAPER).sum() for cols in (150, 100, 40))
+    whole, rates, number = ((sheet(tiles_of(4, 60, cols), labels) > PAPER).sum() for cols in (150, 70, 30))
     assert whole > rates > number > 0
     tiny = sheet(tiles_of(4, 2, 3), labels)
     assert all(len(places(tiny, tile)) == 1 for tile in tiles_of(4, 2, 3))
