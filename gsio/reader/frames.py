@@ -2,15 +2,22 @@
 
 import math
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from crc32c import crc32c
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.codec import Codec, decode
+from gsio.errors import GsioError
 from gsio.inputs import open_regular, read_regular
+from gsio.machine import available_memory, usable_cores
+from gsio.processes import check_threads
 
 LARGEST = 8 << 30  # bytes of the largest encoded chunk
 
@@ -102,6 +109,10 @@ class Frames:
         ]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
+    def decoded(self, number: int) -> NDArray[Any]:
+        """Return the values of the frames that share chunks, as `chunk` does, with `dtype`; threads may call this."""
+        return self.chunk(number) if self._scale is None else self.chunk(number) * self._scale
+
     @property
     def _chunk_nbytes(self) -> int:
         return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
@@ -125,10 +136,28 @@ class Frames:
         wanted, place = divmod(number, self.frames_per_chunk)
         kept, frames = self._kept
         if kept != wanted:
-            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * self._scale
+            frames = self.decoded(wanted)
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
+
+
+@contextmanager
+def decoding_threads(fields: Sequence[Frames]) -> Iterator[Any]:
+    """Give a `map` that works in threads: one for each core, as far as the memory allows chunks of all `fields`.
+
+    The map works in this thread where the system allows no more.
+    """
+    in_memory = 4 * sum(field.frames_per_chunk * math.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
+    at_once = max(1, min(usable_cores(), available_memory() // in_memory))
+    try:
+        check_threads(at_once)
+    except GsioError:
+        blosc.use_threads = False  # it has threads of its own for the main one
+        yield map
+        return
+    with ThreadPoolExecutor(at_once) as threads:
+        yield threads.map
 
 
 def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.config import Config
+from gsio.draw.colours import DEFAULT
+from gsio.draw.limits import Limits
 from gsio.errors import DataError, reason_of
 from gsio.reader.checked import attributes_of, check, check_place
 from gsio.reader.frames import Frames
@@ -99,6 +101,50 @@ class Stack:
         if not -self.frames <= index < self.frames:
             raise IndexError(f"expected a frame below {self.frames}, got {index}")
         return self.fields[name][index]
+
+    def picture(
+        self,
+        number: int,
+        field: str | None = None,
+        *,
+        member: int | None = None,
+        limits: str | Limits = "auto",
+        cmap: str = DEFAULT,
+        scale: float = 1.0,
+    ) -> Any:
+        """Return a frame as an image of Pillow, mode P, which a notebook shows; -1 is the last frame.
+
+        Parameters
+        ----------
+        field, member
+            The field, by default v if it is saved; the member of a batch, by default all of them as tiles.
+        limits
+            The values of the first and the last colour, (low, high); "auto" for the range of all frames, or "frame"
+            for the range of this frame.
+        cmap
+            The name of a colour map of `gsio.draw.colours`.
+        scale
+            A fraction of 1, or a whole number: how much larger the picture is than the grid.
+
+        Raises
+        ------
+        IndexError, UsageError, DataError
+            The frame is not committed, an argument cannot be used, or the frame cannot be read.
+        """
+        from gsio.reader.pictures import picture
+
+        return picture(self, number, field, member=member, limits=limits, cmap=cmap, scale=scale)
+
+    def __repr__(self) -> str:
+        field = next(iter(self.fields.values()))
+        shape = " × ".join(map(str, field.shape[1:]))
+        names, status = ", ".join(self.fields), self.attributes["status"]
+        return f"<gsio.Stack {self.path}: {self.frames} frames of {names}, {shape} {field.dtype}, {status}>"
+
+    def _repr_html_(self) -> str:
+        from gsio.reader.pictures import html_of
+
+        return html_of(self)
 
     def to_xarray(self) -> Any:
         """Return a lazy xarray.Dataset, read by zarr, or by h5netcdf with hdf5plugin for lz4 and zstd."""

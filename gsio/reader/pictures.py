@@ -1,0 +1,151 @@
+"""How the frames of a selection are drawn: which values get which colour, and what is written beside them."""
+
+import base64
+import dataclasses
+import html
+import io
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsio.draw.colours import DEFAULT
+from gsio.draw.limits import Limits, limits_of, parse_limits
+from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
+from gsio.errors import DataError
+from gsio.reader.selection import Frame, Selection, fields_of, select
+from gsio.reader.stack import Stack
+
+THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # in a notebook, and the longest side of one
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A selection, and how its frames are drawn; several fields or members become tiles of one picture.
+
+    Attributes
+    ----------
+    limits
+        The values of the first and the last colour: a pair, "auto" for the range of each field in all frames of the
+        selection, or "frame" for the range in each frame.
+    scale
+        The size of a pixel, in cells to the power of -1: a fraction of 1, or a whole number.
+    colorbar, timestamp
+        Whether a line below the picture has a colour bar for each field, and the model time.
+    """
+
+    selection: Selection
+    cmap: str = DEFAULT
+    limits: Limits = "auto"
+    scale: float = 1.0
+    colorbar: bool = False
+    timestamp: bool = False
+
+    def image(self, number: int, frame: Frame) -> Any:
+        """Return frame `number` of the stack, as the selection reads it, as an image of Pillow, mode P."""
+        return image(self.canvas(number, frame), self.cmap)
+
+    def canvas(self, number: int, frame: Frame) -> Canvas:
+        """Return frame `number` of the stack, as the selection reads it, as a canvas: see `gsio.draw.picture`."""
+        selection = self.selection
+        limits = [self._limits_of(place, planes) for place, planes in enumerate(frame)]
+        planes = [plane.reshape(-1, *plane.shape[-2:]) for plane in frame]
+        tiles = [
+            resize(index(plane[member], *pair), self.scale)
+            for member in range(len(planes[0]))
+            for plane, pair in zip(planes, limits, strict=True)
+        ]
+        bars = [Bar(name, *pair) for name, pair in zip(selection.fields, limits, strict=True)]
+        time = f"time {selection.stack.times[number]:.10g}" if self.timestamp else ""
+        return caption(sheet(tiles, self._labels), time, bars if self.colorbar else ())
+
+    def _limits_of(self, place: int, planes: NDArray[Any]) -> tuple[float, float]:
+        if self.limits == "frame":
+            return limits_of(planes)
+        return self._limits[place] if self.limits == "auto" else self.limits
+
+    @cached_property
+    def _limits(self) -> list[tuple[float, float]]:
+        return [self.selection.limits(name) for name in self.selection.fields]
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        """The label of each tile: what differs between tiles, and what was computed."""
+        selection, model = self.selection, self.selection.stack.config.model
+        labels = []
+        for member in selection.members:
+            rates = {"feed": model.feed, "kill": model.kill}
+            parts = [f"{name} {rate[member]:g}" for name, rate in rates.items() if isinstance(rate, tuple)]
+            number = [f"member {member}"] if len(selection.members) > 1 else []
+            for name in selection.fields:
+                field = [name] if len(selection.fields) > 1 else []
+                labels.append(", ".join([" ".join(field + number), *parts]))
+        return labels
+
+
+def drawing(
+    stack: Stack,
+    *,
+    frames: str = "",
+    crop: str = ":,:",
+    fields: str = "",
+    members: str = ":",
+    limits: str | Limits = "auto",
+    cmap: str = DEFAULT,
+    scale: float = 1.0,
+    colorbar: bool = False,
+    timestamp: bool = False,
+) -> Drawing:
+    """Return how the part of a stack that the texts name is drawn; empty `fields` are v, or the only field.
+
+    Raises UsageError or DataError as `select` does, and UsageError for limits, a colour map or a scale that cannot be
+    used.
+    """
+    chosen = fields or ("v" if "v" in fields_of(stack) else fields_of(stack)[0])
+    selection = select(stack, frames=frames, crop=crop, fields=chosen, members=members)
+    rows, cols = selection.shape[-2:]
+    check_scale(scale, (rows * len(selection.fields) * len(selection.members), cols))
+    palette(cmap)
+    pair = parse_limits(limits) if isinstance(limits, str) else limits
+    return Drawing(selection, cmap, pair, scale, colorbar, timestamp)
+
+
+def picture(
+    stack: Stack,
+    number: int,
+    field: str | None = None,
+    *,
+    member: int | None = None,
+    limits: str | Limits = "auto",
+    cmap: str = DEFAULT,
+    scale: float = 1.0,
+) -> Any:
+    """Return what `Stack.picture` returns."""
+    if not -stack.frames <= number < stack.frames:
+        raise IndexError(f"expected a frame below {stack.frames}, got {number}")
+    members = ":" if member is None else str(member)
+    drawn = drawing(stack, fields=field or "", members=members, limits=limits, cmap=cmap, scale=scale)
+    number %= stack.frames
+    return drawn.image(number, drawn.selection.read(number))
+
+
+def html_of(stack: Stack) -> str:
+    """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
+    longest = max(next(iter(stack.fields.values())).shape[-2:])
+    scale = THUMBNAIL_PIXELS / longest if longest > THUMBNAIL_PIXELS else THUMBNAIL_PIXELS // longest
+    drawn = drawing(stack, members="0", scale=scale)
+    cells = []
+    for number in sorted(set(np.linspace(0, stack.frames - 1, THUMBNAILS).round().astype(int).tolist())):
+        times = f"time {stack.times[number]:.10g}"
+        try:
+            buffer = io.BytesIO()
+            drawn.image(number, drawn.selection.read(number)).save(buffer, format="PNG")
+            data = base64.b64encode(buffer.getvalue()).decode()
+            shown = f'<img src="data:image/png;base64,{data}" alt="frame {number}">'
+        except DataError:
+            shown = "cannot be read"
+        label = f'<figcaption style="font-size:85%">frame {number}<br>{times}</figcaption>'
+        cells.append(f'<figure style="margin:0">{shown}{label}</figure>')
+    facts = html.escape(repr(stack))
+    return f'<div>{facts}<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(cells)}</div></div>'
