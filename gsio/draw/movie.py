@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.draw.picture import Canvas
 from gsio.errors import GsioError, UsageError
 
-Canvas = NDArray[np.uint8]
 Draw = Callable[[Canvas], Any]  # from the indices of a picture to a frame of PyAV
 
 BT709 = 1  # the number of this standard for the matrix, the primaries and the transfer, in ITU-T H.273
