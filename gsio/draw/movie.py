@@ -51,8 +51,9 @@ class Form(NamedTuple):
     most_fps: int = 1000
 
 
-# At the same mean colour error, superfast needs 60 % of the time of veryfast, and files are as large.
-_X264 = {"preset": "superfast", "crf": "20"}
+# At the same mean colour error and size, superfast takes two thirds of the time of veryfast. A colour is a value here, so
+# chroma gets more bits than in a film.
+_X264 = {"preset": "superfast", "crf": "20", "x264-params": "chroma-qp-offset=-4"}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "tile-columns": "2", "b": "0", "crf": "28"}
 FORMS = {
     ".mp4": Form("mp4", "libx264", "yuv420p", 4096, 51, _X264, {"movflags": "+faststart"}),
