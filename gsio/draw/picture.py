@@ -70,7 +70,7 @@ def index(field: NDArray[Any], low: float, high: float) -> Canvas:
 
 def check_scale(scale: float, shape: tuple[int, int]) -> None:
     """Raise UsageError unless a picture of `shape` can be made `scale` times as wide and high."""
-    if not (0 < scale <= 1 or (scale > 1 and scale == round(scale))):
+    if not (0 < scale <= 1 or (scale > 1 and float(scale).is_integer())):
         raise UsageError(f"--scale: expected a fraction of 1, or a whole number, got {scale:g}")
     if shape[0] * shape[1] * scale**2 > MOST_PIXELS:
         raise UsageError(
@@ -124,7 +124,7 @@ def sheet(tiles: Sequence[Canvas], labels: Sequence[str]) -> Canvas:
 def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = (), least_width: int = 0) -> Canvas:
     """Return a canvas with a line below it: `text` on the left, and colour bars on the right.
 
-    A canvas that is narrower than this line, or than `least_width`, gets paper on both sides.
+    A canvas that is narrower than this line, or than `least_width`, gets paper around it.
     """
     if not text and not bars:
         return canvas
@@ -134,21 +134,22 @@ def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = (), least_width: in
     drawn = [_bar(bar, length, size) for bar in bars]
     pieces, gap = written + drawn, size
     width = max(least_width, canvas.shape[1], gap + sum(piece.shape[1] + gap for piece in pieces))
-    rows, margin = len(canvas), size // 2
-    whole = np.full((rows + pieces[0].shape[0] + 2 * margin, width), PAPER, np.uint8)
-    _put(whole, canvas, 0, (width - canvas.shape[1]) // 2)
-    left, right = gap, width
+    margin = size // 2
+    top = margin if width > canvas.shape[1] else 0
+    line = top + len(canvas) + margin
+    whole = np.full((line + pieces[0].shape[0] + margin, width), PAPER, np.uint8)
+    _put(whole, canvas, top, (width - canvas.shape[1]) // 2)
     for piece in written:
-        _put(whole, piece, rows + margin, left)
+        _put(whole, piece, line, gap)
     for piece in reversed(drawn):
-        right -= piece.shape[1] + gap
-        _put(whole, piece, rows + margin, right)
+        width -= piece.shape[1] + gap
+        _put(whole, piece, line, width)
     return whole
 
 
 def _bar(bar: Bar, length: int, size: int) -> Canvas:
     """Return a colour bar with its name and lowest value on the left, and its highest value on the right."""
-    left, right = _text(f"{bar.name}  {bar.low:.4g}", size), _text(f"{bar.high:.4g}", size)
+    left, right = _text(f"{bar.name}  {bar.low:.3g}", size), _text(f"{bar.high:.3g}", size)
     gap, height = size // 2, left.shape[0]
     piece = np.full((height, left.shape[1] + length + right.shape[1] + 2 * gap), PAPER, np.uint8)
     start = left.shape[1] + gap

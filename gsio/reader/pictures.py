@@ -76,7 +76,7 @@ class Drawing:
         """Return the picture of a frame from its tiles, and the limits of each field."""
         selection = self.selection
         bars = [Bar(name, *pair) for name, pair in zip(selection.fields, limits, strict=True)]
-        time = f"time {selection.stack.times[number]:.10g}" if self.timestamp else ""
+        time = f"time = {selection.stack.times[number]:.10g}" if self.timestamp else ""
         return caption(sheet(tiles, self._labels), time, bars if self.colorbar else (), self.least_width)
 
     def _limits_of(self, place: int, planes: NDArray[Any]) -> tuple[float, float]:
