@@ -76,9 +76,9 @@ def require_new(
 
 def require_apart(option: str, path: Path, others: Iterable[Path]) -> None:
     """Raise UsageError if `path` is one of `others`, or in one, or above one."""
-    place = path.parent.resolve() / path.name
+    place = Path(os.path.realpath(path.parent), path.name)  # `resolve` fails in a loop of links
     for other in others:
-        there = other.parent.resolve() / other.name
+        there = Path(os.path.realpath(other.parent), other.name)
         if place == there or place in there.parents or there in place.parents:
             raise UsageError(f"{option}: expected a place apart from '{other}', got '{path}'; choose another name")
 

@@ -24,6 +24,7 @@ from gsio.cli import cli, main
 from gsio.cli.bench import TABLES
 from gsio.config import Config
 from gsio.errors import DataError, TakenError, UsageError
+from gsio.look import frames
 from gsio.run import checkpoints
 from gsio.run import simulate as running
 from gsio.run.metrics import CONNECTIONS, metrics
@@ -60,6 +61,15 @@ WRITES = {
         Write(["export", "source/run.h5", f"out{ending}", "-q"], f"out{ending}", ("--overwrite",))
         for ending in export.FORMATS
     ],
+    ("frames", "output"): [
+        Write(["frames", "source/run.h5", "-q", "-o", target], made, ("--overwrite",))
+        for target, made in (
+            ("last.png", "last.png"),
+            ("last.tif", "last.tif"),
+            ("f%d.png", "f2.png"),
+            ("pictures", "pictures/frame_00001.png"),
+        )
+    ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
         (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
@@ -76,10 +86,9 @@ WRITES = {
 # What names a path that is read, a folder for temporary files, or with `repair` the output to put right.
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
-    *[(name, "path") for name in ("info", "verify", "repair")],
+    *[(name, "path") for name in ("info", "verify", "repair", "frames")],
     ("profile", "read"),
     ("export", "source"),
-    ("profile", "read"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }
 ALL = [
@@ -156,6 +165,8 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         monkeypatch.setattr(running, "last_frame", after(lambda config: np.eye(8)))
         if write.arguments[0] == "export":
             monkeypatch.setattr(export, "select", after(export.select))
+        elif write.arguments[0] == "frames":
+            monkeypatch.setattr(frames, "decoding_threads", after(frames.decoding_threads))
         else:
             monkeypatch.setattr(running, "open_solver", after(running.open_solver))
 

@@ -13,6 +13,7 @@ from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import Replaces, is_file, new_file, require_apart, require_folder, require_new
+from gsio.log import configure
 from gsio.processes import terminable
 from gsio.reader.frames import decoding_threads
 from gsio.reader.pictures import Drawing, drawing
@@ -60,7 +61,7 @@ def write_frames(
     fields
         Names of saved fields; empty for v, or for the only field.
     limits, cmap, scale, colorbar, timestamp
-        As `gsio.reader.pictures.Drawing` has them; `limits` may also be a text LO:HI.
+        See `gsio.reader.pictures.Drawing`; `limits` may also be a text LO:HI.
     overwrite
         Replace pictures that are there.
     quiet
@@ -72,6 +73,8 @@ def write_frames(
         An option cannot be used, or the storage failed. If frames cannot be read, each is named in a warning, the
         others are drawn, and DataError is raised at the end.
     """
+    if not structlog.is_configured():  # called from a program that has said nothing about logging
+        configure("text", quiet=True)
     replaces = is_file if overwrite else None
     one = _is_for_one(target)
     if one:
@@ -92,8 +95,10 @@ def write_frames(
             _require(paths, target, source, replaces)
         with frame_progress(len(numbers), quiet=quiet) as advance:
             lost = _write(drawn, paths, replaces, advance)
-            for look in range(1, LOOKS if lost and is_written(source) else 0):  # a run can be in the middle of a flush
-                time.sleep(LOOK_SECONDS * look)
+            for look in range(1, LOOKS):
+                if not lost or not is_written(source):
+                    break
+                time.sleep(LOOK_SECONDS * look)  # the run can be in the middle of a flush
                 with open_committed(source) as anew:
                     again = dataclasses.replace(drawn, selection=dataclasses.replace(drawn.selection, stack=anew))
                     lost = _write(again, {number: paths[number] for number in lost}, replaces, advance)
@@ -129,6 +134,8 @@ def _write(
                     lost |= dict.fromkeys(numbers, why)
                 else:
                     advance(len(numbers))
+    except MemoryError:
+        raise DataError(f"{selection.stack.path}: expected pictures that fit into memory, found larger ones") from None
     except OSError as error:
         raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
     return lost
@@ -136,7 +143,7 @@ def _write(
 
 def _is_for_one(target: Path) -> bool:
     """Return whether a name is that of one picture; raise UsageError if its ending is of no format."""
-    if target.suffix in FORMATS and not target.is_dir():
+    if target.suffix in FORMATS:
         return not NUMBER.search(target.name)
     if target.suffix and not target.is_dir():
         raise UsageError(
@@ -148,7 +155,7 @@ def _is_for_one(target: Path) -> bool:
 
 def _path(target: Path, number: int, frames: int) -> Path:
     """Return the name of the picture of a frame in a folder, or by a name with a place for the number."""
-    if target.suffix in FORMATS and not target.is_dir():
+    if target.suffix in FORMATS:
         return target.with_name(NUMBER.sub(lambda place: place.group() % number, target.name))
     return target / f"frame_{number:0{max(5, len(str(frames - 1)))}d}.png"
 

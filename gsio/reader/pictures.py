@@ -31,7 +31,7 @@ class Drawing:
         The values of the first and the last colour: a pair, "auto" for the range of each field in all frames of the
         selection, or "frame" for the range in each frame.
     scale
-        The size of a pixel, in cells to the power of -1: a fraction of 1, or a whole number.
+        Pixels for each cell along a side: a fraction of 1, or a whole number.
     colorbar, timestamp
         Whether a line below the picture has a colour bar for each field, and the model time.
     least_width
@@ -126,8 +126,8 @@ def drawing(
     rows, cols = selection.shape[-2:]
     check_scale(scale, (rows * len(selection.fields) * len(selection.members), cols))
     palette(cmap)
-    pair = parse_limits(limits) if isinstance(limits, str) else limits
-    return Drawing(selection, cmap, pair, scale, colorbar, timestamp)
+    text = limits if isinstance(limits, str) else ":".join(str(float(limit)) for limit in limits)
+    return Drawing(selection, cmap, parse_limits(text), scale, colorbar, timestamp)
 
 
 def picture(
@@ -151,6 +151,9 @@ def picture(
 
 def html_of(stack: Stack) -> str:
     """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
+    facts = html.escape(repr(stack))
+    if not stack.frames:
+        return f"<div>{facts}</div>"
     longest = max(next(iter(stack.fields.values())).shape[-2:])
     scale = THUMBNAIL_PIXELS / longest if longest > THUMBNAIL_PIXELS else THUMBNAIL_PIXELS // longest
     drawn = drawing(stack, members="0", scale=scale)
@@ -166,5 +169,4 @@ def html_of(stack: Stack) -> str:
             shown = "cannot be read"
         label = f'<figcaption style="font-size:85%">frame {number}<br>{times}</figcaption>'
         cells.append(f'<figure style="margin:0">{shown}{label}</figure>')
-    facts = html.escape(repr(stack))
     return f'<div>{facts}<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(cells)}</div></div>'

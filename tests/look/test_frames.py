@@ -220,23 +220,6 @@ def test_a_frame_that_a_run_is_flushing_is_read_again(
     assert len(made("out")) == FRAMES
 
 
-def test_a_run_is_drawn_as_far_as_it_went(make_config: Make, tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    def watch(progress: Any) -> None:
-        if progress.frames_committed >= 3:
-            raise StopError
-
-    with small_blocks(block_bytes=8 * ROWS * COLS, chunk_bytes=4 * ROWS * COLS), pytest.raises(StopError):
-        changes = {"grid.rows": ROWS, "grid.cols": COLS, "run.frames": 500, "run.backend": "numpy"}
-        gsio.simulate(make_config(changes), tmp_path / "run.h5", watch=watch)
-    with gsio.open_stack(tmp_path / "run.h5") as stack:
-        committed = stack.frames
-    assert 3 <= committed < 500
-    assert write_frames(tmp_path / "run.h5", tmp_path / "out") == committed
-
-
 @pytest.mark.parametrize("cores", [1, 5])
 def test_so_many_frames_are_in_memory_as_there_are_threads(
     cores: int, source: Path, monkeypatch: pytest.MonkeyPatch

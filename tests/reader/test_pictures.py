@@ -60,7 +60,14 @@ def test_what_cannot_be_drawn_is_refused(stack: Stack) -> None:
     for number in (9, -10):
         with pytest.raises(IndexError, match=f"expected a frame below 9, got {number}"):
             stack.picture(number)
-    for wrong in ({"field": "w"}, {"member": 1}, {"cmap": "nothing"}, {"limits": "high"}, {"scale": 0.0}):
+    for wrong in (
+        {"field": "w"},
+        {"member": 1},
+        {"cmap": "nothing"},
+        {"limits": "high"},
+        {"limits": (1, 0)},
+        {"scale": 0.0},
+    ):
         with pytest.raises(UsageError, match="expected"):
             stack.picture(0, **wrong)
 
