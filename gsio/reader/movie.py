@@ -1,6 +1,7 @@
 """Frames of a stack as a movie: threads read and draw ahead, and the frames are encoded in their order."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from gsio.draw.movie import LONGEST, form_of, write_movie
 from gsio.draw.picture import PAPER, Canvas, palette
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import is_file, new_file, require_new
+from gsio.log import configure
 from gsio.reader.frames import decoding_threads
 from gsio.reader.pictures import Drawing, drawing
 from gsio.reader.selection import Frame, Selection
@@ -58,16 +60,25 @@ def movie(
             with progress(len(drawn.selection.frames)) as advance:
                 canvases = _canvases(drawn, lost, advance)
                 written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps)
-            for number, why in lost.items():
-                log.warning(f"frame {number} is left out: {why}")
+            _warn_of(lost)
             if not written:
                 raise DataError(f"{stack.path}: none of {len(lost)} frames can be read; nothing was written")
+    except MemoryError:
+        raise DataError(f"{stack.path}: expected pictures that fit into memory, found larger ones") from None
     except OSError as error:
         raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
     if lost:
         whole = len(lost) + written
         raise DataError(f"{stack.path}: {len(lost)} of {whole} frames cannot be read; '{path}' has the others")
     return written
+
+
+def _warn_of(lost: dict[int, str]) -> None:
+    """Name the frames that are left out, on stderr."""
+    if not structlog.is_configured():  # called from a program that has said nothing about logging
+        configure("text")
+    for number, why in lost.items():
+        log.warning(f"frame {number} is left out: {why}")
 
 
 def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object]) -> Iterator[Canvas]:
@@ -110,22 +121,26 @@ def _fitting(drawn: Drawing, width: int, height: int, *, larger: bool) -> Drawin
     """Return a drawing with the largest scale at which a picture is not wider or higher than this.
 
     A scale above 1, which `larger` allows, is a whole number. What is written has a size of its own, so that a few
-    scales are tried. Raises UsageError if it does not fit.
+    scales are tried. Raises UsageError if none fits.
     """
+
+    def room(scale: float) -> float:
+        rows, cols = replace(drawn, scale=scale).shape
+        return min(height / rows, width / cols)
+
     scale = 1.0
     for _ in range(8):
-        rows, cols = replace(drawn, scale=scale).shape
-        factor = min(height / rows, width / cols)
-        if factor >= 1:
+        if (factor := room(scale)) >= 1:
             break
         scale *= factor
     else:
-        raise UsageError(f"--size: expected more pixels than {width}x{height} for {drawn.shape[1]}x{drawn.shape[0]}")
-    for whole in range(int(factor) if larger and scale == 1 else 1, 1, -1):
-        rows, cols = replace(drawn, scale=whole).shape
-        if rows <= height and cols <= width:
-            scale = whole
-            break
+        raise UsageError(
+            f"--size: expected room for what is written beside the pictures, got {width}x{height}; choose a larger size"
+        )
+    if larger and scale == 1:
+        rows, cols = drawn.selection.shape[-2:]
+        wholes = range(2, min(height // rows, width // cols) + 1)
+        scale += bisect_left(wholes, True, key=lambda whole: room(whole) < 1)
     fitting = replace(drawn, scale=scale)
     return replace(fitting, least_width=fitting.shape[1])
 

@@ -18,6 +18,7 @@ from gsio.errors import DataError
 from gsio.reader.selection import Frame, Selection, fields_of, select
 from gsio.reader.stack import Stack
 
+WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
 THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # in a notebook, and the longest side of one
 
 
@@ -63,12 +64,12 @@ class Drawing:
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """The rows and columns of the picture of the frame with the longest time."""
+        """The rows and columns of a picture whose time and limits take the most characters."""
         rows, cols = self.selection.shape[-2:]
         blank = resize(np.zeros((rows, cols), np.uint8), self.scale)
         times = self.selection.stack.times
         number = max(self.selection.frames, key=lambda number: len(f"{times[number]:.10g}"))
-        limits = [self._limits_of(place, np.zeros(1)) for place in range(len(self.selection.fields))]
+        limits = [self._limits_of(place, WIDEST) for place in range(len(self.selection.fields))]
         rows, cols = self._whole(number, [blank] * len(self._labels), limits).shape
         return rows, cols
 
