@@ -38,7 +38,7 @@ def drawing(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--limits", cls=Option, metavar="LO:HI|auto|frame", default="auto", show_default=True, heading=PICTURE,
-            help="Give LO the first colour and HI the last; auto takes the range of all chosen frames, frame that of each.",
+            help="Give LO the first colour and HI the last; auto takes the range of all frames, frame that of each.",
         ),
         click.option(
             "--cmap", cls=Option, metavar="NAME", default="navia", show_default=True, heading=PICTURE,

@@ -21,6 +21,7 @@ PAPER, INK = STEPS, 255
 WHITE, BLACK = 255, 24  # paper and ink
 STRIP = 64  # rows that are indexed at a time, so that they stay in the cache of a core
 ASPECT = 1.6  # a sheet is about so much wider than high
+WIDER = 1.25  # a label may be so much wider than its tile
 MOST_PIXELS = 1 << 30  # of a picture
 
 Canvas = NDArray[np.uint8]
@@ -97,17 +98,17 @@ def thumbnail(field: NDArray[Any], longest: int) -> Image.Image:
     return image(resize(index(field, *limits_of(field)), min(1.0, longest / max(field.shape))))
 
 
-def sheet(tiles: Sequence[Canvas], labels: Sequence[str]) -> Canvas:
+def sheet(tiles: Sequence[Canvas], labels: Sequence[Sequence[str]]) -> Canvas:
     """Return a contact sheet of canvases of equal shape, each with its label below; a single one stays as it is.
 
-    The parts of a label are separated by commas. The last ones are left out where they are wider than a tile.
+    Each tile has equally many labels, from the longest to the shortest: all tiles get the first that fits below them.
     """
     if len(tiles) == 1:
         return tiles[0]
     rows, cols = tiles[0].shape
     size = min(max(cols // 20, 11), 40)
-    texts = [[_text(label, size) for label in _shortened(labels, parts)] for parts in range(3, 0, -1)]
-    chosen = next((row for row in texts if max(text.shape[1] for text in row) <= cols), texts[-1])
+    texts = [[_text(label, size) for label in alike] for alike in zip(*labels, strict=True)]
+    chosen = next((row for row in texts if max(text.shape[1] for text in row) <= WIDER * cols), texts[-1])
     width = max(cols, *(text.shape[1] for text in chosen))
     gap, height = max(size // 2, 4), rows + chosen[0].shape[0]
     across = _columns(len(tiles), width + gap, height + gap)
@@ -157,10 +158,6 @@ def _bar(bar: Bar, length: int, size: int) -> Canvas:
     piece[height // 5 : height - height // 5, start : start + length] = np.arange(length) * STEPS // length
     _put(piece, right, 0, start + length + gap)
     return piece
-
-
-def _shortened(labels: Sequence[str], parts: int) -> list[str]:
-    return [", ".join(label.split(", ")[:parts]) for label in labels]
 
 
 def _columns(tiles: int, width: int, height: int) -> int:

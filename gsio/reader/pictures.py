@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.config.schema import Map
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
@@ -90,17 +91,17 @@ class Drawing:
         return [self.selection.limits(name) for name in self.selection.fields]
 
     @cached_property
-    def _labels(self) -> list[str]:
-        """The label of each tile: what differs between tiles, and what was computed."""
+    def _labels(self) -> list[tuple[str, str, str]]:
+        """The labels of each tile, from the longest to the shortest: its field and member, and the rates of that."""
         selection, model = self.selection, self.selection.stack.config.model
+        lists = {name: rate for name, rate in (("feed", model.feed), ("kill", model.kill)) if isinstance(rate, tuple)}
         labels = []
         for member in selection.members:
-            rates = {"feed": model.feed, "kill": model.kill}
-            parts = [f"{name} {rate[member]:g}" for name, rate in rates.items() if isinstance(rate, tuple)]
-            number = [f"member {member}"] if len(selection.members) > 1 else []
-            for name in selection.fields:
-                field = [name] if len(selection.fields) > 1 else []
-                labels.append(", ".join([" ".join(field + number), *parts]))
+            number = f"{member}" if len(selection.members) > 1 else ""
+            rates = ", ".join(f"{name} {rate[member]:g}" for name, rate in lists.items())
+            for name in selection.fields if len(selection.fields) > 1 else ("",):
+                long, short = (f"{name} {word}".strip() for word in (number and f"member {number}", number))
+                labels.append((f"{long}: {rates}".removesuffix(": "), f"{short}: {rates}".removesuffix(": "), short))
         return labels
 
 
@@ -152,7 +153,7 @@ def picture(
 
 def html_of(stack: Stack) -> str:
     """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
-    facts = html.escape(repr(stack))
+    facts = f"<b>{html.escape(str(stack.path))}</b>: {html.escape(stack.facts)}{_rates(stack)}"
     if not stack.frames:
         return f"<div>{facts}</div>"
     longest = max(next(iter(stack.fields.values())).shape[-2:])
@@ -171,3 +172,13 @@ def html_of(stack: Stack) -> str:
         label = f'<figcaption style="font-size:85%">frame {number}<br>{times}</figcaption>'
         cells.append(f'<figure style="margin:0">{shown}{label}</figure>')
     return f'<div>{facts}<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(cells)}</div></div>'
+
+
+def _rates(stack: Stack) -> str:
+    """Return the rates in words, of a batch from the least to the largest; a rate of a map is left out."""
+    words = ""
+    for name, rate in (("feed", stack.config.model.feed), ("kill", stack.config.model.kill)):
+        if not isinstance(rate, Map):
+            numbers = np.unique(rate)
+            words += f", {name} {numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")
+    return words

@@ -198,10 +198,14 @@ class Stack:
         )  # fmt: skip
 
     def __repr__(self) -> str:
+        return f"<gsio.Stack {self.path}: {self.facts}>"
+
+    @property
+    def facts(self) -> str:
+        """The frames, fields, shape and state of the output, in words."""
         field = next(iter(self.fields.values()))
         shape = " × ".join(map(str, field.shape[1:]))
-        names, status = ", ".join(self.fields), self.attributes["status"]
-        return f"<gsio.Stack {self.path}: {self.frames} frames of {names}, {shape} {field.dtype}, {status}>"
+        return f"{self.frames} frames of {', '.join(self.fields)}, {shape} {field.dtype}, {self.attributes['status']}"
 
     def _repr_html_(self) -> str:
         from gsio.reader.pictures import html_of

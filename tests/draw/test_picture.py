@@ -105,7 +105,7 @@ def tiles_of(number: int, rows: int, cols: int) -> list[Any]:
 
 def test_a_sheet_has_every_tile_in_order_and_a_label_below() -> None:
     tiles = tiles_of(7, 60, 90)
-    canvas = sheet(tiles, [f"member {place}" for place in range(7)])
+    canvas = sheet(tiles, [(f"member {place}",) for place in range(7)])
     found = [places(canvas, tile) for tile in tiles]
     assert all(len(there) == 1 for there in found)
     assert sorted(found) == found
@@ -117,17 +117,17 @@ def test_a_sheet_has_every_tile_in_order_and_a_label_below() -> None:
 
 
 def test_a_label_that_is_wider_than_its_tile_is_shortened() -> None:
-    labels = [f"member {place}, feed 0.0{place}, kill 0.06" for place in range(4)]
-    whole, rates, member = ((sheet(tiles_of(4, 60, cols), labels) > PAPER).sum() for cols in (220, 130, 70))
-    assert whole > rates > member > 0
+    labels = [(f"member {place}: feed 0.0{place}", f"feed 0.0{place}", str(place)) for place in range(4)]
+    whole, rates, number = ((sheet(tiles_of(4, 60, cols), labels) > PAPER).sum() for cols in (150, 70, 30))
+    assert whole > rates > number > 0
     tiny = sheet(tiles_of(4, 2, 3), labels)
     assert all(len(places(tiny, tile)) == 1 for tile in tiles_of(4, 2, 3))
-    assert (tiny > PAPER).sum() == member
+    assert (tiny > PAPER).sum() == number
 
 
 def test_a_single_tile_is_no_sheet() -> None:
     tile = tiles_of(1, 5, 6)[0]
-    assert sheet([tile], ["v"]) is tile
+    assert sheet([tile], [("v",)]) is tile
 
 
 @pytest.mark.parametrize("cols", [1, 17, 640, 4096])
@@ -151,5 +151,5 @@ def test_a_picture_without_a_caption_stays_as_it_is() -> None:
 
 
 def test_a_sheet_of_many_members_is_wider_than_high() -> None:
-    canvas = sheet(tiles_of(24, 8, 8), [str(place) for place in range(24)])
+    canvas = sheet(tiles_of(24, 8, 8), [(str(place),) for place in range(24)])
     assert canvas.shape[0] < canvas.shape[1] < 4 * canvas.shape[0]
