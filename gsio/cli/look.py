@@ -93,7 +93,8 @@ def frames(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -
 )  # fmt: skip
 @click.option(
     "--size", cls=Option, metavar="WxH", default="", heading=MOVIE,
-    help="Make the picture as large as fits into W × H pixels; without it, into 640 × 640 for .gif, and 4096 × 4096.",
+    help="Make the picture as large as fits into W × H pixels. Without a size, .gif, .apng and .webp have at most 640 "
+    "each way, and others 4096.",
 )  # fmt: skip
 @click.option(
     "--crf", cls=Option, type=int, metavar="N", heading=MOVIE,

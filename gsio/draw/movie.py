@@ -32,7 +32,7 @@ class Form(NamedTuple):
     container, codec, pixels
         FFmpeg's names of the format of the file, of the encoder, and of the pixels that the encoder takes.
     widest
-        The most pixels across unless a size is asked for.
+        The most pixels of a side unless a size is asked for.
     most_crf
         The largest number for a lower quality and a smaller file; 0 where the quality cannot be chosen.
     encoding, muxing
@@ -54,14 +54,15 @@ class Form(NamedTuple):
 # At the same mean colour error and size, superfast takes two thirds of the time of veryfast, and VP9 about as much
 # as that. A colour is a value here, so chroma gets more bits than in a film.
 _X264 = {"preset": "superfast", "crf": "20", "x264-params": "chroma-qp-offset=-4"}
-_VP9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "tile-columns": "2", "b": "0", "crf": "28"}
+_VP9 = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "tile-columns": "2", "lag-in-frames": "0", "crf": "28"}
+_WEBP = {"lossless": "1", "compression_level": "0"}
 FORMS = {
     ".mp4": Form("mp4", "libx264", "yuv420p", 4096, 51, _X264, {"movflags": "+faststart"}),
-    ".webm": Form("webm", "libvpx-vp9", "yuv420p", 4096, 63, _VP9),
+    ".webm": Form("webm", "libvpx-vp9", "yuv420p", 4096, 63, _VP9 | {"b": "0"}),
     ".mkv": Form("matroska", "libx264", "yuv420p", 4096, 51, _X264),
     ".gif": Form("gif", "gif", "pal8", 640, most_fps=50),  # viewers slow down what is faster
-    ".apng": Form("apng", "apng", "pal8", 4096, 0, {"pred": "none", "compression_level": "1"}, {"plays": "0"}),
-    ".webp": Form("webp", "libwebp_anim", "bgra", 4096, 0, {"lossless": "1", "compression_level": "0"}, {"loop": "0"}),
+    ".apng": Form("apng", "apng", "pal8", 640, 0, {"pred": "none", "compression_level": "1"}, {"plays": "0"}),
+    ".webp": Form("webp", "libwebp_anim", "bgra", 640, 0, _WEBP, {"loop": "0"}),
 }
 LOSSLESS = {".mkv": Form("matroska", "ffv1", "bgr0", LONGEST, 0, {"level": "3", "slices": "16"})}
 

@@ -161,7 +161,7 @@ def decoding_threads(fields: Sequence[Frames], most_nbytes: int = sys.maxsize) -
         yield map
         return
     with ThreadPoolExecutor(at_once) as threads:
-        yield partial(_map_ahead, threads, 2 * at_once)
+        yield partial(_map_ahead, threads, at_once + 1)
 
 
 def _map_ahead(threads: ThreadPoolExecutor, most: int, work: Callable[..., Any], *pieces: Iterable[Any]) -> Any:

@@ -21,7 +21,7 @@ from gsio.reader.pictures import Drawing, drawing
 from gsio.reader.selection import Frame, Selection
 from gsio.reader.stack import Stack
 
-MOST_NBYTES = 256 << 20  # memory of the threads that decode; the encoder takes about as much
+MOST_NBYTES = 128 << 20  # memory of the threads that decode; what waits for the encoder, and the encoder, take more
 LOOKS, LOOK_SECONDS = 5, 0.1  # at a chunk of an output that a run can be writing
 
 log = structlog.get_logger()

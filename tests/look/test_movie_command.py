@@ -292,12 +292,12 @@ def test_a_run_is_shown_as_far_as_it_is_committed(make_config: Make, tmp_path: P
     running.start()
     try:
         assert reached.wait(DEADLINE)
-        assert main(["movie", "run.h5", "-o", "run.webp", "--size", "34x24", "-q"]) == 0
+        assert main(["movie", "run.h5", "-o", "run.mp4", "-q"]) == 0
     finally:
         go_on.set()
         running.join(DEADLINE)
     with gsio.open_stack("run.h5") as stack:
-        assert 3 <= committed <= len(colours("run.webp")) <= stack.frames < 10**5
+        assert 3 <= committed <= length("run.mp4") <= stack.frames < 10**5
 
 
 def test_a_chunk_that_a_run_is_flushing_is_read_again(source: Path, monkeypatch: Patch, capsys: Captured) -> None:
