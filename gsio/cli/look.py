@@ -52,12 +52,12 @@ def drawing(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=Command)
 @click.argument("path", type=PATH)
 @output_option(
-    required=True, text="Write a folder of pictures; or one picture, .png or .tif; or many, as in frame_%05d.png."
+    required=True, text="Write one frame to a .png or .tif, or many to names such as frame_%05d.png or to a folder."
 )
 @overwrite_option("a picture")
 @selection
 @click.option(
-    "--scale", cls=Option, type=float, metavar="FACTOR", default=1.0, show_default="1", heading=PICTURE,
+    "--scale", cls=Option, type=float, metavar="FACTOR", default=1, show_default=True, heading=PICTURE,
     help="Make the picture larger by a whole number, or smaller by a fraction of 1.",
 )  # fmt: skip
 @drawing
@@ -66,8 +66,8 @@ def drawing(command: Callable[..., Any]) -> Callable[..., Any]:
 def frames(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -> None:
     """Draw frames of an output as pictures.
 
-    One picture shows the last frame, and v, unless --frames and --fields say otherwise. Several fields, or the members
-    of a batch, become the tiles of one picture.
+    One picture shows the last frame, and many show all frames, unless --frames says otherwise. They show v unless
+    --fields says otherwise. Several fields, or the members of a batch, become the tiles of one picture.
     """
     from gsio import log
     from gsio.look.frames import write_frames

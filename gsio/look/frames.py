@@ -102,8 +102,8 @@ def write_frames(
                 with open_committed(source) as anew:
                     again = dataclasses.replace(drawn, selection=dataclasses.replace(drawn.selection, stack=anew))
                     lost = _write(again, {number: paths[number] for number in lost}, replaces, advance)
-    for number, why in lost.items():
-        log.warning(f"frame {number} is left out: {why}")
+    for why in dict.fromkeys(lost.values()):
+        log.warning(f"a picture is left out: {why}")
     if lost:
         raise DataError(f"{source}: {len(lost)} of {len(numbers)} frames cannot be read; the others are drawn")
     return len(numbers)

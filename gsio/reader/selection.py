@@ -121,7 +121,8 @@ def fields_of(stack: Stack) -> tuple[str, ...]:
 def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "", members: str = ":") -> Selection:
     """Return the selection that the texts name; empty `frames` or `fields` name all of them.
 
-    Raises UsageError or DataError if the fields or the times of the output cannot be read, or a text selects nothing.
+    Raises UsageError or DataError if the output has no frames, its fields or times cannot be read, or a text selects
+    nothing.
     """
     saved, corners = fields_of(stack), crop.split(",")
     if not set(saved) <= set(stack.fields):
@@ -137,6 +138,8 @@ def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "
             raise DataError(
                 f"{stack.path}: {name}: expected {stack.frames} values, found {recorded}; see 'gsio verify'"
             )
+    if not stack.frames:
+        raise DataError(f"{stack.path}: expected committed frames, found none; try again when the run has saved some")
     rows, cols = stack.fields[saved[0]].shape[-2:]
     batch = parse_range("--members", "START:STOP:STEP", members, stack.config.model.members)
     return Selection(

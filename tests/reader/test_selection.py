@@ -1,5 +1,6 @@
 """One selection for export and frames: what one takes the other takes, and both give the cells that NumPy gives."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +164,20 @@ def test_every_export_has_the_selected_cells(
                 whole, kept = (np.ravel(getattr(each.config.model, rates)) for each in (stack, part))
                 np.testing.assert_array_equal(kept, np.atleast_1d(whole[case.members]) if len(whole) > 1 else whole)
             assert ("selection" in part.attributes) == (case.options not in ({}, {"frames": ":"}, {"fields": "v,u"}))
+
+
+def test_an_output_without_frames_is_refused_by_both(folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    empty = tmp_path / "empty.h5"
+    shutil.copy(folder / "run.h5", empty)
+    with h5py.File(empty, "r+") as file:
+        for name in ("u", "v", "time", "step", "integrity/crc32c", *(f"stats/{name}" for name in file["stats"])):
+            file[name].resize(0, axis=0)
+    for command in (["export", str(empty), str(tmp_path / "out.h5")], ["frames", str(empty), f"-o{tmp_path}/a.png"]):
+        assert main(command) == 65
+        assert "empty.h5: expected committed frames, found none" in capsys.readouterr().err
+    with gsio.open_stack(empty) as stack:
+        assert "0 frames of u, v" in stack._repr_html_()
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.h5"]
 
 
 @pytest.mark.parametrize(
