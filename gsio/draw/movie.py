@@ -21,7 +21,8 @@ Draw = Callable[[Canvas], Any]  # from the indices of a picture to a frame of Py
 BT709 = 1  # the number of this standard for the matrix, the primaries and the transfer, in ITU-T H.273
 LIMITED = 1  # FFmpeg's number of the range 16 to 235
 RED, GREEN, BLUE = 0.2126, 0.7152, 0.0722  # the share of each in the luma of BT.709
-LONGEST = 16_383  # pixels, the most that a side of a picture of WebP can have, and about the most of H.264
+LEAST_FPS = 0.01
+LONGEST = 16_383  # pixels, the most that a side can have in WebP, and about the most in H.264
 
 
 class Form(NamedTuple):
@@ -64,7 +65,7 @@ FORMS = {
     ".apng": Form("apng", "apng", "pal8", 640, 0, {"pred": "none", "compression_level": "1"}, {"plays": "0"}),
     ".webp": Form("webp", "libwebp_anim", "bgra", 640, 0, _WEBP, {"loop": "0"}),
 }
-LOSSLESS = {".mkv": Form("matroska", "ffv1", "bgr0", LONGEST, 0, {"level": "3", "slices": "16"})}
+LOSSLESS = {".mkv": Form("matroska", "ffv1", "bgr0", 1 << 15, 0, {"level": "3", "slices": "16"})}
 
 
 def form_of(path: Path, fps: float, crf: int | None = None, *, lossless: bool = False) -> Form:
@@ -79,8 +80,8 @@ def form_of(path: Path, fps: float, crf: int | None = None, *, lossless: bool = 
         if path.suffix not in LOSSLESS:
             raise UsageError(f"--lossless: expected a name that ends in .mkv with it, got '{path}'")
         found = LOSSLESS[path.suffix]
-    if not 0 < fps <= found.most_fps:
-        raise UsageError(f"--fps: expected more than 0 and at most {found.most_fps} with {path.suffix}, got {fps:g}")
+    if not LEAST_FPS <= fps <= found.most_fps:
+        raise UsageError(f"--fps: expected {LEAST_FPS} to {found.most_fps} with {path.suffix}, got {fps:g}")
     if crf is not None:
         if not found.most_crf:
             every = "--lossless" if lossless else path.suffix
@@ -135,7 +136,7 @@ def _add_stream(file: Any, form: Form, like: Any, rate: Fraction) -> Any:
     encoder = stream.codec_context
     encoder.time_base = 1 / rate
     if form.pixels == "yuv420p":
-        encoder.gop_size = max(1, round(2 * rate))  # a player can jump to each second second
+        encoder.gop_size = max(1, round(2 * rate))  # where a player can jump to
         encoder.color_range, encoder.colorspace = LIMITED, BT709
         encoder.color_primaries = encoder.color_trc = BT709
     return stream
@@ -144,7 +145,8 @@ def _add_stream(file: Any, form: Form, like: Any, rate: Fraction) -> Any:
 def _draw_yuv420p(colours: NDArray[np.uint8]) -> Draw:
     """Return the function that draws with one luma for each pixel, and the mean chroma of each 2 × 2 of them.
 
-    Two neighbours of a row are looked up together: as one number of 16 bits. The result has even sizes.
+    Two neighbours of a row are looked up together, as one number of 16 bits. To look up the mean of four indices would be
+    quicker, but at the edge of a letter that mean is the index of any colour. The picture gets even sizes.
     """
     red, green, blue = colours.T / 255
     luma = RED * red + GREEN * green + BLUE * blue

@@ -2,8 +2,8 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from gsio.reader.frames import decoding_threads
 from gsio.reader.pictures import Drawing, drawing
 from gsio.reader.selection import Frame, Selection
 from gsio.reader.stack import Stack
+from gsio.reader.verify import LOOK_SECONDS, LOOKS
 
 MOST_NBYTES = 128 << 20  # memory of the threads that decode; what waits for the encoder, and the encoder, take more
-LOOKS, LOOK_SECONDS = 5, 0.1  # at a chunk of an output that a run can be writing
 
 log = structlog.get_logger()
 
@@ -57,8 +57,8 @@ def movie(
     lost: dict[int, str] = {}
     try:
         with new_file("--output", path, replaces=replaces) as temporary:
-            with progress(len(drawn.selection.frames)) as advance:
-                canvases = _canvases(drawn, lost, advance)
+            # The threads have ended when the stack is closed, whatever happens.
+            with progress(len(drawn.selection.frames)) as advance, closing(_canvases(drawn, lost, advance)) as canvases:
                 written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps)
             _warn_of(lost)
             if not written:
@@ -81,7 +81,7 @@ def _warn_of(lost: dict[int, str]) -> None:
         log.warning(f"frame {number} is left out: {why}")
 
 
-def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object]) -> Iterator[Canvas]:
+def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object]) -> Generator[Canvas]:
     """Yield the pictures, all of one shape; put the frames that cannot be read into `lost`, with the reason."""
     selection, shape = drawn.selection, drawn.shape
 

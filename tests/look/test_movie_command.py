@@ -215,7 +215,7 @@ def test_a_large_gif_is_made_smaller_unless_asked_otherwise(make_source: Callabl
         (["-o", "missing/run.mp4"], "the folder 'missing' does not exist"),
         (["-o", "a.mp4", "--lossless"], "--lossless: expected a name that ends in .mkv"),
         (["-o", "a.mp4", "--every", "0"], "--every: expected 1 or more, got 0"),
-        (["-o", "a.mp4", "--fps", "0"], "--fps: expected more than 0"),
+        (["-o", "a.mp4", "--fps", "0"], "--fps: expected 0.01"),
         (["-o", "a.mp4", "--size", "640"], "--size: expected WxH, two numbers from 2 to 16383, got '640'"),
         (["-o", "a.mp4", "--size", "20000x20"], "--size: expected WxH"),
         (["-o", "a.mp4", "--size", "20x20", "--colorbar"], "--size: expected room for what is written"),
