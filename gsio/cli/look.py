@@ -88,8 +88,8 @@ def frames(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -
     help="Take one of N frames.",
 )  # fmt: skip
 @click.option(
-    "--fps", cls=Option, type=float, metavar="RATE", default=30.0, show_default=True, heading=MOVIE,
-    help="Show so many frames a second.",
+    "--fps", cls=Option, type=float, metavar="N", default=30.0, show_default="30", heading=MOVIE,
+    help="Show N frames a second.",
 )  # fmt: skip
 @click.option(
     "--size", cls=Option, metavar="WxH", default="", heading=MOVIE,

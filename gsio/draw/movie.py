@@ -110,13 +110,13 @@ def write_movie(path: Path, canvases: Iterable[Canvas], colours: NDArray[np.uint
     first = next(rest, None)
     if first is None:
         return 0
-    number, draw, rate = 0, PIXELS[form.pixels](colours), Fraction(fps).limit_denominator(1001)
+    number, draw, interval = 0, PIXELS[form.pixels](colours), 1 / Fraction(fps).limit_denominator(1001)
     try:
         with av.open(str(path), "w", format=form.container, options=form.muxing) as file:
-            stream = _add_stream(file, form, draw(first), rate)
+            stream = _add_stream(file, form, draw(first), interval)
             for number, canvas in enumerate(chain([first], rest), 1):
                 frame = draw(canvas)
-                frame.pts, frame.duration, frame.time_base = number - 1, 1, 1 / rate
+                frame.pts, frame.duration, frame.time_base = number - 1, 1, interval
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
     except av.error.FFmpegError as error:
@@ -129,14 +129,14 @@ def write_movie(path: Path, canvases: Iterable[Canvas], colours: NDArray[np.uint
     return number
 
 
-def _add_stream(file: Any, form: Form, like: Any, rate: Fraction) -> Any:
-    """Add the stream of a movie whose frames have the size of the frame `like`."""
-    stream = file.add_stream(form.codec, rate=rate, options=form.encoding)
+def _add_stream(file: Any, form: Form, like: Any, interval: Fraction) -> Any:
+    """Add the stream of a movie whose frames have the size of the frame `like`, `interval` seconds apart."""
+    stream = file.add_stream(form.codec, rate=1 / interval, options=form.encoding)
     stream.width, stream.height, stream.pix_fmt = like.width, like.height, form.pixels
     encoder = stream.codec_context
-    encoder.time_base = 1 / rate
+    encoder.time_base = interval
     if form.pixels == "yuv420p":
-        encoder.gop_size = max(1, round(2 * rate))  # where a player can jump to
+        encoder.gop_size = max(1, round(2 / interval))  # where a player can jump to
         encoder.color_range, encoder.colorspace = LIMITED, BT709
         encoder.color_primaries = encoder.color_trc = BT709
     return stream
@@ -145,7 +145,7 @@ def _add_stream(file: Any, form: Form, like: Any, rate: Fraction) -> Any:
 def _draw_yuv420p(colours: NDArray[np.uint8]) -> Draw:
     """Return the function that draws with one luma for each pixel, and the mean chroma of each 2 × 2 of them.
 
-    Two neighbours of a row are looked up together, as one number of 16 bits. To look up the mean of four indices would be
+    Two neighbours of a row are looked up together, as one number of 16 bits. To look up the mean of four indices is
     quicker, but at the edge of a letter that mean is the index of any colour. The picture gets even sizes.
     """
     red, green, blue = colours.T / 255

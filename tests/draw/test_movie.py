@@ -116,7 +116,7 @@ def test_the_index_of_an_mp4_is_before_the_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fps", [0.01, 0.5, 29.97, 120, 1000])
-def test_any_rate_of_frames(fps: float, tmp_path: Path) -> None:
+def test_any_number_of_frames_a_second(fps: float, tmp_path: Path) -> None:
     with av.open(str(write(tmp_path / "a.mp4", canvases(6), fps))) as file:
         assert file.streams.video[0].average_rate == Fraction(fps).limit_denominator(1001)
         assert file.duration / av.time_base == pytest.approx(6 / fps, abs=1e-3)
