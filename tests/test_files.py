@@ -23,8 +23,10 @@ from gsio.bench.tables import Column, Results, Row, Table
 from gsio.cli import cli, main
 from gsio.cli.bench import TABLES
 from gsio.config import Config
+from gsio.draw.movie import FORMS
 from gsio.errors import DataError, TakenError, UsageError
 from gsio.look import frames
+from gsio.reader import movie
 from gsio.run import checkpoints
 from gsio.run import simulate as running
 from gsio.run.metrics import CONNECTIONS, metrics
@@ -70,6 +72,10 @@ WRITES = {
             ("pictures", "pictures/frame_00001.png"),
         )
     ],
+    ("movie", "output"): [
+        Write(["movie", "source/run.h5", "-q", "-o", f"out{ending}"], f"out{ending}", ("--overwrite",))
+        for ending in FORMS
+    ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
         (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
@@ -86,7 +92,7 @@ WRITES = {
 # What names a path that is read, a folder for temporary files, or with `repair` the output to put right.
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
-    *[(name, "path") for name in ("info", "verify", "repair", "frames")],
+    *[(name, "path") for name in ("info", "verify", "repair", "frames", "movie")],
     ("profile", "read"),
     ("export", "source"),
     *[(f"bench {name}", "folder") for name in TABLES],
@@ -167,6 +173,8 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
             monkeypatch.setattr(export, "select", after(export.select))
         elif write.arguments[0] == "frames":
             monkeypatch.setattr(frames, "decoding_threads", after(frames.decoding_threads))
+        elif write.arguments[0] == "movie":
+            monkeypatch.setattr(movie, "drawing", after(movie.drawing))
         else:
             monkeypatch.setattr(running, "open_solver", after(running.open_solver))
 

@@ -15,7 +15,7 @@ from gsio.processes import Terminated, terminable
 from gsio.streams import error_of, open_outputs, say
 
 # Their result is a file, so a lost line of stdout is no failure.
-MAKE_FILES = {"run", "profile", "repair", "export", "frames"}
+MAKE_FILES = {"run", "profile", "repair", "export", "frames", "movie"}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,8 +28,8 @@ def cli() -> None:
 
 
 for _command in (
-    run.run, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, config.presets, config.config,
-    inspect.doctor, run.profile, bench.bench,
+    run.run, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, look.movie, config.presets,
+    config.config, inspect.doctor, run.profile, bench.bench,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -1,4 +1,4 @@
-"""Commands that show outputs: frames."""
+"""Commands that show outputs: frames and movie."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 
 from gsio.cli.options import (
     PATH,
+    SELECTION,
     Command,
     Option,
     completion,
@@ -19,7 +20,7 @@ from gsio.cli.options import (
 )
 from gsio.streams import say
 
-PICTURE = "How the picture looks"
+PICTURE, MOVIE = "How the picture looks", "The movie"
 
 
 def _colour_maps() -> tuple[str, ...]:
@@ -75,3 +76,53 @@ def frames(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -
     number = write_frames(path, output, quiet=quiet, **options)
     if not quiet:
         say(f"{output}: {number} picture{'s' * (number > 1)}")
+
+
+@click.command(cls=Command)
+@click.argument("path", type=PATH)
+@output_option(required=True, text="Write the movie here; the ending selects the format.")
+@overwrite_option("the movie")
+@selection
+@click.option(
+    "--every", cls=Option, type=int, metavar="N", default=1, show_default=True, heading=SELECTION,
+    help="Take one of N frames.",
+)  # fmt: skip
+@click.option(
+    "--fps", cls=Option, type=float, metavar="N", default=30.0, show_default="30", heading=MOVIE,
+    help="Show N frames a second.",
+)  # fmt: skip
+@click.option(
+    "--size", cls=Option, metavar="WxH", default="", heading=MOVIE,
+    help="Make the picture as large as fits into W × H pixels. Without a size, .gif, .apng and .webp have at most 640 "
+    "each way, and others 4096.",
+)  # fmt: skip
+@click.option(
+    "--crf", cls=Option, type=int, metavar="N", heading=MOVIE,
+    help="Choose the quality of .mp4, .webm and .mkv: a smaller number makes a better and larger movie.",
+)  # fmt: skip
+@click.option(
+    "--lossless", cls=Option, is_flag=True, heading=MOVIE, help="Keep the exact colour of each pixel in .mkv, by FFV1."
+)
+@drawing
+@quiet_option("Show neither progress nor a summary.")
+@debug_option
+def movie(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -> None:
+    """Make a movie of the frames of an output.
+
+    The ending of the name selects the format:
+
+    \b
+    .mp4   H.264, which everything plays; an odd size repeats the last row or column
+    .webm  VP9, for web pages
+    .mkv   H.264, or with --lossless FFV1, for archives
+    .gif, .apng, .webp   pictures that move, with the exact colours
+
+    A movie of a running output ends with the frames that are committed.
+    """  # noqa: D301 - click keeps the lines after \b
+    from gsio import log
+    from gsio.look.movie import make_movie
+
+    log.configure("text", quiet=quiet, debug=debug)
+    number = make_movie(path, output, quiet=quiet, **options)
+    if not quiet:
+        say(f"{output}: {number} frame{'s' * (number > 1)}, {number / options['fps']:.4g} seconds")

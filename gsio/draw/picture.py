@@ -122,10 +122,10 @@ def sheet(tiles: Sequence[Canvas], labels: Sequence[Sequence[str]]) -> Canvas:
     return canvas
 
 
-def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = ()) -> Canvas:
+def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = (), least_width: int = 0) -> Canvas:
     """Return a canvas with a line below it: `text` on the left, and colour bars on the right.
 
-    A canvas that is narrower than this line gets paper around it.
+    A canvas that is narrower than this line, or than `least_width`, gets paper around it.
     """
     if not text and not bars:
         return canvas
@@ -134,7 +134,7 @@ def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = ()) -> Canvas:
     length = max(5 * size, min(16 * size, canvas.shape[1] // 4))
     drawn = [_bar(bar, length, size) for bar in bars]
     pieces, gap = written + drawn, size
-    width = max(canvas.shape[1], gap + sum(piece.shape[1] + gap for piece in pieces))
+    width = max(least_width, canvas.shape[1], gap + sum(piece.shape[1] + gap for piece in pieces))
     margin = size // 2
     top = margin if width > canvas.shape[1] else 0
     line = top + len(canvas) + margin

@@ -2,9 +2,12 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +146,14 @@ class Frames:
 
 
 @contextmanager
-def decoding_threads(fields: Sequence[Frames]) -> Iterator[Any]:
+def decoding_threads(fields: Sequence[Frames], most_nbytes: int = sys.maxsize) -> Iterator[Any]:
     """Give a `map` that works in threads: one for each core, as far as the memory allows chunks of all `fields`.
 
-    The map works in this thread where the system allows no more.
+    Together they take at most about `most_nbytes`. The map is a few results ahead of who takes them. It works in this
+    thread where the system allows no more.
     """
     in_memory = 4 * sum(field.frames_per_chunk * math.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
-    at_once = max(1, min(usable_cores(), available_memory() // in_memory))
+    at_once = max(1, min(usable_cores(), min(most_nbytes, available_memory()) // in_memory))
     try:
         check_threads(at_once)
     except GsioError:
@@ -157,7 +161,22 @@ def decoding_threads(fields: Sequence[Frames]) -> Iterator[Any]:
         yield map
         return
     with ThreadPoolExecutor(at_once) as threads:
-        yield threads.map
+        yield partial(_map_ahead, threads, at_once + 1)
+
+
+def _map_ahead(threads: ThreadPoolExecutor, most: int, work: Callable[..., Any], *pieces: Iterable[Any]) -> Any:
+    """Yield what `map` yields; `most` results are made before they are taken, where Executor.map makes all."""
+    todo, waiting = zip(*pieces, strict=False), deque[Future[Any]]()
+    try:
+        for piece in todo:
+            waiting.append(threads.submit(work, *piece))
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from gsio.errors import DataError
 from gsio.reader.selection import Frame, Selection, fields_of, select
 from gsio.reader.stack import Stack
 
+WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
 THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # in a notebook, and the longest side of one
 
 
@@ -34,6 +36,8 @@ class Drawing:
         Pixels for each cell along a side: a fraction of 1, or a whole number.
     colorbar, timestamp
         Whether a line below the picture has a colour bar for each field, and the model time.
+    least_width
+        The least width of a picture with such a line, in pixels: texts of other frames can be wider.
     """
 
     selection: Selection
@@ -42,6 +46,7 @@ class Drawing:
     scale: float = 1.0
     colorbar: bool = False
     timestamp: bool = False
+    least_width: int = 0
 
     def image(self, number: int, frame: Frame) -> Any:
         """Return frame `number` of the stack, as the selection reads it, as an image of Pillow, mode P."""
@@ -49,7 +54,6 @@ class Drawing:
 
     def canvas(self, number: int, frame: Frame) -> Canvas:
         """Return frame `number` of the stack, as the selection reads it, as a canvas: see `gsio.draw.picture`."""
-        selection = self.selection
         limits = [self._limits_of(place, planes) for place, planes in enumerate(frame)]
         planes = [plane.reshape(-1, *plane.shape[-2:]) for plane in frame]
         tiles = [
@@ -57,9 +61,25 @@ class Drawing:
             for member in range(len(planes[0]))
             for plane, pair in zip(planes, limits, strict=True)
         ]
+        return self._whole(number, tiles, limits)
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """The rows and columns of a picture whose time and limits take the most characters."""
+        rows, cols = self.selection.shape[-2:]
+        blank = resize(np.zeros((rows, cols), np.uint8), self.scale)
+        times = self.selection.stack.times
+        number = max(self.selection.frames, key=lambda number: len(f"{times[number]:.10g}"))
+        limits = [self._limits_of(place, WIDEST) for place in range(len(self.selection.fields))]
+        rows, cols = self._whole(number, [blank] * len(self._labels), limits).shape
+        return rows, cols
+
+    def _whole(self, number: int, tiles: Sequence[Canvas], limits: Sequence[tuple[float, float]]) -> Canvas:
+        """Return the picture of a frame from its tiles, and the limits of each field."""
+        selection = self.selection
         bars = [Bar(name, *pair) for name, pair in zip(selection.fields, limits, strict=True)]
         time = f"time = {selection.stack.times[number]:.10g}" if self.timestamp else ""
-        return caption(sheet(tiles, self._labels), time, bars if self.colorbar else ())
+        return caption(sheet(tiles, self._labels), time, bars if self.colorbar else (), self.least_width)
 
     def _limits_of(self, place: int, planes: NDArray[Any]) -> tuple[float, float]:
         if self.limits == "frame":

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +135,68 @@ class Stack:
         from gsio.reader.pictures import picture
 
         return picture(self, number, field, member=member, limits=limits, cmap=cmap, scale=scale)
+
+    def movie(
+        self,
+        path: Path | str,
+        *,
+        fps: float = 30.0,
+        every: int = 1,
+        frames: str = "",
+        fields: str = "",
+        members: str = ":",
+        crop: str = ":,:",
+        size: str = "",
+        cmap: str = DEFAULT,
+        limits: str | Limits = "auto",
+        timestamp: bool = False,
+        colorbar: bool = False,
+        crf: int | None = None,
+        lossless: bool = False,
+        overwrite: bool = False,
+    ) -> int:
+        """Write frames as a movie, and return their number; several fields or members become tiles.
+
+        Parameters
+        ----------
+        path
+            A name that ends in .mp4 (H.264), .webm (VP9), .mkv (H.264), .gif, .apng or .webp. In the last three each
+            pixel has the exact colour.
+        fps, every
+            Frames of the movie a second, and how many frames of the selection there are for one of the movie.
+        frames, fields, members, crop
+            What is taken, as the options of 'gsio movie' have it; empty `fields` are v, or the only field.
+        size
+            The most pixels across and down, "1280x720"; by default 640 each for .gif, .apng and .webp, and 4096 each
+            for others. A picture with more is made smaller; if a size is asked for, a picture with fewer is made
+            larger by a whole number.
+        cmap
+            The name of a colour map of `gsio.draw.colours`.
+        limits
+            The values of the first and the last colour, (low, high); "auto" for the range of all frames, or "frame"
+            for the range of each.
+        timestamp, colorbar
+            Write the model time, and draw the colours with their values, below the picture.
+        crf
+            The quality of a video: a smaller number for a better one and a larger file.
+        lossless
+            Keep the exact colours in a .mkv, by the codec FFV1.
+        overwrite
+            Replace a file at `path`.
+
+        Raises
+        ------
+        UsageError, DataError, StorageError
+            An argument cannot be used, or PyAV is not installed; frames cannot be read, and the movie, if there is
+            one, has the others; the storage failed.
+        """
+        from gsio.reader.movie import movie
+
+        return movie(
+            self, Path(path), fps=fps, every=every, frames=frames, fields=fields, members=members, crop=crop, size=size,
+            cmap=cmap, limits=limits, timestamp=timestamp, colorbar=colorbar, crf=crf, lossless=lossless,
+            overwrite=overwrite, progress=lambda frames: nullcontext(lambda done: None),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<gsio.Stack {self.path}: {self.facts}>"
