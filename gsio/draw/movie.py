@@ -93,7 +93,9 @@ def form_of(path: Path, fps: float, crf: int | None = None, *, lossless: bool = 
     return found
 
 
-def write_movie(path: Path, canvases: Iterable[Canvas], colours: NDArray[np.uint8], form: Form, fps: float) -> int:
+def write_movie(
+    path: Path, canvases: Iterable[Canvas], colours: NDArray[np.uint8], form: Form, fps: float, each: Any = map
+) -> int:
     """Write pictures of equal shape as a movie, and return their number; without a picture there is no file.
 
     Parameters
@@ -103,19 +105,20 @@ def write_movie(path: Path, canvases: Iterable[Canvas], colours: NDArray[np.uint
         size is repeated.
     colours
         Red, green and blue, uint8 [256, 3].
+    each
+        A `map`, which may work in threads.
 
     Raises OSError if the file cannot be written, and GsioError if the encoder cannot be used here.
     """
-    av, rest = _av(), iter(canvases)
-    first = next(rest, None)
+    av, frames = _av(), iter(each(PIXELS[form.pixels](colours), canvases))
+    first = next(frames, None)
     if first is None:
         return 0
-    number, draw, interval = 0, PIXELS[form.pixels](colours), 1 / Fraction(fps).limit_denominator(1001)
+    number, interval = 0, 1 / Fraction(fps).limit_denominator(1001)
     try:
         with av.open(str(path), "w", format=form.container, options=form.muxing) as file:
-            stream = _add_stream(file, form, draw(first), interval)
-            for number, canvas in enumerate(chain([first], rest), 1):
-                frame = draw(canvas)
+            stream = _add_stream(file, form, first, interval)
+            for number, frame in enumerate(chain([first], frames), 1):
                 frame.pts, frame.duration, frame.time_base = number - 1, 1, interval
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))

@@ -5,12 +5,12 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits
+from gsio.draw.picture import image, png
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import Replaces, is_file, new_file, require_apart, require_folder, require_new
 from gsio.log import configure
@@ -21,12 +21,7 @@ from gsio.reader.verify import LOOK_SECONDS, LOOKS
 from gsio.run.progress import frame_progress
 from gsio.run.status import is_written, open_committed
 
-# The format of Pillow and its options, by ending. PackBits is part of every TIFF reader, and is fast.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {"compress_level": 1}),
-    ".tif": ("TIFF", {"compression": "packbits"}),
-    ".tiff": ("TIFF", {"compression": "packbits"}),
-}
+ENDINGS = (".png", ".tif", ".tiff")
 NUMBER = re.compile(r"%0?\d*d")  # the place of the frame's number in a name
 INSTEAD = "choose another name, or replace it with --overwrite"
 
@@ -121,9 +116,12 @@ def _write(
         except DataError as error:
             return str(error)
         for number, frame in zip(numbers, read, strict=True):
-            form, options = FORMATS[paths[number].suffix]
-            with new_file("--output", paths[number], replaces=replaces) as temporary:
-                drawn.image(number, frame).save(temporary, form, **options)
+            canvas, path = drawn.canvas(number, frame), paths[number]
+            with new_file("--output", path, replaces=replaces) as temporary:
+                if path.suffix == ".png":
+                    temporary.write_bytes(png(canvas, drawn.cmap))
+                else:  # every TIFF reader has PackBits, and it is fast
+                    image(canvas, drawn.cmap).save(temporary, "TIFF", compression="packbits")
         return ""
 
     wanted = [numbers for numbers in selection.chunks if numbers[0] in paths]
@@ -143,11 +141,11 @@ def _write(
 
 def _is_for_one(target: Path) -> bool:
     """Return whether a name is that of one picture; raise UsageError if its ending is of no format."""
-    if target.suffix in FORMATS:
+    if target.suffix in ENDINGS:
         return not NUMBER.search(target.name)
     if target.suffix and not target.is_dir():
         raise UsageError(
-            f"--output: expected a folder, or a name that ends in {', '.join(FORMATS)}, got '{target}'; a folder with "
+            f"--output: expected a folder, or a name that ends in {', '.join(ENDINGS)}, got '{target}'; a folder with "
             "a dot in its name has to exist"
         )
     return False
@@ -155,7 +153,7 @@ def _is_for_one(target: Path) -> bool:
 
 def _path(target: Path, number: int, frames: int) -> Path:
     """Return the name of the picture of a frame in a folder, or by a name with a place for the number."""
-    if target.suffix in FORMATS:
+    if target.suffix in ENDINGS:
         return target.with_name(NUMBER.sub(lambda place: place.group() % number, target.name))
     return target / f"frame_{number:0{max(5, len(str(frames - 1)))}d}.png"
 

@@ -2,8 +2,8 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,9 @@ def movie(
     try:
         with new_file("--output", path, replaces=replaces) as temporary:
             # The threads have ended when the stack is closed, whatever happens.
-            with progress(len(drawn.selection.frames)) as advance, closing(_canvases(drawn, lost, advance)) as canvases:
-                written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps)
+            with progress(len(drawn.selection.frames)) as advance, _threads(drawn.selection) as each:
+                canvases = _canvases(drawn, lost, advance, each)
+                written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps, each)
             _warn_of(lost)
             if not written:
                 raise DataError(f"{stack.path}: none of {len(lost)} frames can be read; nothing was written")
@@ -81,7 +82,11 @@ def _warn_of(lost: dict[int, str]) -> None:
         log.warning(f"frame {number} is left out: {why}")
 
 
-def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object]) -> Generator[Canvas]:
+def _threads(selection: Selection) -> AbstractContextManager[Any]:
+    return decoding_threads([selection.stack.fields[name] for name in selection.fields], MOST_NBYTES)
+
+
+def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object], each: Any) -> Iterator[Canvas]:
     """Yield the pictures, all of one shape; put the frames that cannot be read into `lost`, with the reason."""
     selection, shape = drawn.selection, drawn.shape
 
@@ -94,7 +99,7 @@ def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], obj
     def draw(numbered: tuple[int, Frame]) -> Canvas:
         return _fitted(drawn.canvas(*numbered), shape)
 
-    def frames(each: Any) -> Iterator[tuple[int, Frame]]:
+    def frames() -> Iterator[tuple[int, Frame]]:
         for numbers, found in zip(selection.chunks, each(read, selection.chunks), strict=True):
             if isinstance(found, str):
                 lost.update(dict.fromkeys(numbers, found))
@@ -102,10 +107,9 @@ def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], obj
             else:
                 yield from zip(numbers, found, strict=True)
 
-    with decoding_threads([selection.stack.fields[name] for name in selection.fields], MOST_NBYTES) as each:
-        for canvas in each(draw, frames(each)):
-            yield canvas
-            advance(1)
+    for canvas in each(draw, frames()):
+        yield canvas
+        advance(1)
 
 
 def _read(selection: Selection, numbers: range) -> list[Frame]:

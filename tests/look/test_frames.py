@@ -252,8 +252,10 @@ def test_a_full_disk_is_an_error_of_the_storage(
     def full(*arguments: Any, **named: Any) -> None:
         raise OSError(28, os.strerror(28))
 
+    monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr(Image.Image, "save", full)
-    assert main(["frames", str(source), "-o", "out"]) == 74
+    for target in ("out", "out/%d.tif"):
+        assert main(["frames", str(source), "-o", target]) == 74
     assert "storage failed: No space left on device" in capsys.readouterr().err
     assert made("out") == []
 
