@@ -88,7 +88,7 @@ def simulate(
         configure("text", quiet=True)
     began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
     if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
-        output = output.resolve()
+        output = Path(os.path.realpath(output))
     _check(config, output, timeline, discard_after, overwrite=overwrite, resume=resume)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
@@ -102,7 +102,7 @@ def simulate(
         pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     taken = time.perf_counter() - began
-    summary = summarise(pipeline.progress(), trace, pipeline.threads, pipeline.solver.device, output, taken)
+    summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 
