@@ -93,6 +93,7 @@ WRITES = {
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
     *[(name, "path") for name in ("info", "verify", "repair", "frames", "movie")],
+    ("view", "paths"),
     ("profile", "read"),
     ("export", "source"),
     *[(f"bench {name}", "folder") for name in TABLES],
