@@ -126,7 +126,7 @@ def _write(
 
     wanted = [numbers for numbers in selection.chunks if numbers[0] in paths]
     try:
-        with decoding_threads([selection.stack.fields[name] for name in selection.fields]) as each:
+        with decoding_threads(selection.apart) as each:
             for numbers, why in zip(wanted, each(write, wanted), strict=True):
                 if why:
                     lost |= dict.fromkeys(numbers, why)

@@ -83,7 +83,7 @@ def _warn_of(lost: dict[int, str]) -> None:
 
 
 def _threads(selection: Selection) -> AbstractContextManager[Any]:
-    return decoding_threads([selection.stack.fields[name] for name in selection.fields], MOST_NBYTES)
+    return decoding_threads(selection.apart, MOST_NBYTES)
 
 
 def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], object], each: Any) -> Iterator[Canvas]:

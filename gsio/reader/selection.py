@@ -13,6 +13,7 @@ from gsio.config import Config
 from gsio.draw.limits import limits_of
 from gsio.errors import DataError, UsageError
 from gsio.frames.metadata import DAMAGED
+from gsio.reader.frames import Frames
 from gsio.reader.stack import Stack
 
 Frame = list[NDArray[Any]]  # one array of `Selection.shape` for each field
@@ -85,12 +86,21 @@ class Selection:
         groups = (list(group) for _, group in together)
         return [range(group[0], group[-1] + 1, self.frames.step) for group in groups]
 
+    @cached_property
+    def apart(self) -> list[Frames]:
+        """The fields, for many threads at once, which HDF5 would let read one after another."""
+        fields = [self.stack.fields[name] for name in self.fields]
+        try:
+            return [field.apart(self.stack.path) for field in fields]
+        except (OSError, RuntimeError, ValueError):  # HDF5 can still find some chunks by a damaged index
+            return fields
+
     def read_chunk(self, frames: range) -> list[Frame]:
         """Return the frames of one of `chunks`, each as `read` does, decoded once; several threads may do this.
 
         Raises DataError if they cannot be read, or if 'gsio repair' found their values missing.
         """
-        fields = [self.stack.fields[name] for name in self.fields]
+        fields = self.apart
         per_chunk = fields[0].frames_per_chunk
         numbers = f"frames {frames[0]} to {frames[-1]}" if len(frames) > 1 else f"frame {frames[0]}"
         try:
