@@ -22,7 +22,7 @@ from gsio.errors import UsageError
 STEPS = 240
 PAPER, INK = STEPS, 255
 WHITE, BLACK = 255, 24  # paper and ink
-STRIP = 64  # rows that are indexed at a time, so that they stay in the cache of a core
+STRIP = 1 << 22  # cells that are indexed at a time: with fewer, threads would wait for the interpreter lock
 ASPECT = 1.6  # a sheet is about so much wider than high
 WIDER = 1.25  # a label may be so much wider than its tile
 MOST_PIXELS = 1 << 30  # of a picture
@@ -77,18 +77,19 @@ def index(field: NDArray[Any], low: float, high: float) -> Canvas:
     """Return the canvas of a field [row, col].
 
     Values up to `low` and NaN get the first colour, and values from `high` on the last.
-    Memory beside the result holds a few rows. NumPy releases the interpreter lock.
+    Memory beside the result holds `STRIP` cells. NumPy releases the interpreter lock.
     """
     canvas = np.empty(field.shape, np.uint8)
     dtype = np.result_type(field, np.float32)
     factor = dtype.type(STEPS / (high - low))
     with np.errstate(over="ignore", invalid="ignore"):
-        for top in range(0, len(field), STRIP):
-            strip = np.subtract(field[top : top + STRIP], dtype.type(low), dtype=dtype)
+        rows = max(1, STRIP // field.shape[1])
+        for top in range(0, len(field), rows):
+            strip = np.subtract(field[top : top + rows], dtype.type(low), dtype=dtype)
             strip *= factor
             np.fmax(strip, 0, out=strip)
             np.minimum(strip, STEPS - 1, out=strip)
-            np.copyto(canvas[top : top + STRIP], strip, casting="unsafe")
+            np.copyto(canvas[top : top + rows], strip, casting="unsafe")
     return canvas
 
 
