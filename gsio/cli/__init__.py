@@ -8,7 +8,7 @@ import traceback
 import click
 
 from gsio import __version__
-from gsio.cli import bench, config, convert, inspect, run
+from gsio.cli import bench, config, convert, inspect, look, run
 from gsio.cli.options import Group
 from gsio.errors import NO_THREAD, GsioError, StorageError, is_without_thread
 from gsio.processes import Terminated, terminable
@@ -27,7 +27,7 @@ def cli() -> None:
 
 
 for _command in (
-    run.run, inspect.info, inspect.verify, convert.repair, convert.export, config.presets, config.config,
+    run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, config.presets, config.config,
     inspect.doctor, run.profile, bench.bench,
 ):  # fmt: skip
     cli.add_command(_command)

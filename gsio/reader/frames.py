@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
@@ -13,6 +13,35 @@ from gsio.codec import Codec, decode
 from gsio.inputs import open_regular, read_regular
 
 LARGEST = 8 << 30  # bytes of the largest encoded chunk
+
+
+class Places(NamedTuple):
+    """Where the chunks of a field are in an HDF5 file, so that many threads can read them at once, without HDF5.
+
+    Attributes
+    ----------
+    path, identity
+        The file, and its device and inode. Another file of this name has other places.
+    table
+        `offset` and `nbytes` of each chunk, [chunk, slab]; a chunk of no bytes is missing.
+    """
+
+    path: Path
+    identity: tuple[int, int]
+    table: NDArray[np.void]
+
+
+class ArrayLayout(NamedTuple):
+    """What `Frames` asks of an array of h5py or zarr, for an array that is not opened."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    attrs: dict[str, Any]
+    shards: tuple[int, ...] | None = None
+
+
+PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])
 
 
 class Frames:
@@ -34,9 +63,11 @@ class Frames:
         a chunk if there are no shards.
     """
 
-    def __init__(self, array: Any, frames: int, folder: Path | None, codec: Codec) -> None:
+    def __init__(
+        self, array: Any, frames: int, folder: Path | None, codec: Codec, places: Places | None = None
+    ) -> None:
         self._array, self._codec = array, codec
-        self._folder = folder  # the folder of the chunks, in Zarr
+        self._folder, self._places = folder, places  # the folder of the chunks is that of Zarr
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
         scale = array.attrs.get("scale_factor")
@@ -46,6 +77,8 @@ class Frames:
         self.frames_per_chunk = array.chunks[0]
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         self.codec = codec.family
+        self.lines_per_chunk: int = array.chunks[1]
+        self.stored: np.dtype[Any] = array.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -94,21 +127,62 @@ class Frames:
 
         Raises OSError if the chunk is missing or cannot be read, and ValueError if it is damaged.
         """
-        lines = self._array.chunks[1]
-        slabs, nbytes = range(-(-self.shape[1] // lines)), self._chunk_nbytes
-        found = [
-            decode(self._codec, self._encoded(number, slab), self._array.dtype, nbytes).reshape(self._array.chunks)
-            for slab in slabs
-        ]
+        found = [self.slab(number, slab) for slab in range(self.slabs)]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
+
+    @property
+    def scale(self) -> float | None:
+        """The value that the stored integer 1 stands for, or None where values are stored as they are."""
+        return None if self._scale is None else float(self._scale)
+
+    @property
+    def slabs(self) -> int:
+        """Number of slabs that a frame is cut into; 1: frames are whole."""
+        return int(-(-self.shape[1] // self._array.chunks[1]))
+
+    def slab(self, number: int, slab: int) -> NDArray[Any]:
+        """Return one slab of the frames that share chunks, [frame, line, …], as stored; raises as `chunk`.
+
+        The last slab of a frame is padded.
+        """
+        encoded = self.encoded(number, slab)
+        return decode(self._codec, encoded, self._array.dtype, self._chunk_nbytes).reshape(self._array.chunks)
 
     @property
     def _chunk_nbytes(self) -> int:
         return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
-    def _encoded(self, number: int, slab: int) -> Any:
+    def apart(self, path: Path) -> "Frames":
+        """Return the same frames, for many threads at once, which need no open file: `path` is that of the output."""
+        if self._folder is not None or self._places is not None:
+            return self
+        chunks, found = self._array.chunks, path.stat()
+        table = np.zeros((-(-len(self) // chunks[0]), self.slabs), PLACE)
+
+        def keep(chunk: Any) -> None:
+            frame, line = chunk.chunk_offset[:2]
+            if frame < len(self) and not chunk.filter_mask:
+                table[frame // chunks[0], line // chunks[1]] = chunk.byte_offset, chunk.size
+
+        self._array.id.chunk_iter(keep)
+        layout = ArrayLayout(self._array.shape, chunks, self._array.dtype, dict(self._array.attrs))
+        return Frames(layout, len(self), None, self._codec, Places(path, (found.st_dev, found.st_ino), table))
+
+    def for_page(self, number: int, slab: int) -> tuple[Any, str]:
+        """Return a chunk of a slab as a browser decodes it, and the encoding by which it does; "" if there is none.
+
+        A deflated chunk is sent as it is stored, and so are raw values; others are decoded first.
+        """
+        encoded = self.encoded(number, slab)
+        if self._codec.raw or self._codec.byte_planes:
+            return bytes(encoded), "" if self._codec.raw else "deflate"
+        return decode(self._codec, encoded, self._array.dtype, self._chunk_nbytes).tobytes(), ""
+
+    def encoded(self, number: int, slab: int) -> Any:
         """Return a chunk of a slab as it is stored, bytes-like; only one thread at a time can be in HDF5."""
         places, most = [0] * (len(self.shape) - 2), most_encoded(self._chunk_nbytes)
+        if self._places is not None:
+            return encoded_at(self._places, number, slab, most)
         if self._folder is not None:
             together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
             return encoded_in_folder(self._folder, number, slab, len(places), together, most)
@@ -174,6 +248,21 @@ def _places(part: Any) -> Any:
 def most_encoded(nbytes: int) -> int:
     """Return the largest encoded size of a chunk of `nbytes`: the headers of every codec are small."""
     return nbytes + nbytes // 8 + (64 << 10)
+
+
+def encoded_at(places: Places, number: int, slab: int, most_nbytes: int) -> bytes:
+    """Return a chunk of an HDF5 file, as it is stored; raises OSError if it is missing, or the file is another."""
+    offset, nbytes = map(int, places.table[number, slab])
+    if not 0 < nbytes <= most_nbytes:
+        raise OSError("a chunk is missing")
+    with open_regular(places.path) as file:
+        found = os.fstat(file.fileno())
+        if (found.st_dev, found.st_ino) != places.identity:
+            raise OSError("another file has replaced this one")
+        encoded = os.pread(file.fileno(), nbytes, offset)
+    if len(encoded) < nbytes:
+        raise OSError("a chunk lies behind the end of the file")
+    return encoded
 
 
 def encoded_in_folder(
