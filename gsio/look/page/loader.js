@@ -4,7 +4,7 @@ import { isAbort } from "./net.js";
 
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
-const LIVE = { pause: 1000, share: 0.03, longest: 10_000, proxy: 400 }; // ms; the share of time in which a live page loads exact frames
+const LIVE = { pause: 1000, share: 0.03, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
 
 export class Loader {
   pending = null; // {key, controller} of the exact frame on its way
@@ -25,7 +25,7 @@ export class Loader {
     Object.assign(this, { pending: null, patch: null, trouble: null, nextExact: 0, nextProxy: 0 });
   }
 
-  /** Return the content for a wish {frame, field, members, moving, live, region}, the old content if none is here yet. */
+  /** Return the content for a wish {frame, field, members, moving, live, seen, region}, the old content if none is here yet. */
   update(wish) {
     const { output } = this;
     if (!output.frames || output.gone) return this.content;
@@ -41,13 +41,13 @@ export class Loader {
     return this.content;
   }
 
-  #patchFor({ frame, field, members, region }) {
+  #patchFor({ frame, field, members, seen, region }) {
     if (this.output.exact === "chunk") return this.exact.peek(this.output, field, frame);
     const { patch } = this;
     const right = patch?.frame === frame && patch.field === field && patch.member === members[0];
     if (!right || patch.step > region.step) return null;
     const [bottom, rightmost] = [patch.top + patch.rows * patch.step, patch.left + patch.cols * patch.step];
-    const covers = patch.top <= region.top && patch.left <= region.left && bottom >= region.bottom && rightmost >= region.right;
+    const covers = patch.top <= seen.top && patch.left <= seen.left && bottom >= seen.bottom && rightmost >= seen.right;
     return covers ? patch : null;
   }
 

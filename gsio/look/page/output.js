@@ -21,30 +21,33 @@ export class Output {
   }
 
   get live() {
-    return !this.gone && (this.state === "running" || this.state === "waiting");
+    return !this.gone && this.state === "running";
   }
 
   get last() {
     return Math.max(0, this.frames - 1);
   }
 
-  /** Take a newer description. Returns whether the file was replaced by another run's. */
+  /** Take a newer description. Returns whether another run's output took the place of this one. */
   update(described) {
-    const replaced = this.gone || (described.group !== this.group && this.group !== null) || described.frames < this.frames;
     const before = this.state;
-    Object.assign(this, described);
-    this.gone = false;
+    this.progress = described.progress;
+    if (!described.group) {
+      if (!this.group) Object.assign(this, described); // it does not exist yet; a deleted one keeps its last picture
+      return false;
+    }
+    const replaced = this.group !== undefined && (described.group !== this.group || described.frames < this.frames);
+    const back = this.gone;
+    Object.assign(this, described, { gone: false });
     if (replaced) {
       this.proxies.clear();
       this.series = { time: [], step: [], stats: {} };
+      this.history = [];
       this.note = "Another run has replaced this output.";
-    } else if (before !== this.state) {
+    } else if (before !== this.state || back) {
       this.note = this.#noteOf(before);
     }
-    if (described.progress?.occupied) {
-      this.history.push(described.progress.occupied);
-      if (this.history.length > 240) this.history.shift();
-    }
+    if (described.progress?.occupied) this.history = [...this.history.slice(-239), described.progress.occupied];
     return replaced;
   }
 

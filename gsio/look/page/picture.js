@@ -36,7 +36,7 @@ export class Sheet {
 }
 
 export class Picture {
-  layers = []; // {sheet, top, left, rows, cols}: where in the grid a sheet belongs
+  layers = []; // {sheet, top, left, rows, cols, from}: where in the grid `from` columns and rows of a sheet belong
   shape = { rows: 1, cols: 1, tiles: 1 };
   zoom = { factor: 1, x: 0.5, y: 0.5 };
 
@@ -150,14 +150,14 @@ export class Picture {
     context.fillStyle = token("stage");
     context.fillRect(0, 0, this.width, this.height);
     const { scale } = this;
-    for (const { sheet, top, left, rows, cols } of this.layers) {
-      const cell = (scale * cols * ratio) / sheet.cols;
+    for (const { sheet, top, left, rows, cols, from } of this.layers) {
+      const cell = (scale * cols * ratio) / from[0];
       context.imageSmoothingEnabled = cell < CRISP || sheet.soft === true;
       for (let tile = 0; tile < this.shape.tiles; tile++) {
         const [x, y] = this.corner(tile);
         const [fromX, fromY] = sheet.corner(tile);
         context.drawImage(
-          sheet.canvas, fromX, fromY, sheet.cols, sheet.rows,
+          sheet.canvas, fromX, fromY, from[0], from[1],
           x + left * scale, y + top * scale, cols * scale, rows * scale,
         );
       }

@@ -18,6 +18,12 @@ export class Proxies {
     this.onArrival = onArrival;
   }
 
+  /** The number of cells of the grid along a side of a cell of a proxy. */
+  get factor() {
+    const { rows, cols, proxy } = this.output;
+    return rows > cols ? Math.ceil(rows / proxy.rows) : Math.ceil(cols / proxy.cols);
+  }
+
   get(field, member, frame) {
     const { group } = this.output.proxy;
     const found = this.groups.get(`${field} ${member} ${Math.floor(frame / group)}`)?.frames[frame % group];
@@ -146,8 +152,8 @@ export class Proxies {
 
   /** Return the values of a cell in all proxies in memory: [frames, values], about right. */
   series(field, member, row, col) {
-    const { rows, cols, proxy } = this.output;
-    const at = Math.floor((row * proxy.rows) / rows) * proxy.cols + Math.floor((col * proxy.cols) / cols);
+    const { proxy } = this.output;
+    const at = Math.floor(row / this.factor) * proxy.cols + Math.floor(col / this.factor);
     const frames = [];
     const values = [];
     for (let frame = 0; frame < this.output.frames; frame++) {

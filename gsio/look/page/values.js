@@ -88,19 +88,21 @@ async function each(items, work) {
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, queue.length) }, worker));
 }
 
+/** Fetch all slabs of a chunk. A line, of which a slab holds `chunk.rows`, is a row, or a member of a batch. */
 async function fetchChunk(output, field, number, signal) {
   const { chunk, rows, cols, members } = output;
   const path = `outputs/${output.number}/chunk/${field}/${number}`;
   if (chunk.slabs === 1) return decode(await getBytes(`${path}/0`, signal), chunk.dtype, chunk.layout);
-  const planes = chunk.frames * members;
+  const [all, line] = members > 1 ? [members, rows * cols] : [rows, cols];
   let whole;
   await each(Array(chunk.slabs).keys(), async (slab) => {
     const part = decode(await getBytes(`${path}/${slab}`, signal), chunk.dtype, chunk.layout);
-    whole ??= new part.constructor(planes * rows * cols);
-    const lines = Math.min(chunk.rows, rows - slab * chunk.rows);
-    for (let plane = 0; plane < planes; plane++) {
-      const from = plane * chunk.rows * cols;
-      whole.set(part.subarray(from, from + lines * cols), (plane * rows + slab * chunk.rows) * cols);
+    whole ??= new part.constructor(chunk.frames * all * line);
+    const first = slab * chunk.rows;
+    const lines = Math.min(chunk.rows, all - first); // the last slab is padded
+    for (let frame = 0; frame < chunk.frames; frame++) {
+      const from = frame * chunk.rows * line;
+      whole.set(part.subarray(from, from + lines * line), (frame * all + first) * line);
     }
   });
   return whole;

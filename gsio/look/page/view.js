@@ -18,12 +18,13 @@ export const view = {
   point: null, // {row, col, member}
   line: null, // {from: [row, col], to: [row, col], member}
   moving: false, // the frame number changed a moment ago
+  zooming: false, // the zoom did
 };
 
 const listeners = new Set();
 let changed = new Set();
 let asked = false;
-let rest = 0;
+const rests = {};
 
 /** Call `listener(set of the names that changed)` in the animation frame after a change. */
 export function onChange(listener) {
@@ -44,15 +45,19 @@ export function refresh(...names) {
   asked = true;
 }
 
+/** Set a flag of the view until nothing has moved for a moment. */
+function begin(flag) {
+  view[flag] = true;
+  clearTimeout(rests[flag]);
+  rests[flag] = setTimeout(() => {
+    view[flag] = false;
+    refresh(flag);
+  }, REST);
+}
+
 export function set(changes, { moves = true } = {}) {
-  if ("frame" in changes && changes.frame !== view.frame && moves) {
-    view.moving = true;
-    clearTimeout(rest);
-    rest = setTimeout(() => {
-      view.moving = false;
-      refresh("moving");
-    }, REST);
-  }
+  if ("frame" in changes && changes.frame !== view.frame && moves) begin("moving");
+  if ("zoom" in changes) begin("zooming");
   Object.assign(view, changes);
   refresh(...Object.keys(changes));
 }
