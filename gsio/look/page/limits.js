@@ -98,11 +98,11 @@ export class LimitsControl {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const floor = height - STRIP - 3;
-    const most = Math.sqrt(Math.max(1, ...counts));
+    const most = Math.log1p(Math.max(1, ...counts));
     const place = (value) => ((value - range[0]) / (range[1] - range[0])) * width;
     const [low, high] = limits.map((value) => Math.min(width - 1.5, Math.max(1.5, place(value))));
     counts.forEach((count, bin) => {
-      const size = (Math.sqrt(count) / most) * (floor - 4); // square roots: rare values are seen too
+      const size = (Math.log1p(count) / most) * (floor - 6); // logarithms: rare values are seen too
       const x = (bin / BINS) * width;
       context.fillStyle = token(x + width / BINS < low || x > high ? "line" : "line-strong");
       if (count) context.fillRect(x, floor - Math.max(1, size), width / BINS - 0.75, Math.max(1, size));

@@ -11,6 +11,7 @@ export class Loader {
   content = null; // what is drawn: {kind, frame, field, members, patch, proxies}
   patch = null; // the newest part of a large grid
   trouble = null; // {key, text, status}: why a frame could not be had
+  arrived = null; // {frame, field, began}: the newest answer, and when it was asked for
   nextExact = 0;
   nextProxy = 0;
 
@@ -78,7 +79,7 @@ export class Loader {
       const patch = await this.#load(wish, signal);
       if (signal.aborted) return;
       this.trouble = null;
-      patch.began = began;
+      this.arrived = { frame: wish.frame, field: wish.field, began };
       if (wish.moving || wish.live) {
         this.content = { kind: "exact", frame: wish.frame, field: wish.field, members: wish.members, proxies: null, patch };
       }

@@ -44,7 +44,8 @@ export class Pane {
     this.bar = el("div", { className: "bar" });
     this.ticks = el("div", { className: "ticks" });
     this.scale = el("div", { className: "scale", "aria-hidden": "true" }, this.bar, this.ticks);
-    const body = el("div", { className: "body" }, this.stage, this.scale);
+    const side = el("div", { className: "side" }, this.scale);
+    const body = el("div", { className: "body" }, this.stage, side);
     this.element = el("section", { className: "pane" }, this.head, this.message, body);
     this.element.addEventListener("focusin", () => this.activate());
     this.element.addEventListener("pointerdown", () => this.activate());
@@ -81,14 +82,16 @@ export class Pane {
     this.#drawHead();
     this.#drawMessage();
     this.pointer.again();
-    if (content?.kind === "exact" && content.patch.began) this.#measure(content.patch);
+    this.#measure(content);
     return content;
   }
 
-  #measure(patch) {
-    const took = performance.now() - patch.began;
-    patch.began = 0;
-    this.marks.exact = [...this.marks.exact.slice(-999), took];
+  /** Note how long a frame took from the request to the picture. */
+  #measure(content) {
+    const { arrived } = this.loader;
+    if (content?.kind !== "exact" || arrived?.frame !== content.frame || arrived.field !== content.field) return;
+    this.marks.exact = [...this.marks.exact.slice(-999), performance.now() - arrived.began];
+    this.loader.arrived = null;
   }
 
   #paint(content) {
@@ -185,13 +188,17 @@ export class Pane {
     say(this.message, text);
   }
 
+  /** Draw the colour bar as high as the picture, with a few round numbers. */
   #drawScale() {
     const [low, high] = this.limits;
-    const key = `${low} ${high} ${view.map} ${this.scale.clientHeight}`;
+    const [top, bottom] = this.picture.heights;
+    const key = `${low} ${high} ${view.map} ${top} ${bottom}`;
     if (this.scaleKey === key) return;
     this.scaleKey = key;
+    this.scale.style.top = `${top}px`;
+    this.scale.style.height = `${bottom - top}px`;
     this.bar.style.backgroundImage = gradient(view.map, "top");
-    const wanted = Math.max(2, Math.min(8, Math.floor(this.scale.clientHeight / 70)));
+    const wanted = Math.max(2, Math.min(8, Math.floor((bottom - top) / 70)));
     this.ticks.replaceChildren(...ticks(low, high, wanted).map((value) => {
       const tick = el("span", {}, brief(value));
       tick.style.bottom = `${(100 * (value - low)) / (high - low)}%`;

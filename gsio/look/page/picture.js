@@ -133,6 +133,13 @@ export class Picture {
     };
   }
 
+  /** Return where the picture begins and ends on the stage, from top to bottom in CSS pixels. */
+  get heights() {
+    const [, top] = this.origin;
+    const [, h] = this.#extent(this.across);
+    return [Math.max(0, top), Math.min(this.height, top + h * this.scale)];
+  }
+
   corner(tile) {
     const { rows, cols } = this.shape;
     const [ox, oy] = this.origin;

@@ -4,6 +4,7 @@ import { getBytes, isAbort } from "./net.js";
 
 const BUDGET = 320 * 2 ** 20; // bytes in memory, of each output
 const AT_ONCE = 2; // requests for groups
+const REST = 3000; // ms without requests after an error
 
 export class Proxies {
   groups = new Map(); // "field member number" → {committed, frames: [proxy]}
@@ -12,6 +13,7 @@ export class Proxies {
   failed = new Set();
   bytes = 0;
   wanted = null;
+  rests = false; // after an error
 
   constructor(output, onArrival) {
     this.output = output;
@@ -87,7 +89,7 @@ export class Proxies {
   }
 
   #next() {
-    while (this.wanted && this.busy.size < AT_ONCE) {
+    while (this.wanted && !this.rests && this.busy.size < AT_ONCE) {
       const found = this.#nearest();
       if (!found || !this.#makeRoom(found[1])) return;
       this.#fetch(found[0]);
@@ -124,12 +126,15 @@ export class Proxies {
     }
   }
 
+  /** Leave a group out for a while, and the server alone for a shorter one; the exact frames say what is wrong. */
   #fail(key) {
-    this.failed.add(key); // the exact frames say why; a later try may meet a repaired output
+    this.failed.add(key);
+    this.rests = true;
     setTimeout(() => {
-      this.failed.delete(key);
+      this.rests = false;
       this.#next();
-    }, 5000);
+    }, REST);
+    setTimeout(() => this.failed.delete(key), 10 * REST);
   }
 
   #split(bytes) {
