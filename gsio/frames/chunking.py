@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from gsio.frames.format import FrameFormat
 from gsio.frames.sizes import Sizes
+
+PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # a chunk in the file; both are 0 where each chunk is a file
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ path of the machine.
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from urllib.parse import parse_qs
 import structlog
 import trio
 
-from gsio.look.live import Live
-from gsio.look.source import Snapshot, Source
+from gsio.look.live import Live, event
+from gsio.look.proxies import Proxies, Wanted, make_proxies
+from gsio.look.source import GROUP, WINDOW_CELLS, Snapshot, Source, coarse_to_fine, finite, values_at, window
 
 log = structlog.get_logger()
 
@@ -26,9 +28,12 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-REQUESTS = 64  # requests that are answered at once
-STREAMS = 24  # event streams at once
-NUMBER = r"(\d{1,9})"
+REQUESTS = 24  # requests that are answered at once; a browser has six connections
+STREAMS = 24  # streams of events at once
+THREADS = 4  # that read frames
+PIECE_SECONDS = 0.1  # between two pieces of a curve
+NUMBER = r"([0-9]{1,9})"
+RANGE = r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})"
 FIELD = r"([uv])"
 HEADERS = (
     ("Content-Security-Policy",
@@ -47,7 +52,7 @@ BYTES, JSON, TEXT, EVENTS = "application/octet-stream", "application/json", KIND
 class Answer(NamedTuple):
     """What a request gets: bytes, or pieces of a stream of events."""
 
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | AsyncGenerator[bytes, None]
     kind: str = BYTES
     headers: tuple[tuple[str, str], ...] = ()
     status: int = 200
@@ -61,6 +66,32 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.status = status
 
 
+class Busy:
+    """A number of requests of one kind, at most `most` at once; others are refused."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._now = most, 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Count a request while it is answered."""
+        if self._now >= self._most:
+            raise Refused(503, "too many requests at once; try again")
+        self._now += 1
+        try:
+            yield
+        finally:
+            self._now -= 1
+
+
+class Route(NamedTuple):
+    """An address, the function that answers, and the requests that count together with this one."""
+
+    pattern: re.Pattern[str]
+    answer: Callable[..., Awaitable[Answer]]
+    busy: Busy
+
+
 class App:
     """The application; `token` opens the page once, and a cookie does afterwards.
 
@@ -72,22 +103,29 @@ class App:
         Is set when somebody has opened the page with the token.
     """
 
-    def __init__(self, sources: list[Source], live: Live, token: str, port: int, hosts: frozenset[str]) -> None:
-        self._sources, self._live, self._token, self._hosts = sources, live, token, hosts
+    def __init__(
+        self, sources: list[Source], live: Live, proxies: Proxies, token: str, port: int, hosts: frozenset[str]
+    ) -> None:
+        self._sources, self._live, self._proxies, self._token, self._hosts = sources, live, proxies, token, hosts
         self._cookie = f"gsio-{port}"
-        self._requests, self._streams = trio.CapacityLimiter(REQUESTS), trio.CapacityLimiter(STREAMS)
+        self._threads, self._patient = trio.CapacityLimiter(THREADS), trio.CapacityLimiter(1)
         self.opened = trio.Event()
         self._static = _static_files()
-        self._routes: list[tuple[re.Pattern[str], Callable[..., Any]]] = [
-            (re.compile(pattern), function)
-            for pattern, function in (
-                (r"/", self._index),
-                (r"/page/([\w.-]+)", self._page),
-                (r"/outputs", self._outputs),
-                (r"/colours", self._colours),
-                (r"/events", self._events),
-                (rf"/outputs/{NUMBER}/series", self._series),
-                (rf"/outputs/{NUMBER}/chunk/{FIELD}/{NUMBER}/{NUMBER}", self._chunk),
+        requests, streams = Busy(REQUESTS), Busy(STREAMS)
+        self._routes = [
+            Route(re.compile(pattern), function, busy)
+            for pattern, function, busy in (
+                (r"/", self._index, requests),
+                (r"/page/([A-Za-z0-9_.-]+)", self._page, requests),
+                (r"/outputs", self._outputs, requests),
+                (r"/colours", self._colours, requests),
+                (r"/events", self._events, streams),
+                (rf"/outputs/{NUMBER}/series", self._series, requests),
+                (rf"/outputs/{NUMBER}/chunk/{FIELD}/{NUMBER}/{NUMBER}", self._chunk, requests),
+                (rf"/outputs/{NUMBER}/window/{FIELD}/{NUMBER}/{NUMBER}/{RANGE}/{RANGE}", self._window, requests),
+                (rf"/outputs/{NUMBER}/proxies/{FIELD}/{NUMBER}/{NUMBER}", self._group, requests),
+                (rf"/outputs/{NUMBER}/proxy/{FIELD}/{NUMBER}/{NUMBER}", self._proxy, requests),
+                (rf"/outputs/{NUMBER}/point/{FIELD}/{NUMBER}/{NUMBER}/{NUMBER}", self._point, streams),
             )
         ]
 
@@ -96,20 +134,20 @@ class App:
         if scope["type"] != "http":
             raise NotImplementedError(f"this application answers requests of HTTP, not {scope['type']}")
         try:
-            answer = await self._answer(scope)
+            query = self._check(scope)
+            route, groups = self._find(scope["path"])
+            with route.busy.entered():
+                await _send(await route.answer(query, *groups), scope["method"], receive, send)
         except Refused as refused:
-            answer = Answer(f"{refused}\n".encode(), TEXT, status=refused.status)
+            await _send(Answer(f"{refused}\n".encode(), TEXT, status=refused.status), scope["method"], receive, send)
         except Exception as error:
-            log.warning(f"a request failed: {type(error).__name__}: {error}")
-            answer = Answer(b"the server failed to answer\n", TEXT, status=500)
-        await _send(answer, scope["method"], receive, send)
+            log.warning(f"the page: a request failed: {type(error).__name__}: {error}")
+            raise
 
-    async def _answer(self, scope: Scope) -> Answer:
-        query = self._check(scope)
-        for pattern, function in self._routes:
-            if (found := pattern.fullmatch(scope["path"])) is not None:
-                answer: Answer = await function(query, *found.groups())
-                return answer
+    def _find(self, path: str) -> tuple["Route", tuple[str, ...]]:
+        for route in self._routes:
+            if (found := route.pattern.fullmatch(path)) is not None:
+                return route, found.groups()
         raise Refused(404, "there is nothing at this address")
 
     def _check(self, scope: Scope) -> dict[str, str]:
@@ -162,61 +200,124 @@ class App:
         return _json(await trio.to_thread.run_sync(_colour_maps))
 
     async def _events(self, query: dict[str, str]) -> Answer:
-        return Answer(self._limited(self._live.events()), EVENTS)
-
-    async def _limited(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async with self._streams:
-            async for piece in pieces:
-                yield piece
+        return Answer(self._live.events(), EVENTS)
 
     async def _series(self, query: dict[str, str], number: str) -> Answer:
-        now, first = self._now(number), _whole(query.get("from", "0"))
-        named = {name: values[first : now.frames].tolist() for name, values in now.series.items()}
-        stats = {name.removeprefix("stats/"): _finite(values) for name, values in named.items() if name[:6] == "stats/"}
-        return _json({"from": first, "time": named["time"], "step": named["step"], "stats": stats})
+        now, first = self._now(number), query.get("from", "0")
+        if not re.fullmatch(NUMBER, first):
+            raise Refused(400, "expected a whole number, as in ?from=10")
+        named = {name: values[int(first) : now.frames].tolist() for name, values in now.series.items()}
+        stats = {name.removeprefix("stats/"): finite(values) for name, values in named.items() if name[:6] == "stats/"}
+        return _json({"from": int(first), "time": finite(named["time"]), "step": named["step"], "stats": stats})
 
     async def _chunk(self, query: dict[str, str], number: str, field: str, chunk: str, slab: str) -> Answer:
-        frames = self._field(number, field)
-        if int(chunk) * frames.frames_per_chunk >= len(frames) or int(slab) >= frames.slabs:
-            raise Refused(404, "there is no such chunk")
-        body, encoding = await self._read(partial(frames.for_page, int(chunk), int(slab)))
+        now = self._shown(number, field)
+        frames = now.fields[field]
+        _expect(int(chunk) * frames.frames_per_chunk < now.frames and int(slab) < frames.slabs, "no such chunk")
+        body, encoding = await self._read(frames.for_page, int(chunk), int(slab))
         return Answer(body, BYTES, (("Content-Encoding", encoding),) if encoding else ())
 
-    async def _read(self, function: Callable[[], Any]) -> Any:
+    async def _window(
+        self, query: dict[str, str], number: str, field: str, member: str, frame: str, *bounds: str
+    ) -> Answer:
+        now = self._shown(number, field, member, frame)
+        top, bottom, row_step, left, right, col_step = map(int, bounds)
+        _, rows, cols = now.shape
+        if not (top < bottom <= rows and left < right <= cols and row_step and col_step):
+            raise Refused(400, f"expected rows of 0:{rows}:1 and columns of 0:{cols}:1")
+        lines, columns = range(top, bottom, row_step), range(left, right, col_step)
+        if len(lines) * len(columns) > WINDOW_CELLS:
+            raise Refused(400, f"expected at most {WINDOW_CELLS} cells, got {len(lines)} × {len(columns)}")
+        found = await self._read(window, now, field, int(member), int(frame), lines, columns)
+        return Answer(found.astype(found.dtype.newbyteorder("<"), copy=False).tobytes())
+
+    async def _group(self, query: dict[str, str], number: str, field: str, member: str, group: str) -> Answer:
+        now = self._shown(number, field, member)
+        _expect(int(group) * GROUP < now.frames, "no such group of frames")
+        wanted = Wanted(now, field, int(member), int(group))
+        return Answer(await self._read(self._proxies.group, wanted), BYTES, (("Content-Encoding", "deflate"),))
+
+    async def _proxy(self, query: dict[str, str], number: str, field: str, member: str, frame: str) -> Answer:
+        now = self._shown(number, field, member, frame)
+        (found,) = await self._read(make_proxies, now, field, int(member), range(int(frame), int(frame) + 1))
+        return Answer(found)
+
+    async def _point(self, query: dict[str, str], number: str, field: str, member: str, row: str, col: str) -> Answer:
+        now = self._shown(number, field, member)
+        _expect(int(row) < now.shape[1] and int(col) < now.shape[2], "no such cell")
+        return Answer(self._values(now, field, (int(member), int(row), int(col))), EVENTS)
+
+    async def _values(self, now: Snapshot, field: str, cell: tuple[int, int, int]) -> AsyncGenerator[bytes, None]:
+        """Yield the values of a cell in all frames, coarse to fine, a few times a second."""
+        chunks = coarse_to_fine(-(-now.frames // now.fields[field].frames_per_chunk))
+
+        def some() -> tuple[list[int], list[Any]]:
+            frames: list[int] = []
+            values: list[Any] = []
+            end = time.monotonic() + PIECE_SECONDS
+            for chunk in chunks:
+                here, found = values_at(now, field, cell, chunk)
+                frames += here
+                values += found
+                if time.monotonic() > end:
+                    break
+            return frames, values
+
+        while True:
+            frames, values = await trio.to_thread.run_sync(some, limiter=self._patient)
+            if not frames:
+                break
+            yield event("", {"frames": frames, "values": values})
+        yield event("done", {})
+
+    async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a thread, while the work ahead rests; a frame that cannot be read has gone."""
         try:
-            return await trio.to_thread.run_sync(function, limiter=self._requests)
+            with self._proxies.answering():
+                return await trio.to_thread.run_sync(partial(function, *arguments), limiter=self._threads)
         except (OSError, ValueError, LookupError) as error:
-            raise Refused(410, f"the frame cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise Refused(410, f"the frame cannot be read: {_reason(error)}") from None
 
     def _now(self, number: str) -> Snapshot:
-        if int(number) >= len(self._sources):
-            raise Refused(404, "there is no such output")
+        _expect(int(number) < len(self._sources), "no such number")
         now = self._sources[int(number)].now
         if now is None:
             raise Refused(404, "the output does not exist yet, or no longer")
         return now
 
-    def _field(self, number: str, field: str) -> Any:
+    def _shown(self, number: str, field: str, member: str = "0", frame: str = "0") -> Snapshot:
+        """Return what is known of an output that has this field, member and frame."""
         now = self._now(number)
-        if field not in now.fields:
-            raise Refused(404, "the output has no such field")
-        return now.fields[field]
+        _expect(field in now.fields, "no such field")
+        _expect(int(member) < now.shape[0], "no such member")
+        _expect(int(frame) < now.frames, "no such frame")
+        return now
+
+
+def _expect(true: bool, text: str) -> None:
+    if not true:
+        raise Refused(404, f"the output has {text}")
+
+
+def _reason(error: Exception) -> str:
+    """Return why something cannot be read, without the path of a file."""
+    return getattr(error, "strerror", None) or re.sub(r"\S*/\S*", "a file", str(error))
 
 
 async def _send(answer: Answer, method: str, receive: Receive, send: Send) -> None:
     """Send an answer; the stream of one ends when the client goes away."""
+    body = answer.body
     headers = {**dict(HEADERS), "Cache-Control": "no-store", "Content-Type": answer.kind, **dict(answer.headers)}
-    streamed = not isinstance(answer.body, bytes)
-    if not streamed:
-        headers["Content-Length"] = str(len(answer.body))  # type: ignore[arg-type]
+    if isinstance(body, bytes):
+        headers["Content-Length"] = str(len(body))
     start = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": start})
-    if method == "HEAD" or not streamed:
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else answer.body})
+    if method == "HEAD" or isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body if method != "HEAD" else b""})
         return
-    async with trio.open_nursery() as nursery:
+    async with aclosing(body) as pieces, trio.open_nursery() as nursery:
         nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-        async for piece in answer.body:  # type: ignore[union-attr]
+        async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
         nursery.cancel_scope.cancel()
@@ -246,17 +347,6 @@ def _colour_maps() -> dict[str, Any]:
 
 def _json(value: Any) -> Answer:
     return Answer(json.dumps(value, allow_nan=False).encode(), JSON)
-
-
-def _finite(values: list[Any]) -> list[Any]:
-    """Return values as JSON can hold them: None stands for those that are not finite."""
-    return [value if abs(value) < float("inf") else None for value in values]
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise Refused(400, "expected a whole number")
-    return int(text)
 
 
 def _name_of(host: str) -> str:

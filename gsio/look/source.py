@@ -6,8 +6,7 @@ plain file, so that many threads can read at once.
 """
 
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,13 @@ from gsio.reader.frames import ArrayLayout, Places
 from gsio.run.plan import layout_of
 from gsio.run.status import is_written, state_of
 from gsio.writer.journal import Records, journal_of, read_journal
-from gsio.writer.status_file import is_alive, read_status
+from gsio.writer.status_file import is_here, read_status
 
 PROXY_SIDE = 480  # cells of the longest side of a proxy
 GROUP = 16  # frames whose proxies travel together
 WINDOW_CELLS = 4 << 20  # the most cells of a window
 WHOLE_CELLS = 4096 * 4096  # a larger grid is shown by windows
+IDENTITY = ("pid", "process_started", "host", "run")  # values of a status file that say nothing to a viewer
 FACTS = ("device", "backend", "started", "ended", "gsio_version")
 
 
@@ -43,6 +43,8 @@ class Snapshot:
         "running", "complete", "stopped", "failed" or "killed".
     group
         The identity of the output: it changes when another output takes the place of this one.
+    identity
+        The device and inode of the file or folder, which change when a file takes its place, as in a repair.
     frames
         Number of committed frames.
     fields
@@ -53,6 +55,7 @@ class Snapshot:
 
     state: str
     group: str
+    identity: tuple[int, int]
     config: Config
     attributes: Mapping[str, Any]
     frames: int
@@ -98,7 +101,7 @@ class Snapshot:
                 "rows": field.lines_per_chunk,
                 "slabs": field.slabs,
                 "dtype": field.stored.newbyteorder("<").str,
-                "scale": field.scale,
+                "scale": None if field.scale is None else float(field.scale),
                 "layout": "planes" if CODECS[self.config.output.compression].byte_planes else "values",
             },
             "proxy": {"rows": self.proxy_shape[0], "cols": self.proxy_shape[1], "group": GROUP},
@@ -126,22 +129,24 @@ class Source:
         self.number, self.path = number, path
         self.now: Snapshot | None = None
         self.progress: dict[str, Any] = {}
+        self.is_computing = False  # whether a run on this machine writes the output
         self._mark: object = None
+        self._session: object = None  # the journal and the process whose records these are
+        self._records: Records | None = None
 
     def look(self) -> bool:
         """Look at the files again; return whether anything has changed. Only one thread calls this."""
-        status = read_status(self.path)
-        written = is_written(self.path)
+        status, written = read_status(self.path), is_written(self.path)
         mark = (_mark(self.path), _mark(journal_of(self.path)), written, status)
         if mark == self._mark:
             return False
-        self._mark, self.progress = mark, status
+        self._mark, self.progress, self.is_computing = mark, _progress(status), written and is_here(status)
         if _mark(self.path) is None:
             self.now = None
         elif written:
-            self.now = from_journal(self.path, "running") or self.now
+            self.now = self._from_journal("running") or self.now
         else:
-            self.now = _closed(self.path, status) or self.now
+            self.now = self._closed(status) or self.now
         return True
 
     def describe(self) -> dict[str, Any]:
@@ -150,14 +155,36 @@ class Source:
         name = {"number": self.number, "name": self.path.name}
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
 
+    def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:
+        """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it."""
+        try:
+            return from_stack(self.path)
+        except DataError:
+            state = str(status.get("state", "killed"))
+            return self._from_journal("killed" if state == "running" else state)
 
-def _closed(path: Path, status: Mapping[str, Any]) -> Snapshot | None:
-    """Return what is known of an output that nobody writes; a kill can tear HDF5's metadata, and the journal stays."""
-    try:
-        return from_stack(path)
-    except DataError:
-        state = str(status.get("state", "killed"))
-        return from_journal(path, "killed" if state == "running" and not is_alive(dict(status)) else state)
+    def _from_journal(self, state: str) -> Snapshot | None:
+        """Return what the journal knows of the output, or None if there is none, or one of another output."""
+        status, journal = read_status(self.path), _mark(journal_of(self.path))
+        session = (journal and journal[:2], status.get("pid"), status.get("process_started"))
+        kept = self._records if session == self._session else None
+        try:
+            self._records, self._session = _read(self.path, kept), session
+            return None if self._records is None else from_journal(self.path, self._records, state)
+        except (DataError, OSError):
+            return None
+
+
+def _read(path: Path, kept: Records | None) -> Records | None:
+    """Return the records of a journal; the chunks of those in `kept` that are full do not change."""
+    full = len(kept.frames) // kept.frames_per_chunk * kept.frames_per_chunk if kept is not None else 0
+    new = read_journal(path, full)
+    if not full or kept is None or new is None:
+        return new
+    same = (kept.frames.dtype, kept.attributes, kept.frames_per_chunk)
+    if same != (new.frames.dtype, new.attributes, new.frames_per_chunk) or not set(new.frames["frame"][:1]) <= {full}:
+        return read_journal(path)
+    return new._replace(frames=np.concatenate([kept.frames[:full], new.frames]))
 
 
 def from_stack(path: Path) -> Snapshot:
@@ -165,41 +192,35 @@ def from_stack(path: Path) -> Snapshot:
     found = path.stat()
     with open_stack(path) as stack:
         series = {name: stack.series(name) for name in stack.recorded}
+        try:
+            fields = {name: frames.apart(path) for name, frames in stack.fields.items()}
+        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them
+            raise DataError(f"cannot read {path}: {error}; see 'gsio verify'") from None
         return Snapshot(
             state=state_of(path, stack.attributes["status"]),
             group=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
+            identity=(found.st_dev, found.st_ino),
             config=stack.config,
             attributes=stack.attributes,
             frames=stack.frames,
-            fields={name: frames.apart(path) for name, frames in stack.fields.items()},
+            fields=fields,
             series=series,
         )
 
 
-def from_journal(path: Path, state: str) -> Snapshot | None:
-    """Return what the journal knows of an output; None if there is none, or it does not belong to such an output."""
-    try:
-        records = read_journal(path)
-        found = path.stat()
-        if records is None:
-            return None
-        config = Config.from_toml(records.attributes["config"])
-    except (DataError, OSError):
+def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:
+    """Return what `records` know of an output; None if the output has other chunks."""
+    config, found = Config.from_toml(records.attributes["config"]), path.stat()
+    identity = found.st_dev, found.st_ino
+    if (fields := _fields(path, identity, config, records)) is None:
         return None
-    fields = _fields(path, found, config, records)
-    if fields is None:
-        return None
-    series = {
-        name: records.frames[name]
-        for name in records.frames.dtype.names or ()
-        if name not in ("frame", "places", "checksum")
-    }
-    return Snapshot(
-        state, str(records.attributes.get("output_id")), config, records.attributes, len(records.frames), fields, series
-    )
+    names = [name for name in records.frames.dtype.names or () if name not in ("frame", "places", "checksum")]
+    series = {name: records.frames[name] for name in names}
+    group = str(records.attributes.get("output_id"))
+    return Snapshot(state, group, identity, config, records.attributes, len(records.frames), fields, series)
 
 
-def _fields(path: Path, found: os.stat_result, config: Config, records: Records) -> dict[str, Frames] | None:
+def _fields(path: Path, identity: tuple[int, int], config: Config, records: Records) -> dict[str, Frames] | None:
     layout = layout_of(config, frames_per_chunk=records.frames_per_chunk)
     frame, chunks, count = layout.frame, layout.chunks, len(records.frames)
     places = records.frames["places"]
@@ -213,9 +234,51 @@ def _fields(path: Path, found: os.stat_result, config: Config, records: Records)
         )
         table = places[:: records.frames_per_chunk, frame.fields.index(name)]
         folder = path / name if path.is_dir() else None
-        at = None if folder else Places(path, (found.st_dev, found.st_ino), table)
+        at = None if folder else Places(path, identity, table)
         fields[name] = Frames(array, count, folder, CODECS[config.output.compression], at)
     return fields
+
+
+def window(now: Snapshot, field: str, member: int, frame: int, rows: range, cols: range) -> NDArray[Any]:
+    """Return the values of a frame in some rows and columns, [row, col]; raises as `Frames.chunk`."""
+    source = now.fields[field]
+    number, place = divmod(frame, source.frames_per_chunk)
+    found = np.empty((len(rows), len(cols)), source.dtype)
+    for first, piece in source.pieces(number, member, range(rows[0], rows[-1] + 1)):
+        skipped = (rows.start - first) % rows.step
+        part = piece[place, skipped :: rows.step, cols.start : cols.stop : cols.step]
+        line = (first + skipped - rows.start) // rows.step
+        found[line : line + len(part)] = part if source.scale is None else part * source.scale
+    return found
+
+
+def values_at(now: Snapshot, field: str, cell: tuple[int, int, int], number: int) -> tuple[range, list[Any]]:
+    """Return the committed frames of chunk `number`, and their values in a `cell`, member, row and column.
+
+    None stands for a value that is not finite, or cannot be read.
+    """
+    source, (member, row, col) = now.fields[field], cell
+    frames = range(number * source.frames_per_chunk, min((number + 1) * source.frames_per_chunk, now.frames))
+    try:
+        ((_, piece),) = source.pieces(number, member, range(row, row + 1))
+    except (OSError, ValueError):
+        return frames, [None] * len(frames)
+    values = piece[: len(frames), 0, col]
+    return frames, finite((values if source.scale is None else values * source.scale).tolist())
+
+
+def coarse_to_fine(count: int) -> Iterator[int]:
+    """Yield the numbers below `count`, each once: first 0, then those between the ones before."""
+    step = 1 << (count - 1).bit_length() if count > 1 else 1
+    yield from range(min(count, 1))
+    while step > 1:
+        yield from range(step // 2, count, step)
+        step //= 2
+
+
+def finite(values: list[Any]) -> list[Any]:
+    """Return values as JSON can hold them: None stands for those that are not finite."""
+    return [value if abs(value) < math.inf else None for value in values]
 
 
 def _mark(path: Path) -> tuple[int, ...] | None:
@@ -225,6 +288,19 @@ def _mark(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _progress(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a status file says of the progress of a run: numbers, words, and tables of numbers."""
+
+    def plain(value: Any) -> bool:
+        return value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < math.inf)
+
+    return {
+        name: value
+        for name, value in status.items()
+        if name not in IDENTITY and (all(map(plain, value.values())) if isinstance(value, dict) else plain(value))
+    }
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,11 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.codec import Codec, decode
+from gsio.frames.chunking import PLACE
 from gsio.inputs import open_regular, read_regular
 
 LARGEST = 8 << 30  # bytes of the largest encoded chunk
+MOST_CHUNKS = 1 << 24  # the most chunks of a field whose places are kept in memory
 
 
 class Places(NamedTuple):
@@ -39,9 +42,6 @@ class ArrayLayout(NamedTuple):
     dtype: np.dtype[Any]
     attrs: dict[str, Any]
     shards: tuple[int, ...] | None = None
-
-
-PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])
 
 
 class Frames:
@@ -131,14 +131,28 @@ class Frames:
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
     @property
-    def scale(self) -> float | None:
+    def scale(self) -> np.floating[Any] | None:
         """The value that the stored integer 1 stands for, or None where values are stored as they are."""
-        return None if self._scale is None else float(self._scale)
+        return self._scale
 
     @property
     def slabs(self) -> int:
         """Number of slabs that a frame is cut into; 1: frames are whole."""
         return int(-(-self.shape[1] // self._array.chunks[1]))
+
+    def pieces(self, number: int, member: int, rows: range) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield `rows` of one member of the frames that share chunks, slab by slab, so that memory holds one slab.
+
+        Each piece is a row and the values from there on, [frame, row, col], as stored; raises as `chunk`.
+        """
+        lines = self.lines_per_chunk
+        if self.ndim > 3:
+            slab = self.slab(number, member // lines)
+            yield rows.start, slab[:, member % lines, rows.start : rows.stop]
+            return
+        for place in range(rows.start // lines, -(-rows.stop // lines)):
+            first = max(rows.start, place * lines)
+            yield first, self.slab(number, place)[:, first - place * lines : rows.stop - place * lines]
 
     def slab(self, number: int, slab: int) -> NDArray[Any]:
         """Return one slab of the frames that share chunks, [frame, line, …], as stored; raises as `chunk`.
@@ -157,7 +171,10 @@ class Frames:
         if self._folder is not None or self._places is not None:
             return self
         chunks, found = self._array.chunks, path.stat()
-        table = np.zeros((-(-len(self) // chunks[0]), self.slabs), PLACE)
+        shape = -(-len(self) // chunks[0]), self.slabs
+        if math.prod(shape) > MOST_CHUNKS:
+            raise ValueError(f"expected at most {MOST_CHUNKS} chunks, found {shape[0]} × {shape[1]}")
+        table = np.zeros(shape, PLACE)
 
         def keep(chunk: Any) -> None:
             frame, line = chunk.chunk_offset[:2]

@@ -90,7 +90,7 @@ def follow(output: Path) -> Iterator[str]:
     """
     shown = 0
     while True:
-        status, records = read_status(output), read_journal(output, last=1)
+        status, records = read_status(output), read_journal(output, first=-1)
         if not status:
             raise DataError(f"no run has left a whole '{status_of(output)}'; expected the output of 'gsio run'")
         running = status["state"] == "running" and is_alive(status)
@@ -131,7 +131,7 @@ def open_committed(output: Path) -> Stack:
     DataError if `output` is no output.
     """
     for look in range(LOOKS):
-        records = read_journal(output, last=1) if is_written(output) else None
+        records = read_journal(output, first=-1) if is_written(output) else None
         if records is None:
             break
         committed = int(records.frames[-1]["frame"]) + 1 if len(records.frames) else 0

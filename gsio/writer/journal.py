@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
 from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
+from gsio.frames.chunking import PLACE
 from gsio.frames.layout import BlockLayout
 from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
 from gsio.writer.status_file import is_alive, is_here, read_status
-
-PLACE = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])  # a chunk in the file; both are 0 where each chunk is a file
 
 MOST_PARTS = 1 << 20  # the most slabs of a frame, or frames of a chunk
 RANGE = ("min", "max")
@@ -231,14 +230,14 @@ def is_journal(path: Path) -> bool:
     return not head or (head.startswith(b'{"') and b'"series"' in head)
 
 
-def read_journal(output: Path, last: int = 0) -> Records | None:
+def read_journal(output: Path, first: int = 0) -> Records | None:
     """Return the records of the journal of an output up to a torn one, or None if there is no journal or it is new.
 
-    If `last` is not 0, only the last `last` records are read: a watcher has seen the others. Raises DataError if the
-    head is damaged.
+    Only the records from `first` on are read, or with a negative number, the last ones: a watcher has seen the others.
+    Raises DataError if the head is damaged.
     """
     try:
-        found = _read(journal_of(output), last)
+        found = _read(journal_of(output), first)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -251,8 +250,8 @@ def read_journal(output: Path, last: int = 0) -> Records | None:
     return Records(portable(head["attributes"]), head["frames_per_chunk"], frames)
 
 
-def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
-    """Return the head of a journal, the bytes of its line, and the whole records, or the `last` ones; None if new."""
+def _read(path: Path, first: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
+    """Return the head of a journal, the bytes of its line, and the whole records from `first` on; None if new."""
     with open_regular(path, follow=False) as file:
         line = file.readline(METADATA_NBYTES)
         if not line:
@@ -271,7 +270,7 @@ def _read(path: Path, last: int = 0) -> tuple[dict[str, Any], int, NDArray[np.vo
                 "run 'gsio repair', or move the journal away"
             ) from None
         count = max(0, (os.fstat(file.fileno()).st_size - len(line)) // record.itemsize)
-        first = max(0, count - last) if last else 0
+        first = min(first, count) if first >= 0 else max(0, count + first)
         file.seek(len(line) + first * record.itemsize)
         records = np.frombuffer(file.read((count - first) * record.itemsize), record)
     raw = records.view(np.uint8).reshape(len(records), record.itemsize)

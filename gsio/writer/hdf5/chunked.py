@@ -20,12 +20,12 @@ from gsio.codec import CODECS
 from gsio.errors import StorageError
 from gsio.files import is_file, publish, sync_folder
 from gsio.frames.block import Block
+from gsio.frames.chunking import PLACE
 from gsio.frames.layout import PAGE
 from gsio.frames.metadata import SERIES_CHUNK, frame_series
 from gsio.writer.hdf5.disk import Disk
 from gsio.writer.hdf5.layout import create_arrays, reopen
 from gsio.writer.hdf5.vtk import OFFSETS, VTK
-from gsio.writer.journal import PLACE
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now
 

@@ -20,9 +20,9 @@ from gsio import codec
 from gsio.codec import CODECS
 from gsio.files import changed, publish, require_same, temporary_beside
 from gsio.frames.block import Block
+from gsio.frames.chunking import PLACE
 from gsio.frames.metadata import DAMAGED, SERIES_CHUNK, frame_series
 from gsio.writer.formats import is_zarr
-from gsio.writer.journal import PLACE
 from gsio.writer.ome import level_path, levels_of, ome_attributes
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now

@@ -1,0 +1,202 @@
+"""Proxies: small 8-bit pictures of all frames, made when the page asks for them, and ahead of it while nobody waits."""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from gsio.look.source import GROUP, Snapshot
+from gsio.machine import usable_cores
+
+MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
+AHEAD = 8  # groups that are made ahead once that much is kept
+SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
+UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
+
+
+class Wanted(NamedTuple):
+    """A group of frames of one field and member of an output."""
+
+    now: Snapshot
+    field: str
+    member: int
+    group: int
+
+    @property
+    def frames(self) -> range:
+        """The committed frames of the group."""
+        return range(self.group * GROUP, min((self.group + 1) * GROUP, self.now.frames))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells this group from all others, and from itself with fewer frames."""
+        return (self.now.group, self.now.identity, self.field, self.member, self.group, len(self.frames))
+
+
+class Proxies:
+    """The proxies of all outputs, for many threads at once.
+
+    `is_computing` is a function that says whether a run on this machine writes one of the outputs.
+    """
+
+    def __init__(self, is_computing: Callable[[], bool] = lambda: False) -> None:
+        self._is_computing = is_computing
+        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()  # what was used last comes last
+        self._nbytes = 0
+        self._changed = threading.Condition()
+        self._waiting = 0  # requests that are being answered
+        self._wanted: Wanted | None = None  # the group that the page has asked for last
+        self._making: set[tuple[object, ...]] = set()
+        self._stopped = threading.Event()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Let the work ahead rest while a request is answered."""
+        with self._changed:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+    def group(self, wanted: Wanted) -> bytes:
+        """Return the proxies of the frames of a group in one zlib stream, and work ahead from there.
+
+        Each proxy has its least and its greatest value, float32, and then a byte for each cell. Both values are NaN if
+        the frame cannot be read.
+        """
+        with self._changed:
+            self._wanted = wanted
+            if (found := self._kept.get(wanted.key)) is not None:
+                self._kept.move_to_end(wanted.key)
+                return found
+        return self._keep(wanted, _deflated(wanted))
+
+    def follow(self, now: Snapshot) -> None:
+        """Take the new frames of an output into the work ahead, if the page shows this output."""
+        with self._changed:
+            if self._wanted is not None and self._wanted.now.group == now.group:
+                self._wanted = self._wanted._replace(now=now)
+                self._changed.notify_all()
+
+    def ready(self, now: Snapshot) -> int:
+        """Return how many frames have proxies, of the field and member that the page has asked for last."""
+        with self._changed:
+            if self._wanted is None or self._wanted.now.group != now.group:
+                return 0
+            return sum(len(group.frames) for group in _groups(self._wanted) if group.key in self._kept)
+
+    def work_ahead(self) -> None:
+        """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone, on Linux
+        while (wanted := self._next()) is not None:
+            self._keep(wanted, _deflated(wanted, self._rest))
+
+    def stop(self) -> None:
+        """End the work ahead."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _next(self) -> Wanted | None:
+        """Wait for a group to make, and return it; None means the end.
+
+        The groups that follow the last one that was asked for come first. While a run goes on, one thread makes the
+        newest groups that are full.
+        """
+        with self._changed:
+            while not self._stopped.is_set():
+                alone = self._is_computing()
+                groups = _groups(self._wanted) if self._wanted is not None and not self._waiting else []
+                if alone:
+                    groups = [] if self._making else [group for group in groups if len(group.frames) == GROUP][::-1]
+                elif self._wanted is not None:
+                    groups = groups[self._wanted.group :] + groups[: self._wanted.group]
+                if self._nbytes > MOST_NBYTES * 3 // 4:
+                    groups = groups[:AHEAD]
+                for group in groups:
+                    if group.key not in self._kept and group.key not in self._making:
+                        self._making.add(group.key)
+                        return group
+                self._changed.wait()
+        return None
+
+    def _rest(self, started: float) -> None:
+        """Wait until no request is being answered, and longer while a run needs the machine: `SHARE` of it is ours."""
+        if self._is_computing():
+            seconds = time.monotonic() - started
+            self._stopped.wait(seconds / (SHARE * usable_cores()) - seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting or self._stopped.is_set())
+
+    def _keep(self, wanted: Wanted, deflated: bytes) -> bytes:
+        with self._changed:
+            self._making.discard(wanted.key)
+            self._nbytes += len(deflated) - len(self._kept.pop(wanted.key, b""))
+            self._kept[wanted.key] = deflated
+            while self._nbytes > MOST_NBYTES:
+                _, oldest = self._kept.popitem(last=False)
+                self._nbytes -= len(oldest)
+            self._changed.notify_all()
+        return deflated
+
+
+def _groups(wanted: Wanted) -> list[Wanted]:
+    """Return all groups of the same field and member."""
+    return [wanted._replace(group=group) for group in range(-(-wanted.now.frames // GROUP))]
+
+
+def _deflated(wanted: Wanted, rest: Callable[[float], object] = lambda started: None) -> bytes:
+    """Return the proxies of a group in one zlib stream; `rest` is called after each chunk, with the time it began."""
+    per_chunk, frames, found = wanted.now.fields[wanted.field].frames_per_chunk, wanted.frames, []
+    for number in range(frames.start // per_chunk, -(-frames.stop // per_chunk)):
+        started = time.monotonic()
+        here = range(max(frames.start, number * per_chunk), min(frames.stop, (number + 1) * per_chunk))
+        try:
+            found += make_proxies(wanted.now, wanted.field, wanted.member, here)
+        except (OSError, ValueError):
+            found += [UNREADABLE + bytes(np.prod(wanted.now.proxy_shape))] * len(here)
+        rest(started)
+    deflated: bytes = isal_zlib.compress(b"".join(found), 1)
+    return deflated
+
+
+def make_proxies(now: Snapshot, field: str, member: int, frames: range) -> list[bytes]:
+    """Return the proxies of `frames`, which share a chunk; raises as `Frames.chunk`."""
+    source, k, (_, rows, cols) = now.fields[field], now.factor, now.shape
+    number = frames.start // source.frames_per_chunk
+    here = slice(frames.start % source.frames_per_chunk, (frames.stop - 1) % source.frames_per_chunk + 1)
+    lines, columns = now.proxy_shape
+    tall = np.zeros((len(frames), lines, cols), np.float32)
+    for first, piece in source.pieces(number, member, range(rows)):
+        for offset in range(min(k, piece.shape[1])):
+            part, line = piece[here, offset::k], (first + offset) // k
+            tall[:, line : line + part.shape[1]] += part
+    sums = np.zeros((len(frames), lines, columns), np.float32)
+    for offset in range(k):
+        part = tall[:, :, offset::k]
+        sums[:, :, : part.shape[2]] += part
+    cells = np.minimum(k, rows - k * np.arange(lines))[:, np.newaxis] * np.minimum(k, cols - k * np.arange(columns))
+    sums *= (source.scale or 1) / cells.astype(np.float32)
+    return [_quantised(mean) for mean in sums]
+
+
+def _quantised(mean: NDArray[Any]) -> bytes:
+    """Return the range of the finite values [row, col], and a byte for each cell; 0 stands for one that is not."""
+    finite = np.isfinite(mean)
+    values = mean[finite] if not finite.all() else mean
+    low, high = (values.min(), values.max()) if values.size else (np.float32(0), np.float32(0))
+    with np.errstate(all="ignore"):  # values of a run that diverges
+        steps = (mean - low) * np.float32(255 / (float(high) - float(low) or 1)) + np.float32(0.5)
+        steps = np.where(finite, np.clip(steps, 0, 255), 0)
+    return np.array([low, high], "<f4").tobytes() + steps.astype(np.uint8).tobytes()
