@@ -1,0 +1,58 @@
+// Requests to the server that served this page. All addresses are relative.
+
+const RETRIES = 5; // of an answer 503, "too many at once"
+
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+const WORDS = {
+  403: "The server does not know this browser any more. Open the address again that gsio view printed.",
+  404: "The server has no such data. The output may have been deleted or replaced.",
+};
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+/** Return the answer to a GET request. Throws Refused with one plain line, or AbortError. */
+export async function get(path, signal) {
+  for (let attempt = 0; ; attempt++) {
+    let answer;
+    try {
+      answer = await fetch(`./${path}`, { signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refused(0, "The server does not answer. The page tries again by itself.");
+    }
+    if (answer.ok) return answer;
+    if (answer.status === 503 && attempt < RETRIES) {
+      await pause(150 * 2 ** attempt, signal);
+      continue;
+    }
+    const line = (await answer.text().catch(() => "")).split("\n")[0].trim().slice(0, 300);
+    throw new Refused(answer.status, WORDS[answer.status] ?? (line || `The server answered ${answer.status}.`));
+  }
+}
+
+export async function getJson(path, signal) {
+  return (await get(path, signal)).json();
+}
+
+export async function getBytes(path, signal) {
+  return new Uint8Array(await (await get(path, signal)).arrayBuffer());
+}
+
+/** Whether an error only says that a newer request replaced this one. */
+export function isAbort(error) {
+  return error?.name === "AbortError";
+}
