@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def running(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]
     started: list[subprocess.Popen[bytes]] = []
 
     def start(output: Path) -> subprocess.Popen[bytes]:
-        options = ["-r", ROWS, "-c", COLS, "-e", 100, "-n", 10**7, "--backend", "numpy", "--seed", len(started)]
+        options = ["-r", ROWS, "-c", COLS, "-e", 100, "-n", 10**7, "--backend", "numpy"]
         command = [sys.executable, "-c", RUN, "run", "--quiet", "-o", str(output), *map(str, options)]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE))
         return started[-1]
@@ -245,44 +245,43 @@ def test_the_page_works_behind_a_prefix(opened: Open, served: Serve, output: Pat
             request.send_error(404)
             return
         back = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
-        back.request("GET", request.path.removeprefix(PREFIX), headers=dict(request.headers))
-        answer = back.getresponse()
-        request.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "server", "date"):
-                request.send_header(name, value)
-        request.end_headers()
-        while piece := answer.read1():
-            request.wfile.write(piece)
-            request.wfile.flush()
-        back.close()
+        with closing(back), suppress(OSError, ValueError):  # the stream of events ends in its midst
+            back.request("GET", request.path.removeprefix(PREFIX), headers=dict(request.headers))
+            answer = back.getresponse()
+            request.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "server", "date"):
+                    request.send_header(name, value)
+            request.end_headers()
+            while piece := answer.read1():
+                request.wfile.write(piece)
+                request.wfile.flush()
 
     with http_server(forward) as port:
         page = opened(url=f"http://127.0.0.1:{port}{PREFIX}/?token={server.token}", show="frame=11")
         assert check_values(page, output) == 11
         wait_for(page, "output.previews === 3 && output.series === 40 && state.connection === 'open'")
         page.close()
-    assert outside == []
+    assert set(outside) <= {"/favicon.ico"}  # browsers ask for that one by themselves
 
 
 # Those who may not see it
 
 ATTEMPTS = """async (base) => {
   const text = (frame) => frame.contentDocument?.body?.innerText ?? "";
-  const added = (name, attributes, read, parent = document.body) => new Promise((resolve) => {
+  const added = (name, attributes, read) => new Promise((resolve) => {
     const element = Object.assign(document.createElement(name), attributes);
     element.onload = () => resolve(read(element));
     element.onerror = () => resolve("");
-    parent.append(element);
+    document.body.append(element);
   });
   const attempts = {
     fetch: async () => (await fetch(base + "outputs", { credentials: "include" })).text(),
     opaque: async () => (await fetch(base + "outputs", { credentials: "include", mode: "no-cors" })).text(),
     image: () => added("img", { src: base + "page/favicon.svg" }, (image) => `${image.naturalWidth} pixels`),
     script: () => added("script", { type: "module", src: base + "page/format.js" }, () => "a script"),
-    classic: () => added("script", { src: base + "page/theme.js" }, () => "a script"),
     module: async () => Object.keys(await import(base + "page/format.js")).join(),
-    style: () => added("link", { rel: "stylesheet", href: base + "page/style.css" }, (link) => `${link.sheet.cssRules.length} rules`),
+    style: () => added("link", { rel: "stylesheet", href: base + "page/style.css" }, (link) => link.sheet.cssRules),
     frame: () => added("iframe", { src: base + "outputs" }, text),
     page: () => added("iframe", { src: base }, (frame) => frame.contentDocument?.title ?? ""),
     events: () => new Promise((resolve) => {
@@ -293,7 +292,8 @@ ATTEMPTS = """async (base) => {
     }),
     form: () => new Promise((resolve) => {
       const frame = Object.assign(document.createElement("iframe"), { name: "answer" });
-      const form = Object.assign(document.createElement("form"), { method: "post", action: base + "outputs", target: "answer" });
+      const to = { method: "post", action: base + "outputs", target: "answer" };
+      const form = Object.assign(document.createElement("form"), to);
       document.body.append(frame, form);
       frame.onload = () => resolve(text(frame));
       form.submit();
@@ -303,7 +303,8 @@ ATTEMPTS = """async (base) => {
       const look = () => {
         let read = "";
         try {
-          if (popup.location.href === "about:blank" || popup.document.readyState !== "complete") return setTimeout(look, 10);
+          const there = popup.location.href !== "about:blank" && popup.document.readyState === "complete";
+          if (!there) return setTimeout(look, 10);
           read = popup.document.body.innerText;
         } catch {}
         popup.close();
