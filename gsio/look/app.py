@@ -100,7 +100,7 @@ class App:
     token, port
         The token in the address that opens the page, and in the cookie afterwards, whose name has the port.
     hosts
-        The names under which the page may be asked for.
+        The names under which the page may be asked for; None: all.
     opened
         Is called when somebody opens the page with the token.
     """
@@ -112,7 +112,7 @@ class App:
         proxies: Proxies,
         token: str,
         port: int,
-        hosts: Set[str],
+        hosts: Set[str] | None,
         opened: Callable[[], object],
     ) -> None:
         self._sources, self._live, self._proxies, self._token, self._hosts = sources, live, proxies, token, hosts
@@ -164,7 +164,7 @@ class App:
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        if _name_of(headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and _name_of(headers.get("host", "")) not in self._hosts:
             raise Refused(421, "this page is not known by that name; gsio view --allow-host NAME allows it")
         if scope["method"] not in ("GET", "HEAD"):
             raise Refused(405, "expected GET")

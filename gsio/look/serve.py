@@ -55,6 +55,8 @@ class Server:
         The listening socket, which the server closes.
     names
         More names under which the page may be asked for, besides those of this machine for itself.
+    any_name
+        Whether every name is one of them.
     wait
         Whether outputs that cannot be read yet are waited for; else DataError is raised.
 
@@ -67,7 +69,13 @@ class Server:
     """
 
     def __init__(
-        self, paths: Sequence[Path], sock: socket.socket, names: Iterable[str] = (), *, wait: bool = False
+        self,
+        paths: Sequence[Path],
+        sock: socket.socket,
+        names: Iterable[str] = (),
+        *,
+        any_name: bool = False,
+        wait: bool = False,
     ) -> None:
         self.sources = [Source(number, path) for number, path in enumerate(paths)]
         for source in self.sources:
@@ -83,7 +91,7 @@ class Server:
         self.url = f"http://{shown}:{self.port}/?token={self.token}"
         self._proxies = Proxies(lambda: any(source.is_computing for source in self.sources))
         self._live = Live(self.sources, self._proxies)
-        hosts = HOSTS | {shown.lower(), *(name.lower() for name in names)}
+        hosts = None if any_name else HOSTS | {shown.lower(), *(name.lower() for name in names)}
         self.opened = threading.Event()
         self._app = App(self.sources, self._live, self._proxies, self.token, self.port, hosts, self.opened.set)
         self._ready, self._ended = threading.Event(), threading.Event()
