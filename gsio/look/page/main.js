@@ -39,7 +39,7 @@ function fetchPreviews(pane) {
   let members = output.membersOf(view.member);
   const { rows, cols } = output.proxy;
   if (members.length * rows * cols * output.frames > TILES && members.length > 1) members = [];
-  output.proxies.fetchAround(output.fieldOf(view.field), members, pane.frame);
+  output.proxies.fetchAround(output.fieldOf(view.field), members, pane.frame, pane.loader.pending !== null);
 }
 
 function draw(changed) {
@@ -59,6 +59,7 @@ function draw(changed) {
   Object.assign(state, {
     frame: shown?.frame ?? "", kind: shown?.kind ?? "none", wanted: view.frame, playing: view.playing,
     follow: view.follow, moving: view.moving, output: active().output.state,
+    previews: active().output.proxies.groups.size, points: panel.point.exact.size,
   });
   if (changed.has("active")) document.title = `${active().output.name} – gsio`;
 }

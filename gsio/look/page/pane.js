@@ -159,8 +159,8 @@ export class Pane {
     this.element.dataset.kind = shown?.kind ?? "none";
     if (!output.frames) return say(this.where, "");
     const frame = shown?.frame ?? this.frame;
-    const total = output.live ? `${count(output.frames)} of ${count(output.frames_total)}` : count(output.frames);
-    say(this.where, `frame ${count(frame)} / ${total}   t = ${brief(output.timeOf(frame), 6)}`);
+    const total = output.live ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
+    say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
     say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);
     this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${shown?.kind === "exact" ? "exact values" : "preview"}`);

@@ -47,9 +47,9 @@ export class Proxies {
     this.bytes = 0;
   }
 
-  /** Fetch groups, those nearest to `frame` first, until the memory is full. */
-  fetchAround(field, members, frame) {
-    this.wanted = { field, members, frame };
+  /** Fetch groups, those nearest to `frame` first, until the memory is full; begin none while something else `waits`. */
+  fetchAround(field, members, frame, waits) {
+    this.wanted = { field, members, frame, waits };
     this.#next();
   }
 
@@ -89,7 +89,7 @@ export class Proxies {
   }
 
   #next() {
-    while (this.wanted && !this.rests && this.busy.size < AT_ONCE) {
+    while (this.wanted && !this.rests && !this.wanted.waits && this.busy.size < AT_ONCE) {
       const found = this.#nearest();
       if (!found || !this.#makeRoom(found[1])) return;
       this.#fetch(found[0]);
@@ -141,11 +141,11 @@ export class Proxies {
     const { rows, cols } = this.output.proxy;
     const size = 8 + rows * cols;
     const view = new DataView(bytes.buffer, bytes.byteOffset);
-    return Array.from({ length: Math.floor(bytes.length / size) }, (_, i) => ({
-      low: view.getFloat32(i * size, true),
-      high: view.getFloat32(i * size + 4, true),
-      bytes: bytes.subarray(i * size + 8, (i + 1) * size),
-    }));
+    return Array.from({ length: Math.floor(bytes.length / size) }, (_, i) => {
+      const [low, high] = [view.getFloat32(i * size, true), view.getFloat32(i * size + 4, true)];
+      if (Number.isNaN(low)) return null; // the frame cannot be read
+      return { low, high, bytes: bytes.subarray(i * size + 8, (i + 1) * size) };
+    });
   }
 
   /** Fetch the proxy of one frame, for the newest frame of a running output. */
