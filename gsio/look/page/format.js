@@ -25,7 +25,7 @@ export function brief(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e7 || size < 1e-4) return value.toExponential(2).replace("e+", "e").replace("-", "−");
+  if (size >= 1e7 || size < 1e-4) return Number(value.toPrecision(3)).toExponential().replace("e+", "e").replaceAll("-", "−");
   if (size >= 1000) return Math.round(value).toLocaleString("en-US").replaceAll(",", "\u202f").replace("-", "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }

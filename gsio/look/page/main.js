@@ -58,7 +58,7 @@ function draw(changed) {
   const { shown } = active();
   Object.assign(state, {
     frame: shown?.frame ?? "", kind: shown?.kind ?? "none", wanted: view.frame, playing: view.playing,
-    follow: view.follow, moving: view.moving, output: active().output.state,
+    follow: view.follow, moving: view.moving, zooming: view.zooming, output: active().output.state,
     previews: active().output.proxies.groups.size, points: panel.point.exact.size,
   });
   if (changed.has("active")) document.title = `${active().output.name} – gsio`;
@@ -135,8 +135,7 @@ async function start() {
     panes.push(new Pane(output, exact, onExact));
   }
   await Promise.all(panes.map(({ output }) => readSeries(output)));
-  const [only] = panes;
-  if (panes.length === 1) $("#identity").append(only.head);
+  $("#identity").append(panes.length === 1 ? panes[0].head : `${panes.length} outputs, linked by model time`);
   $("#panes").dataset.many = panes.length > 1;
   $("#panes").append(...panes.map((pane) => pane.element));
   panel = new Panel();

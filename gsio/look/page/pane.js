@@ -77,7 +77,8 @@ export class Pane {
     const wish = { frame: this.frame, field, members, moving, live: output.live && view.follow, seen: picture.visible, region };
     const content = this.loader.update(wish);
     if (content) this.#paint(content);
-    picture.draw({ point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
+    const names = members.length > 1 ? members.map(String) : null;
+    picture.draw({ names, point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
     this.#drawScale();
     this.#drawHead();
     this.#drawMessage();

@@ -18,7 +18,7 @@ export class Panel {
     this.stats = new Plot($("#stats"), [
       { token: "series-2", dash: [7, 4] }, { token: "series-1" }, { token: "series-3", dash: [2, 3] },
     ], { onPick: (frame) => set({ frame, follow: false }) });
-    legend($("#stats-legend"), [["greatest", "series-2", true], ["mean", "series-1"], ["least", "series-3", true]]);
+    legend($("#stats-legend"), [["greatest", "series-2", "dashed"], ["mean", "series-1"], ["least", "series-3", "dotted"]]);
     $("#field").addEventListener("change", (event) => set({ field: event.target.value }));
     $("#member").addEventListener("change", ({ target }) => set({ member: target.value === "all" ? "all" : Number(target.value), point: null, line: null }));
     this.#listMaps();

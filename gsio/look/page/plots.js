@@ -95,7 +95,7 @@ export function legend(place, entries) {
   place.replaceChildren(...entries.map(([name, colour, dash]) => {
     const stroke = el("i");
     stroke.style.color = `var(--${colour})`;
-    if (dash) stroke.dataset.dash = "true";
+    stroke.style.borderTopStyle = dash ?? "solid";
     return el("span", {}, stroke, name);
   }));
 }
