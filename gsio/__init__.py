@@ -7,14 +7,15 @@ from gsio.config import Config, load_config
 from gsio.errors import GsioError
 
 if TYPE_CHECKING:
+    from gsio.look.notebook import view
     from gsio.reader import open_stack
     from gsio.run.simulate import simulate
 
-__all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate"]
+__all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `simulate` and `open_stack`, and with them Numba and HDF5, only when they are asked for."""
+    """Import `simulate`, `open_stack` and `view`, and with them Numba and HDF5, only when they are asked for."""
     if name == "simulate":
         from gsio.run.simulate import simulate
 
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from gsio.reader import open_stack
 
         return open_stack
+    if name == "view":
+        from gsio.look.notebook import view
+
+        return view
     raise AttributeError(f"module 'gsio' has no attribute '{name}'")

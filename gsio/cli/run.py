@@ -56,9 +56,12 @@ class _RunCommand(Command):
     "--log-format", cls=Option, type=click.Choice(["text", "json"]), default="text", show_default=True,
     heading=DISPLAY, help="Write events to stderr as lines of text or of JSON.",
 )  # fmt: skip
+@click.option(
+    "--view", cls=Option, is_flag=True, heading=DISPLAY, help="Show the run in the browser, as gsio view does."
+)
 @quiet_option("Show neither progress nor a summary.")
 @debug_option
-def run(config: Config, output: Path, metrics_port: int | None, quiet: bool, **options: Any) -> None:
+def run(config: Config, output: Path, metrics_port: int | None, view: bool, quiet: bool, **options: Any) -> None:
     """Simulate and save every frame.
 
     CONFIG is a TOML file that changes some of the keys that 'gsio config show' lists.
@@ -66,13 +69,14 @@ def run(config: Config, output: Path, metrics_port: int | None, quiet: bool, **o
     import structlog
 
     from gsio import log
+    from gsio.look.beside import shown
     from gsio.run.metrics import metrics
     from gsio.run.progress import Progress, run_progress
     from gsio.run.simulate import simulate
 
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     log_format, debug = options.pop("log_format"), options.pop("debug")
-    with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
+    with shown(output, wanted=view), metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 
         def watch(progress: Progress) -> None:
             bar(progress)

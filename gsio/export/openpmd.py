@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import gsio
+from gsio._version import __version__
 from gsio.export.deflated import create_array, write_planes
 from gsio.export.provenance import attributes_of
 from gsio.frames.metadata import AXES
@@ -24,7 +24,7 @@ def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> 
         "iterationEncoding": "groupBased",
         "iterationFormat": "/data/%T/",
         "software": "gsio",
-        "softwareVersion": gsio.__version__,
+        "softwareVersion": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
     }
     mesh = {

@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Set
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from importlib.resources import files
@@ -93,23 +93,32 @@ class Route(NamedTuple):
 
 
 class App:
-    """The application; `token` opens the page once, and a cookie does afterwards.
+    """The application.
 
-    Attributes
+    Parameters
     ----------
+    token, port
+        The token in the address that opens the page, and in the cookie afterwards, whose name has the port.
     hosts
-        The names under which the page may be asked for.
+        The names under which the page may be asked for; None: all.
     opened
-        Is set when somebody has opened the page with the token.
+        Is called when somebody opens the page with the token.
     """
 
     def __init__(
-        self, sources: list[Source], live: Live, proxies: Proxies, token: str, port: int, hosts: frozenset[str]
+        self,
+        sources: list[Source],
+        live: Live,
+        proxies: Proxies,
+        token: str,
+        port: int,
+        hosts: Set[str] | None,
+        opened: Callable[[], object],
     ) -> None:
         self._sources, self._live, self._proxies, self._token, self._hosts = sources, live, proxies, token, hosts
         self._cookie = f"gsio-{port}"
         self._threads, self._patient = trio.CapacityLimiter(THREADS), trio.CapacityLimiter(1)
-        self.opened = trio.Event()
+        self._opened = opened
         self._static = _static_files()
         requests, streams = Busy(REQUESTS), Busy(STREAMS)
         self._routes = [
@@ -155,7 +164,7 @@ class App:
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        if _name_of(headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and _name_of(headers.get("host", "")) not in self._hosts:
             raise Refused(421, "this page is not known by that name; gsio view --allow-host NAME allows it")
         if scope["method"] not in ("GET", "HEAD"):
             raise Refused(405, "expected GET")
@@ -182,9 +191,9 @@ class App:
         """
         if "token" not in query:
             return await self._page(query, "index.html")
-        self.opened.set()
+        self._opened()
         body = b"<!doctype html><title>gsio</title><meta http-equiv=refresh content='0; url=./'><a href='./'>gsio</a>\n"
-        cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+        cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict"  # for the folder of this address
         return Answer(body, KINDS["html"], (("Set-Cookie", cookie),))
 
     async def _page(self, query: dict[str, str], name: str) -> Answer:

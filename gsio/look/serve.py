@@ -1,51 +1,135 @@
-"""The server of the page: a socket of this machine, a token, and hypercorn in a nursery of trio."""
+"""The server of the page: a socket, a token, and hypercorn in a thread of its own."""
 
+import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from types import TracebackType
 from typing import Any
 
 import trio
 
+from gsio.errors import UsageError
 from gsio.look.app import App
 from gsio.look.live import Live
 from gsio.look.proxies import Proxies
-from gsio.look.source import Source
+from gsio.look.source import Source, from_stack
 from gsio.machine import usable_cores
 
-HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-IDLE_SECONDS = 15.0
+HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # the names of this machine for itself
+IDLE_SECONDS = 15.0  # after which a connection without a request is closed
+END_SECONDS = 2.0  # that a server waits for its connections
+ANY = ("0.0.0.0", "::")
+
+
+def is_here(host: str) -> bool:
+    """Return whether an address is one that only this machine can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """Return a listening socket; port 0 is a free one."""
-    found = socket.create_server((host, port), backlog=64)
-    found.setblocking(False)
-    return found
+    """Return a listening socket; port 0 is a free one. Raises UsageError if the port or the address cannot be used."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=64)
+    except OSError as error:
+        where = f"--port: {port}" if is_here(host) else f"--host, --port: {host}, {port}"
+        raise UsageError(f"{where} cannot be used: {error.strerror}; choose another") from None
 
 
 class Server:
-    """The page of some outputs at one socket."""
+    """The page of some outputs; a context manager that serves it.
 
-    def __init__(self, paths: Sequence[Path], sock: socket.socket, hosts: frozenset[str] = HOSTS) -> None:
-        self._socket = sock
-        self.port: int = sock.getsockname()[1]
-        self.token = secrets.token_urlsafe(24)
+    Parameters
+    ----------
+    paths
+        The outputs, in the order in which the page shows them.
+    sock
+        The listening socket, which the server closes.
+    names
+        More names under which the page may be asked for, besides those of this machine for itself.
+    any_name
+        Whether every name is one of them.
+    wait
+        Whether outputs that cannot be read yet are waited for; else DataError is raised.
+
+    Attributes
+    ----------
+    url
+        The address that opens the page, with the token.
+    opened
+        Is set when somebody has opened that address.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        sock: socket.socket,
+        names: Iterable[str] = (),
+        *,
+        any_name: bool = False,
+        wait: bool = False,
+    ) -> None:
         self.sources = [Source(number, path) for number, path in enumerate(paths)]
+        for source in self.sources:
+            source.look()
+            if source.now is None and not wait:
+                from_stack(source.path)  # it raises the reason
+        self._socket = sock
+        host, self.port = sock.getsockname()[:2]
+        self.token = secrets.token_urlsafe(24)
+        shown = f"[{host}]" if ":" in host else host
+        if host in ANY:
+            shown = socket.gethostname()
+        self.url = f"http://{shown}:{self.port}/?token={self.token}"
         self._proxies = Proxies(lambda: any(source.is_computing for source in self.sources))
         self._live = Live(self.sources, self._proxies)
-        self.app = App(self.sources, self._live, self._proxies, self.token, self.port, hosts)
+        hosts = None if any_name else HOSTS | {shown.lower(), *(name.lower() for name in names)}
+        self.opened = threading.Event()
+        self._app = App(self.sources, self._live, self._proxies, self.token, self.port, hosts, self.opened.set)
+        self._ready, self._ended = threading.Event(), threading.Event()
+        self._cancel: Callable[[], object] = lambda: None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
-    @property
-    def url(self) -> str:
-        """The address that opens the page."""
-        return f"http://127.0.0.1:{self.port}/?token={self.token}"
+    def __enter__(self) -> "Server":
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        return self
 
-    async def run(self, ready: Callable[[], object] = lambda: None) -> None:
-        """Serve until cancelled; `ready` is called when requests are answered."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._proxies.stop()
+        with suppress(trio.RunFinishedError):
+            self._cancel()
+        self._thread.join(END_SECONDS)  # a client that reads nothing can hold it; the thread ends with the process
+
+    def wait(self) -> None:
+        """Wait until the server has failed, and raise its error; a signal can end this before."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+            self._ready.set()
+
+    async def _serve(self) -> None:
         from hypercorn.config import Config
         from hypercorn.trio import serve
 
@@ -54,20 +138,15 @@ class Server:
         config.errorlog = None
         config.keep_alive_timeout = IDLE_SECONDS
         config.include_server_header = False
-        for source in self.sources:
-            await trio.to_thread.run_sync(source.look)
+        app: Any = self._app
         ahead = [
-            Thread(target=self._proxies.work_ahead, daemon=True) for _ in range(max(1, min(4, usable_cores() // 2)))
+            threading.Thread(target=self._proxies.work_ahead, daemon=True)
+            for _ in range(max(1, min(4, usable_cores() // 2)))
         ]
         for thread in ahead:
             thread.start()
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._live.watch)
-                app: Any = self.app
-                await nursery.start(partial(serve, app, config, mode="asgi"))
-                ready()
-        finally:
-            self._proxies.stop()
-            for thread in ahead:
-                thread.join()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._live.watch)
+            await nursery.start(partial(serve, app, config, mode="asgi"))
+            self._cancel = partial(trio.lowlevel.current_trio_token().run_sync_soon, nursery.cancel_scope.cancel)
+            self._ready.set()
