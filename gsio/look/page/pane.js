@@ -199,7 +199,7 @@ export class Pane {
     this.scale.style.top = `${top}px`;
     this.scale.style.height = `${bottom - top}px`;
     this.bar.style.backgroundImage = gradient(view.map, "top");
-    const wanted = Math.max(2, Math.min(8, Math.floor((bottom - top) / 70)));
+    const wanted = Math.max(2, Math.min(6, Math.floor((bottom - top) / 100)));
     this.ticks.replaceChildren(...ticks(low, high, wanted).map((value) => {
       const tick = el("span", {}, brief(value));
       tick.style.bottom = `${(100 * (value - low)) / (high - low)}%`;

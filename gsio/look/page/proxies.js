@@ -47,9 +47,10 @@ export class Proxies {
     this.bytes = 0;
   }
 
-  /** Fetch groups, those nearest to `frame` first, until the memory is full; begin none while something else `waits`. */
-  fetchAround(field, members, frame, waits) {
-    this.wanted = { field, members, frame, waits };
+  /** Fetch groups, those nearest to `frame` first, until the memory is full; begin none while something else `waits`.
+   * A page that `follows` a run asks only for what the server has ready. */
+  fetchAround(field, members, frame, { waits, follows }) {
+    this.wanted = { field, members, frame, waits, follows };
     this.#next();
   }
 
@@ -67,7 +68,7 @@ export class Proxies {
 
   /** Return the nearest group that is missing: a group of a running output only if the server has it ready. */
   #nearest() {
-    const { field, members, frame } = this.wanted;
+    const { field, members, frame, follows } = this.wanted;
     const { output } = this;
     const size = output.proxy.group;
     const last = Math.ceil(output.frames / size) - 1;
@@ -76,7 +77,7 @@ export class Proxies {
     const ready = output.state === "running" ? Math.floor((output.proxied ?? 0) / size) : last + 1;
     for (let away = 0; away <= last && away * 2 <= most; away++) {
       for (const number of away ? [here + away, here - away] : [here]) {
-        if (number < 0 || number > last || (number >= ready && away)) continue;
+        if (number < 0 || number > last || (number >= ready && (away || follows))) continue;
         const committed = Math.min(size, output.frames - number * size);
         for (const member of members) {
           const key = `${field} ${member} ${number}`;
