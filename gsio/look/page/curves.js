@@ -11,8 +11,8 @@ export class PointCurve {
 
   constructor() {
     this.plot = new Plot($("#point"), [
-      { token: "line-strong", width: 1 },
-      { token: "series-1", points: true },
+      { token: "line-strong", width: 1, points: false },
+      { token: "series-1" },
     ], { onPick: (frame) => set({ frame, follow: false }) });
     legend($("#point-legend"), [["preview", "line-strong"], ["exact", "series-1"]]);
     for (const id of ["point-row", "point-col"]) $(`#${id}`).addEventListener("change", () => this.#typed());
@@ -74,13 +74,12 @@ export class PointCurve {
   }
 
   #draw(output, field, { member, row, col }) {
-    const about = new Map();
-    const [frames, values] = output.proxies.series(field, member, row, col);
-    frames.forEach((frame, i) => about.set(frame, values[i]));
-    const all = [...new Set([...frames, ...this.exact.keys()])].sort((a, b) => a - b);
-    const drawn = `${this.key} ${about.size} ${this.exact.size}`;
+    const drawn = `${this.key} ${output.proxies.groups.size} ${this.exact.size}`;
     if (drawn === this.drawn) return;
     this.drawn = drawn;
+    const [frames, values] = output.proxies.series(field, member, row, col);
+    const about = new Map(frames.map((frame, i) => [frame, values[i]]));
+    const all = [...new Set([...frames, ...this.exact.keys()])].sort((a, b) => a - b);
     const finite = (value) => (Number.isFinite(value) ? value : null);
     this.plot.show([all, all.map((frame) => finite(about.get(frame))), all.map((frame) => finite(this.exact.get(frame)))]);
   }
@@ -91,7 +90,7 @@ const ENDS = ["from-row", "from-col", "to-row", "to-col"];
 /** The exact values along the chosen line, one for each cell that the line crosses. */
 export class LineCurve {
   constructor() {
-    this.plot = new Plot($("#line"), [{ token: "series-1" }]);
+    this.plot = new Plot($("#line"), [{ token: "series-1" }], { along: "distance in cells" });
     for (const id of ENDS) $(`#${id}`).addEventListener("change", () => this.#typed());
   }
 

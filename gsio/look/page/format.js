@@ -25,7 +25,7 @@ export function brief(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e7 || size < 1e-4) return value.toExponential(2).replace("e+", "e").replace("-", "−");
+  if (size >= 1e7 || size < 1e-4) return Number(value.toPrecision(3)).toExponential().replace("e+", "e").replaceAll("-", "−");
   if (size >= 1000) return Math.round(value).toLocaleString("en-US").replaceAll(",", "\u202f").replace("-", "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
@@ -44,13 +44,16 @@ export function count(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
-/** Return about `wanted` round numbers from low to high, for the ticks of a scale. */
-export function ticks(low, high, wanted = 5) {
-  const rough = (high - low) / wanted;
+/** Return at least `wanted` round numbers from low to high where float64 has them, for the ticks of a scale. */
+export function ticks(low, high, wanted = 3) {
+  const rough = (high - low) / (wanted - 1);
   if (!(rough > 0) || !Number.isFinite(rough)) return [low];
   const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = unit * [1, 2, 5, 10].find((factor) => factor * unit >= rough * 0.999);
-  const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
-  return found.map((value) => Number(value.toPrecision(12)));
+  const within = (step) => {
+    const found = [];
+    for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
+    return found.map((value) => Number(value.toPrecision(12)));
+  };
+  const steps = [10, 5, 2, 1, 0.5, 0.2].map((factor) => within(factor * unit));
+  return steps.find((found) => found.length >= wanted) ?? steps.at(-1);
 }

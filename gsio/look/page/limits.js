@@ -12,6 +12,7 @@ const NEAR = 0.5; // of the width: a drag takes the nearer mark
 export class LimitsControl {
   range = [0, 1]; // of the histogram
   counts = new Float64Array(BINS);
+  counted = 0; // how often the values were counted
   held = null; // 0 or 1: the mark that is dragged
 
   constructor() {
@@ -85,11 +86,15 @@ export class LimitsControl {
       const bin = Math.floor((patch.values.at(first + at) - low) * factor);
       if (bin >= 0 && bin <= BINS) this.counts[Math.min(bin, BINS - 1)]++;
     }
+    this.counted++;
     this.#draw();
   }
 
   #draw() {
     const { canvas, range, counts, limits } = this;
+    const key = [range, limits, this.counted, view.map, canvas.clientWidth, token("line")].join(" ");
+    if (key === this.drawn) return;
+    this.drawn = key;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !limits) return;
@@ -101,10 +106,11 @@ export class LimitsControl {
     const most = Math.log1p(Math.max(1, ...counts));
     const place = (value) => ((value - range[0]) / (range[1] - range[0])) * width;
     const [low, high] = limits.map((value) => Math.min(width - 1.5, Math.max(1.5, place(value))));
+    const [plain, strong] = [token("line"), token("line-strong")];
     counts.forEach((count, bin) => {
       const size = (Math.log1p(count) / most) * (floor - 6); // logarithms: rare values are seen too
       const x = (bin / BINS) * width;
-      context.fillStyle = token(x + width / BINS < low || x > high ? "line" : "line-strong");
+      context.fillStyle = x + width / BINS < low || x > high ? plain : strong;
       if (count) context.fillRect(x, floor - Math.max(1, size), width / BINS - 0.75, Math.max(1, size));
     });
     this.#strip(context, low, high, floor + 3, width);

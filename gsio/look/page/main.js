@@ -17,6 +17,7 @@ import { onChange, refresh, set, view } from "./view.js";
 
 const AGAIN = 2000; // ms until the next try to reach the server at the start
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
+const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const TILES = 320 * 2 ** 20; // bytes of previews of all members, above which tiles are drawn from exact values only
 
 const state = document.documentElement.dataset;
@@ -39,10 +40,24 @@ function fetchPreviews(pane) {
   let members = output.membersOf(view.member);
   const { rows, cols } = output.proxy;
   if (members.length * rows * cols * output.frames > TILES && members.length > 1) members = [];
-  output.proxies.fetchAround(output.fieldOf(view.field), members, pane.frame);
+  output.proxies.fetchAround(output.fieldOf(view.field), members, pane.frame, {
+    waits: pane.loader.pending !== null, follows: output.live && view.follow,
+  });
+}
+
+/** Put several outputs beside or above one another, so that their pictures become as large as possible. */
+function arrange() {
+  const place = $("#panes");
+  const scale = (across) => {
+    const [width, height] = [place.clientWidth / across, place.clientHeight / Math.ceil(panes.length / across)];
+    return Math.min(...panes.map(({ output }) => Math.min((width - SIDE) / (output.cols ?? 1), (height - HEAD) / (output.rows ?? 1))));
+  };
+  const across = panes.map((_, i) => i + 1).reduce((best, one) => (scale(one) > scale(best) ? one : best), panes.length);
+  place.style.setProperty("--across", across);
 }
 
 function draw(changed) {
+  arrange();
   if (view.follow) view.frame = active().output.last;
   view.frame = Math.min(view.frame, active().output.last);
   for (const pane of panes) {
@@ -58,7 +73,8 @@ function draw(changed) {
   const { shown } = active();
   Object.assign(state, {
     frame: shown?.frame ?? "", kind: shown?.kind ?? "none", wanted: view.frame, playing: view.playing,
-    follow: view.follow, moving: view.moving, output: active().output.state,
+    follow: view.follow, moving: view.moving, zooming: view.zooming, output: active().output.state,
+    previews: active().output.proxies.groups.size, points: panel.point.exact.size,
   });
   if (changed.has("active")) document.title = `${active().output.name} – gsio`;
 }
@@ -86,7 +102,9 @@ function onConnection(open) {
 }
 
 function zoom(times) {
-  set({ zoom: active().picture.zoomed(times) });
+  const { picture } = active();
+  picture.zoom = view.zoom; // two keys may come between two drawings
+  set({ zoom: picture.zoomed(times) });
 }
 
 const fit = () => set({ zoom: { factor: 1, x: 0.5, y: 0.5 } });
@@ -134,8 +152,7 @@ async function start() {
     panes.push(new Pane(output, exact, onExact));
   }
   await Promise.all(panes.map(({ output }) => readSeries(output)));
-  const [only] = panes;
-  if (panes.length === 1) $("#identity").append(only.head);
+  $("#identity").append(panes.length === 1 ? panes[0].head : `${panes.length} outputs, linked by model time`);
   $("#panes").dataset.many = panes.length > 1;
   $("#panes").append(...panes.map((pane) => pane.element));
   panel = new Panel();

@@ -10,6 +10,7 @@ function contrast(low, high) {
 
 export class Output {
   series = { time: [], step: [], stats: {} };
+  ranges = {}; // by field: least and greatest value of the frames before `next`
   progress = null;
   gone = false;
   note = ""; // one line on what happened to the output
@@ -43,6 +44,7 @@ export class Output {
       this.proxies.clear();
       this.series = { time: [], step: [], stats: {} };
       this.history = [];
+      this.ranges = {};
       this.note = "Another run has replaced this output.";
     } else if (before !== this.state || back) {
       this.note = this.#noteOf(before);
@@ -80,12 +82,13 @@ export class Output {
     if (Array.isArray(mode)) return mode;
     const least = this.series.stats[`${field}_min`] ?? [];
     const most = this.series.stats[`${field}_max`] ?? [];
-    const frames = mode === "frame" ? [frame] : least.keys();
-    let [low, high] = [Infinity, -Infinity];
-    for (const at of frames) {
-      low = Math.min(low, ...[least[at] ?? Infinity].flat());
-      high = Math.max(high, ...[most[at] ?? -Infinity].flat());
+    const known = mode === "frame" ? null : (this.ranges[field] ??= { next: 0, low: Infinity, high: -Infinity });
+    let { next, low, high } = known ?? { next: frame, low: Infinity, high: -Infinity };
+    for (const end = known ? least.length : frame + 1; next < end; next++) {
+      low = Math.min(low, ...[least[next] ?? Infinity].flat());
+      high = Math.max(high, ...[most[next] ?? -Infinity].flat());
     }
+    if (known) Object.assign(known, { next, low, high });
     return Number.isFinite(low) && Number.isFinite(high) ? contrast(low, high) : [0, 1];
   }
 

@@ -77,7 +77,8 @@ export class Pane {
     const wish = { frame: this.frame, field, members, moving, live: output.live && view.follow, seen: picture.visible, region };
     const content = this.loader.update(wish);
     if (content) this.#paint(content);
-    picture.draw({ point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
+    const names = members.length > 1 ? members.map(String) : null;
+    picture.draw({ names, point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
     this.#drawScale();
     this.#drawHead();
     this.#drawMessage();
@@ -159,8 +160,8 @@ export class Pane {
     this.element.dataset.kind = shown?.kind ?? "none";
     if (!output.frames) return say(this.where, "");
     const frame = shown?.frame ?? this.frame;
-    const total = output.live ? `${count(output.frames)} of ${count(output.frames_total)}` : count(output.frames);
-    say(this.where, `frame ${count(frame)} / ${total}   t = ${brief(output.timeOf(frame), 6)}`);
+    const total = output.live ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
+    say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
     say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);
     this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${shown?.kind === "exact" ? "exact values" : "preview"}`);
@@ -198,7 +199,7 @@ export class Pane {
     this.scale.style.top = `${top}px`;
     this.scale.style.height = `${bottom - top}px`;
     this.bar.style.backgroundImage = gradient(view.map, "top");
-    const wanted = Math.max(2, Math.min(8, Math.floor((bottom - top) / 70)));
+    const wanted = Math.max(2, Math.min(6, Math.floor((bottom - top) / 100)));
     this.ticks.replaceChildren(...ticks(low, high, wanted).map((value) => {
       const tick = el("span", {}, brief(value));
       tick.style.bottom = `${(100 * (value - low)) / (high - low)}%`;

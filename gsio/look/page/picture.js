@@ -169,6 +169,7 @@ export class Picture {
         );
       }
     }
+    if (marks.names) this.#drawNames(marks.names);
     if (marks.point) this.#drawPoint(marks.point);
     if (marks.line) this.#drawLine(marks.line);
   }
@@ -185,6 +186,23 @@ export class Picture {
       this.context.strokeStyle = colour;
       this.context.stroke(path);
     }
+  }
+
+  /** Write a name into the corner of each tile that has room for it. */
+  #drawNames(names) {
+    const { context, shape } = this;
+    if (shape.cols * this.scale < 48) return;
+    context.font = `600 ${token("small")} system-ui, sans-serif`;
+    names.forEach((name, tile) => {
+      const [x, y] = this.corner(tile);
+      const wide = context.measureText(name).width + 10;
+      context.fillStyle = token("chip");
+      context.beginPath();
+      context.roundRect(x + 5, y + 5, wide, 18, 4);
+      context.fill();
+      context.fillStyle = token("ink");
+      context.fillText(name, x + 10, y + 18);
+    });
   }
 
   #drawPoint(cell) {

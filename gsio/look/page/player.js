@@ -100,6 +100,9 @@ export class Player {
   /** Draw which previews are in memory, as a strip under the slider. */
   #drawLoaded(output) {
     const canvas = $("#loaded");
+    const key = [output.number, output.frames, output.proxies.groups.size, view.member, view.field, canvas.clientWidth, token("ink-faint")].join(" ");
+    if (key === this.drawn) return;
+    this.drawn = key;
     const context = canvas.getContext("2d");
     if (canvas.width !== canvas.clientWidth) canvas.width = canvas.clientWidth;
     canvas.height = 1; // clears it

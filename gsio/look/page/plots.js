@@ -4,7 +4,7 @@ import uPlot from "./uPlot.esm.js";
 import { el, token } from "./dom.js";
 import { brief } from "./format.js";
 
-const HEIGHT = 150;
+const HEIGHT = 160;
 const made = new Set();
 
 function axis(extra) {
@@ -13,29 +13,29 @@ function axis(extra) {
   return { stroke: token("ink-soft"), font, grid, ticks: { ...grid, size: 4 }, gap: 4, ...extra };
 }
 
-/** A plot in `place` with one curve for each of `curves`: {token, dash, width, points}. */
+/** A plot in `place` with one curve for each of `curves`: {token, dash, width, points}; points show where they are sparse. */
 export class Plot {
   #plot = null;
   #data = null;
   #at = null;
 
-  constructor(place, curves, { onPick = null } = {}) {
-    Object.assign(this, { place, curves, onPick });
+  constructor(place, curves, { along = "frame", onPick = null } = {}) {
+    Object.assign(this, { place, curves, along, onPick });
     this.mark = el("div", { className: "now", hidden: true });
     new ResizeObserver(() => this.#resize()).observe(place);
     made.add(this);
   }
 
   #options(width) {
-    const series = this.curves.map(({ token: name, dash, width: thick = 1.5, points = false }) => ({
+    const series = this.curves.map(({ token: name, dash, width: thick = 1.5, points }) => ({
       stroke: token(name), dash, width: thick, spanGaps: true,
-      points: { show: points, size: 3, fill: token(name), stroke: token(name) },
+      points: { show: points, size: 4, fill: token(name), stroke: token(name) },
     }));
     const values = (_, splits) => splits.map((value) => brief(value));
     return {
       width, height: HEIGHT, legend: { show: false }, padding: [8, 8, 0, 0],
       scales: { x: { time: false, range: (_, low, high) => [low, Math.max(high, low + 1)] } },
-      axes: [axis({ size: 24, values, space: 55 }), axis({ size: 52, values, space: 30 })],
+      axes: [axis({ size: 22, values, space: 55, label: this.along, labelSize: 14, labelGap: 0, labelFont: `${token("small")} system-ui, sans-serif` }), axis({ size: 52, values, space: 30 })],
       cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
       series: [{}, ...series],
     };
@@ -95,7 +95,7 @@ export function legend(place, entries) {
   place.replaceChildren(...entries.map(([name, colour, dash]) => {
     const stroke = el("i");
     stroke.style.color = `var(--${colour})`;
-    if (dash) stroke.dataset.dash = "true";
+    stroke.style.borderTopStyle = dash ?? "solid";
     return el("span", {}, stroke, name);
   }));
 }

@@ -48,9 +48,9 @@ export class Pointer {
     if (start && Math.hypot(x - start.x, y - start.y) > STILL) start.moved = true;
     if (start?.moved && start.profile) this.#stretch(x, y);
     else if (start?.moved && view.zoom.factor > 1) {
+      pane.picture.zoom = view.zoom;
       set({ zoom: pane.picture.moved(x - start.x, y - start.y) });
       [start.x, start.y] = [x, y];
-      pane.picture.zoom = view.zoom;
     }
     this.again();
   }
@@ -74,7 +74,7 @@ export class Pointer {
   #wheel(event) {
     event.preventDefault();
     const pixels = event.deltaY * (event.deltaMode ? 33 : 1);
-    set({ zoom: this.pane.picture.zoomed(NOTCH ** -pixels, ...this.#place(event)) });
     this.pane.picture.zoom = view.zoom;
+    set({ zoom: this.pane.picture.zoomed(NOTCH ** -pixels, ...this.#place(event)) });
   }
 }

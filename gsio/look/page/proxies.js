@@ -47,9 +47,10 @@ export class Proxies {
     this.bytes = 0;
   }
 
-  /** Fetch groups, those nearest to `frame` first, until the memory is full. */
-  fetchAround(field, members, frame) {
-    this.wanted = { field, members, frame };
+  /** Fetch groups, those nearest to `frame` first, until the memory is full; begin none while something else `waits`.
+   * A page that `follows` a run asks only for what the server has ready. */
+  fetchAround(field, members, frame, { waits, follows }) {
+    this.wanted = { field, members, frame, waits, follows };
     this.#next();
   }
 
@@ -67,7 +68,7 @@ export class Proxies {
 
   /** Return the nearest group that is missing: a group of a running output only if the server has it ready. */
   #nearest() {
-    const { field, members, frame } = this.wanted;
+    const { field, members, frame, follows } = this.wanted;
     const { output } = this;
     const size = output.proxy.group;
     const last = Math.ceil(output.frames / size) - 1;
@@ -76,7 +77,7 @@ export class Proxies {
     const ready = output.state === "running" ? Math.floor((output.proxied ?? 0) / size) : last + 1;
     for (let away = 0; away <= last && away * 2 <= most; away++) {
       for (const number of away ? [here + away, here - away] : [here]) {
-        if (number < 0 || number > last || (number >= ready && away)) continue;
+        if (number < 0 || number > last || (number >= ready && (away || follows))) continue;
         const committed = Math.min(size, output.frames - number * size);
         for (const member of members) {
           const key = `${field} ${member} ${number}`;
@@ -89,7 +90,7 @@ export class Proxies {
   }
 
   #next() {
-    while (this.wanted && !this.rests && this.busy.size < AT_ONCE) {
+    while (this.wanted && !this.rests && !this.wanted.waits && this.busy.size < AT_ONCE) {
       const found = this.#nearest();
       if (!found || !this.#makeRoom(found[1])) return;
       this.#fetch(found[0]);
@@ -141,11 +142,11 @@ export class Proxies {
     const { rows, cols } = this.output.proxy;
     const size = 8 + rows * cols;
     const view = new DataView(bytes.buffer, bytes.byteOffset);
-    return Array.from({ length: Math.floor(bytes.length / size) }, (_, i) => ({
-      low: view.getFloat32(i * size, true),
-      high: view.getFloat32(i * size + 4, true),
-      bytes: bytes.subarray(i * size + 8, (i + 1) * size),
-    }));
+    return Array.from({ length: Math.floor(bytes.length / size) }, (_, i) => {
+      const [low, high] = [view.getFloat32(i * size, true), view.getFloat32(i * size + 4, true)];
+      if (Number.isNaN(low)) return null; // the frame cannot be read
+      return { low, high, bytes: bytes.subarray(i * size + 8, (i + 1) * size) };
+    });
   }
 
   /** Fetch the proxy of one frame, for the newest frame of a running output. */
