@@ -84,10 +84,9 @@ def shown(page: Page) -> dict[str, Any]:
     return dict(page.evaluate("gsio.state().outputs[0]"))
 
 
-def check_values(page: Page, path: Path) -> int:
-    """Compare exact values of the frame on the screen with those of h5py, and return its number."""
-    page.wait_for_selector("html[data-kind=exact][data-moving=false]", state="attached")
-    frame = int(shown(page)["frame"])
+def check_values(page: Page, path: Path, frame: int) -> None:
+    """Wait until the page shows this frame, and compare its exact values with those of h5py."""
+    wait_for(page, f"output.frame === {frame} && output.kind === 'exact'")
     with h5py.File(path) as file:
         for row, col in CELLS:
             cell = page.evaluate("([row, col]) => gsio.value(row, col)", [row, col])
@@ -119,7 +118,8 @@ def test_a_running_output_grows_on_the_page_and_is_followed(
     expect(page.locator(".badge")).to_have_text("stopped")
     expect(page.locator(".message")).to_contain_text("stopped early with a checkpoint")
     with h5py.File(path) as file:
-        assert check_values(page, path) == len(file["v"]) - 1
+        last = len(file["v"]) - 1
+    check_values(page, path, last)
 
 
 def test_a_killed_run_is_named_and_its_frames_stay(
@@ -144,7 +144,7 @@ def test_a_killed_run_is_named_and_its_frames_stay(
 
 def test_a_deleted_output_is_named_and_its_picture_stays(opened: Open, output: Path) -> None:
     page = opened(output, show="frame=7")
-    assert check_values(page, output) == 7
+    check_values(page, output, 7)
     output.unlink()
     wait_for(page, "output.state === 'gone'")
     expect(page.locator(".badge")).to_have_text("deleted")
@@ -155,11 +155,11 @@ def test_a_deleted_output_is_named_and_its_picture_stays(opened: Open, output: P
 
 def test_an_output_that_another_run_replaces_is_shown_anew(make_config: Make, opened: Open, output: Path) -> None:
     page = opened(output, show="frame=39")
-    assert check_values(page, output) == 39
+    check_values(page, output, 39)
     run(make_config, output, 20, **{"initial.seed": 77})
     wait_for(page, "output.frames === 20 && output.frame === 19 && output.series === 20")
     expect(page.locator(".message")).to_have_text("Another run has replaced this output.")
-    assert check_values(page, output) == 19
+    check_values(page, output, 19)
 
 
 def test_ten_thousand_frames(make_config: Make, opened: Open, tmp_path: Path) -> None:
@@ -168,12 +168,11 @@ def test_ten_thousand_frames(make_config: Make, opened: Open, tmp_path: Path) ->
     gsio.simulate(config, path)
     page = opened(path)
     page.locator("#slider").press("End")
-    wait_for(page, "output.frame === 9999 && output.series === 10000")
-    assert check_values(page, path) == 9999
+    wait_for(page, "output.series === 10000")
+    check_values(page, path, 9999)
     page.locator("#frame").fill("5000")
     page.locator("#frame").press("Enter")
-    wait_for(page, "output.frame === 5000")
-    assert check_values(page, path) == 5000
+    check_values(page, path, 5000)
     expect(page.locator("#frames")).to_have_text(re.compile("/ 9.?999"))
 
 
@@ -201,7 +200,7 @@ def test_two_tabs_show_what_each_was_asked_for(
 def test_a_server_that_ends_is_one_plain_line(opened: Open, output: Path) -> None:
     with Server([output], listen()) as server:
         page = opened(url=server.url)
-        assert check_values(page, output) == 0
+        check_values(page, output, 0)
         expect(page.locator("#connection")).to_be_hidden()
     expect(page.locator("#connection")).to_have_text("The server does not answer. The page tries again by itself.")
     expect(page.locator("#connection")).to_be_visible()
@@ -259,7 +258,7 @@ def test_the_page_works_behind_a_prefix(opened: Open, served: Serve, output: Pat
 
     with http_server(forward) as port:
         page = opened(url=f"http://127.0.0.1:{port}{PREFIX}/?token={server.token}", show="frame=11")
-        assert check_values(page, output) == 11
+        check_values(page, output, 11)
         wait_for(page, "output.previews === 3 && output.series === 40 && state.connection === 'open'")
         page.close()
     assert set(outside) <= {"/favicon.ico"}  # browsers ask for that one by themselves
@@ -347,7 +346,7 @@ def test_a_hostile_page_in_the_same_browser_reads_nothing(
     # The page itself gets something by each of these ways, but for a socket, which nobody gets.
     assert [attempt for attempt, read in own.items() if not read] == ["socket"]
     assert own["form"].strip() == "expected GET"
-    assert check_values(page, output) == 0
+    check_values(page, output, 0)
 
 
 def test_a_name_that_leads_to_this_machine_opens_nothing(context: BrowserContext, served: Serve, output: Path) -> None:
@@ -409,7 +408,7 @@ def test_no_process_shows_the_token_and_the_browser_is_led_to_the_page(
             assert stat.S_IMODE(leading.stat().st_mode) == 0o600
             assert stat.S_IMODE(leading.parent.stat().st_mode) == 0o700
             page = opened(url=address)
-            assert check_values(page, output) == 0
+            check_values(page, output, 0)
             page.wait_for_function("() => !location.href.includes('token')")
         finally:
             view.send_signal(signal.SIGINT)

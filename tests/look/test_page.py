@@ -19,10 +19,6 @@ from gsio.look.serve import Server, listen
 from gsio.testing import small_blocks
 from tests.patience import DEADLINE
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the tests of the page need Chromium")
-
 Open = Callable[..., Any]
 
 ROWS, COLS, FRAMES = 24, 37, 40
@@ -52,14 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, changes in OUTPUTS.items():
             gsio.simulate(gsio.load_config(overrides=COMMON | changes, environ={}), folder / name)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as found:
-        browser = found.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

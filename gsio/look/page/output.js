@@ -9,6 +9,8 @@ function contrast(low, high) {
 }
 
 export class Output {
+  fields = []; // none is known before the output exists
+  members = 1;
   series = { time: [], step: [], stats: {} };
   ranges = {}; // by field: least and greatest value of the frames before `next`
   progress = null;
