@@ -46,13 +46,13 @@ ROUTES = [
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts a run without an end in a process of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(output: Path) -> subprocess.Popen[bytes]:
+    def start(output: Path, *more: str) -> subprocess.Popen[bytes]:
         options = ["-r", ROWS, "-c", COLS, "-e", 100, "-n", 10**7, "--backend", "numpy"]
-        command = [sys.executable, "-c", RUN, "run", "--quiet", "-o", str(output), *map(str, options)]
+        command = [sys.executable, "-c", RUN, "run", "--quiet", "-o", str(output), *map(str, options), *more]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE))
         return started[-1]
 
@@ -65,13 +65,9 @@ def running(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]
 @pytest.fixture
 def output(make_config: Make, tmp_path: Path) -> Path:
     """Return a complete output of 40 frames."""
-    return run(make_config, tmp_path / "run.h5")
-
-
-def run(make_config: Make, path: Path, frames: int = 40, **changes: Any) -> Path:
+    path = tmp_path / "run.h5"
     with small_blocks():
-        config = make_config({"grid.rows": ROWS, "grid.cols": COLS, "run.frames": frames, **changes})
-        assert gsio.simulate(config, path, overwrite=True) is not None
+        gsio.simulate(make_config({"grid.rows": ROWS, "grid.cols": COLS, "run.frames": 40}), path)
     return path
 
 
@@ -98,7 +94,7 @@ def check_values(page: Page, path: Path, frame: int) -> None:
 
 
 def test_a_running_output_grows_on_the_page_and_is_followed(
-    running: Callable[[Path], subprocess.Popen[bytes]], opened: Open, tmp_path: Path
+    running: Callable[..., subprocess.Popen[bytes]], opened: Open, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.h5"
     page = opened(path, wait=True)  # before the output exists
@@ -123,7 +119,7 @@ def test_a_running_output_grows_on_the_page_and_is_followed(
 
 
 def test_a_killed_run_is_named_and_its_frames_stay(
-    running: Callable[[Path], subprocess.Popen[bytes]], opened: Open, tmp_path: Path
+    running: Callable[..., subprocess.Popen[bytes]], opened: Open, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.h5"
     page = opened(path, wait=True)
@@ -153,13 +149,22 @@ def test_a_deleted_output_is_named_and_its_picture_stays(opened: Open, output: P
     assert shown(page)["frame"] == 7
 
 
-def test_an_output_that_another_run_replaces_is_shown_anew(make_config: Make, opened: Open, output: Path) -> None:
+def test_an_output_that_another_run_replaces_is_shown_anew(
+    running: Callable[..., subprocess.Popen[bytes]], opened: Open, output: Path
+) -> None:
     page = opened(output, show="frame=39")
     check_values(page, output, 39)
-    run(make_config, output, 20, **{"initial.seed": 77})
-    wait_for(page, "output.frames === 20 && output.frame === 19 && output.series === 20")
+    process = running(output, "--overwrite", "--set", "initial.seed=77")
+    wait_for(page, "output.state === 'running' && output.frames > 0")
     expect(page.locator(".message")).to_have_text("Another run has replaced this output.")
-    check_values(page, output, 19)
+    wait_for(page, "output.frames > 60")
+    page.locator("#frame").fill("50")
+    page.locator("#frame").press("Enter")
+    wait_for(page, "output.frame === 50 && output.kind === 'exact'")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 75
+    wait_for(page, "output.state === 'stopped'")
+    check_values(page, output, 50)
 
 
 def test_ten_thousand_frames(make_config: Make, opened: Open, tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_ten_thousand_frames(make_config: Make, opened: Open, tmp_path: Path) ->
 
 
 def test_two_tabs_show_what_each_was_asked_for(
-    running: Callable[[Path], subprocess.Popen[bytes]], opened: Open, served: Serve, tmp_path: Path
+    running: Callable[..., subprocess.Popen[bytes]], opened: Open, served: Serve, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.h5"
     url = served(path, wait=True).url
