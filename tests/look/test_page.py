@@ -32,6 +32,8 @@ OUTPUTS = {
     "zstd.h5": FIELDS | {"output.compression": "zstd"},
     "float16.zarr": FIELDS | {"output.store": "float16"},
     "batch.h5": FIELDS | {"model.feed": [0.02, 0.03, 0.04]},
+    "slabs.h5": FIELDS,
+    "slabs-batch.h5": FIELDS | {"model.feed": [0.02, 0.03, 0.04]},
     "slow.h5": FIELDS | {"run.frames": 20, "run.steps_per_frame": 40},
 }
 
@@ -40,8 +42,10 @@ OUTPUTS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of outputs, most with three frames a chunk, so that the last chunk is not full."""
     folder = tmp_path_factory.mktemp("outputs")
-    with small_blocks(block_bytes=12 * ROWS * COLS * 4, chunk_bytes=3 * ROWS * COLS * 4):
-        for name, changes in OUTPUTS.items():
+    plane = ROWS * COLS * 4
+    for name, changes in OUTPUTS.items():
+        large = plane - 1 if name.startswith("slabs") else 10 * plane
+        with small_blocks(block_bytes=12 * plane, chunk_bytes=3 * plane, large_bytes=large, slab_bytes=10 * COLS * 4):
             gsio.simulate(gsio.load_config(overrides=COMMON | changes, environ={}), folder / name)
     return folder
 

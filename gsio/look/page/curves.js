@@ -62,7 +62,7 @@ export class PointCurve {
       return this.close();
     }
     const field = output.fieldOf(view.field);
-    const key = [output.number, output.group, field, point.row, point.col, point.member].join(" ");
+    const key = [output.number, output.group, output.live, field, point.row, point.col, point.member].join(" ");
     if (key !== this.key) {
       [this.key, this.owner] = [key, output];
       for (const [id, value] of [["point-row", point.row], ["point-col", point.col]]) $(`#${id}`).value = value;

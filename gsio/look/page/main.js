@@ -68,7 +68,6 @@ function draw(changed) {
   panel.show(active());
   say($("#zoom"), `${brief(100 * active().picture.scale, 3)} %`);
   $("#profile").setAttribute("aria-pressed", view.mode === "profile");
-  $("#save").disabled = active().shown?.kind !== "exact";
   writeAddress();
   const { shown } = active();
   Object.assign(state, {
