@@ -276,6 +276,9 @@ def test_a_click_plots_a_point_and_a_drag_a_profile(opened: Open, folder: Path) 
     places, along = page.evaluate("gsio.curves().line")
     assert places == list(range(11))
     assert along == [float(value) for value in values[6, 2, 3:14]]
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#line", state="hidden")
+    assert state(page)["point"] is None
 
 
 def test_limits_are_those_of_all_frames_of_one_or_two_numbers(opened: Open, folder: Path) -> None:

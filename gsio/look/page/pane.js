@@ -13,6 +13,8 @@ const STATES = {
   failed: "failed", killed: "killed", gone: "deleted",
 };
 
+const BESIDE = 12; // CSS pixels between the picture and its colour bar
+
 export class Pane {
   marks = { exact: [], proxy: [] }; // ms: from the request to the picture, and of painting a proxy
   limits = [0, 1];
@@ -190,15 +192,16 @@ export class Pane {
     say(this.message, text);
   }
 
-  /** Draw the colour bar as high as the picture, with a few round numbers. */
+  /** Draw the colour bar beside the picture and as high, with a few round numbers. */
   #drawScale() {
     const [low, high] = this.limits;
-    const [top, bottom] = this.picture.heights;
-    const key = `${low} ${high} ${view.map} ${top} ${bottom}`;
+    const { top, bottom, right } = this.picture.edges;
+    const key = [low, high, view.map, top, bottom, right, this.picture.width].join(" ");
     if (this.scaleKey === key) return;
     this.scaleKey = key;
     this.scale.style.top = `${top}px`;
     this.scale.style.height = `${bottom - top}px`;
+    this.scale.style.left = `${right - this.picture.width + BESIDE}px`;
     this.bar.style.backgroundImage = gradient(view.map, "top");
     const wanted = Math.max(2, Math.min(6, Math.floor((bottom - top) / 100)));
     this.ticks.replaceChildren(...ticks(low, high, wanted).map((value) => {
