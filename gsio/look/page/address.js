@@ -49,7 +49,7 @@ export function readAddress() {
   const changes = {};
   for (const part of location.hash.slice(1).split("&")) {
     const at = part.indexOf("=");
-    const [name, parse] = KEYS[part.slice(0, at)] ?? [];
+    const [name, parse] = Object.hasOwn(KEYS, part.slice(0, at)) ? KEYS[part.slice(0, at)] : [];
     if (!name) continue;
     let value;
     try {

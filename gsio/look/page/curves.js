@@ -62,7 +62,7 @@ export class PointCurve {
       return this.close();
     }
     const field = output.fieldOf(view.field);
-    const key = [output.number, output.group, field, point.row, point.col, point.member].join(" ");
+    const key = [output.number, output.group, output.live, field, point.row, point.col, point.member].join(" ");
     if (key !== this.key) {
       [this.key, this.owner] = [key, output];
       for (const [id, value] of [["point-row", point.row], ["point-col", point.col]]) $(`#${id}`).value = value;
@@ -107,6 +107,8 @@ export class LineCurve {
     const inside = line && [line.from, line.to].every(([row, col]) => row < output.rows && col < output.cols);
     $("#line").hidden = !inside;
     $("#line-hint").hidden = Boolean(inside);
+    if (line !== this.seen && line) $("#line-group").open = true;
+    this.seen = line;
     if (!inside || shown?.kind !== "exact") return;
     const key = [output.number, output.group, shown.frame, shown.field, line.from, line.to, line.member, shown.patch.step].join(" ");
     if (key === this.key) return;

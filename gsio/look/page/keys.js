@@ -1,6 +1,7 @@
 // The keyboard: every key has a button or an input that does the same.
 
 import { $ } from "./dom.js";
+import { set } from "./view.js";
 
 const TYPING = "input[type=text], input[type=number], select, textarea";
 const PRESSING = "button, summary, a, input[type=radio]";
@@ -16,6 +17,7 @@ export function listenToKeys({ player, zoom, fit, save, togglePanel }) {
     "+": () => zoom(1.25), "=": () => zoom(1.25),
     "-": () => zoom(0.8), "−": () => zoom(0.8),
     0: fit, f: () => player.follow(), s: save, p: togglePanel, "?": () => help.showModal(),
+    Escape: () => set({ point: null, line: null, mode: "move" }),
   };
   $("#help-open").addEventListener("click", () => help.showModal());
   help.addEventListener("click", (event) => event.target === help && help.close());

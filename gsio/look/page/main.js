@@ -18,6 +18,7 @@ import { onChange, refresh, set, view } from "./view.js";
 const AGAIN = 2000; // ms until the next try to reach the server at the start
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
+const LARGER = 1.25; // times
 const TILES = 320 * 2 ** 20; // bytes of previews of all members, above which tiles are drawn from exact values only
 
 const state = document.documentElement.dataset;
@@ -45,14 +46,15 @@ function fetchPreviews(pane) {
   });
 }
 
-/** Put several outputs beside or above one another, so that their pictures become as large as possible. */
+/** Put several outputs side by side, or above one another where their pictures become much larger. */
 function arrange() {
   const place = $("#panes");
   const scale = (across) => {
     const [width, height] = [place.clientWidth / across, place.clientHeight / Math.ceil(panes.length / across)];
     return Math.min(...panes.map(({ output }) => Math.min((width - SIDE) / (output.cols ?? 1), (height - HEAD) / (output.rows ?? 1))));
   };
-  const across = panes.map((_, i) => i + 1).reduce((best, one) => (scale(one) > scale(best) ? one : best), panes.length);
+  let across = panes.length;
+  for (let fewer = across - 1; fewer > 0; fewer--) if (scale(fewer) > LARGER * scale(across)) across = fewer;
   place.style.setProperty("--across", across);
 }
 
@@ -68,7 +70,6 @@ function draw(changed) {
   panel.show(active());
   say($("#zoom"), `${brief(100 * active().picture.scale, 3)} %`);
   $("#profile").setAttribute("aria-pressed", view.mode === "profile");
-  $("#save").disabled = active().shown?.kind !== "exact";
   writeAddress();
   const { shown } = active();
   Object.assign(state, {

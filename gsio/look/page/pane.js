@@ -13,11 +13,13 @@ const STATES = {
   failed: "failed", killed: "killed", gone: "deleted",
 };
 
+const BESIDE = 12; // CSS pixels between the picture and its colour bar
+
 export class Pane {
   marks = { exact: [], proxy: [] }; // ms: from the request to the picture, and of painting a proxy
   limits = [0, 1];
   shown = null; // {frame, kind, field, member}: what the canvas shows
-  hovered = null;
+  saves = false; // a PNG, when the exact frame is here
 
   constructor(output, exact, onExact) {
     this.output = output;
@@ -108,6 +110,7 @@ export class Pane {
     const news = this.shown?.frame !== frame || this.shown.kind !== kind || this.shown.field !== field;
     this.shown = { frame, kind, field, members, patch, proxies };
     if (news && kind === "exact") this.onExact(this);
+    if (this.saves) this.save();
   }
 
   #proxyLayer(proxies, key) {
@@ -189,15 +192,16 @@ export class Pane {
     say(this.message, text);
   }
 
-  /** Draw the colour bar as high as the picture, with a few round numbers. */
+  /** Draw the colour bar beside the picture and as high, with a few round numbers. */
   #drawScale() {
     const [low, high] = this.limits;
-    const [top, bottom] = this.picture.heights;
-    const key = `${low} ${high} ${view.map} ${top} ${bottom}`;
+    const { top, bottom, right } = this.picture.edges;
+    const key = [low, high, view.map, top, bottom, right, this.picture.width].join(" ");
     if (this.scaleKey === key) return;
     this.scaleKey = key;
     this.scale.style.top = `${top}px`;
     this.scale.style.height = `${bottom - top}px`;
+    this.scale.style.left = `${right - this.picture.width + BESIDE}px`;
     this.bar.style.backgroundImage = gradient(view.map, "top");
     const wanted = Math.max(2, Math.min(6, Math.floor((bottom - top) / 100)));
     this.ticks.replaceChildren(...ticks(low, high, wanted).map((value) => {
@@ -234,7 +238,6 @@ export class Pane {
 
   /** Show the value under the pointer, or nothing for null. */
   hover(cell) {
-    this.hovered = cell;
     const member = cell && this.output.membersOf(view.member)[cell.tile];
     const found = cell && this.valueAt(cell.row, cell.col, member);
     this.readout.hidden = !found;
@@ -248,17 +251,19 @@ export class Pane {
     this.readout.children[1].style.backgroundColor = colourOf(found.value, this.limits, view.map);
   }
 
-  /** Save the exact frame at full size as a PNG with the name of the output and the frame. */
+  /** Save the exact frame, at once or as soon as it is here, at full size as a PNG named after output, field and frame. */
   save() {
     const { shown, output } = this;
-    if (shown?.kind !== "exact") return false;
+    this.saves = shown?.kind !== "exact";
+    if (this.saves) return;
     const stem = output.name.replace(/\.(h5|hdf5|zarr)$/, "");
-    const part = shown.members.length === 1 && output.members > 1 ? `-m${shown.members[0]}` : "";
+    const member = shown.members.length === 1 && output.members > 1 ? `-m${shown.members[0]}` : "";
+    const part = shown.patch.whole ? "" : "-part"; // of a large grid: what is seen
+    const frame = String(shown.frame).padStart(5, "0");
     this.sheets.exact.canvas.toBlob((blob) => {
-      const link = el("a", { href: URL.createObjectURL(blob), download: `${stem}-${shown.field}${part}-${String(shown.frame).padStart(5, "0")}.png` });
+      const link = el("a", { href: URL.createObjectURL(blob), download: `${stem}-${shown.field}${member}-${frame}${part}.png` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
     });
-    return true;
   }
 }

@@ -3,11 +3,13 @@
 import { gradient, mapNames } from "./colours.js";
 import { LineCurve, PointCurve } from "./curves.js";
 import { $, el, say, token } from "./dom.js";
+import { brief } from "./format.js";
 import { LimitsControl } from "./limits.js";
 import { legend, Plot } from "./plots.js";
 import { set, view } from "./view.js";
 
 const PARTS = ["compute", "link", "encode", "write", "wait"];
+const KINDS = { f: "float", u: "uint" };
 const STRIP = 160; // moments in a lane
 
 export class Panel {
@@ -102,15 +104,21 @@ export class Panel {
     if (key === this.factsKey) return;
     this.factsKey = key;
     const { rows, cols, members, chunk } = output;
+    const [kind, size] = [KINDS[chunk.dtype[1]], 8 * chunk.dtype.slice(2)];
     const facts = [
       ["grid", `${members > 1 ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
-      ["stored as", chunk.scale === null ? chunk.dtype : `${chunk.dtype} × ${chunk.scale}`],
+      ["stored as", `${kind}${size}${chunk.scale === null ? "" : ` × ${brief(chunk.scale)}`}`],
       ["steps a frame", String(output.steps_per_frame)], ["time step", String(output.dt)],
     ];
-    const given = (output.facts ?? []).filter(([name]) => !facts.some(([own]) => own === name));
-    if (output.damaged?.length) given.push(["damaged frames", output.damaged.join(", ")]);
-    $("#facts").replaceChildren(...[...facts, ...given].flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, String(text))]));
+    const given = output.facts.filter(([name]) => !facts.some(([own]) => own === name));
+    if (output.damaged.length) given.push(["damaged frames", output.damaged.join(", ")]);
+    $("#facts").replaceChildren(...[...facts, ...given].flatMap(([name, text]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, readable(String(text)))]));
   }
+}
+
+/** Return a moment as people write it; any other text stays. */
+function readable(text) {
+  return text.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?\+00:00$/, "$1 $2 UTC");
 }
 
 /** Return one value for all members of a batch. */

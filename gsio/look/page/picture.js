@@ -133,11 +133,14 @@ export class Picture {
     };
   }
 
-  /** Return where the picture begins and ends on the stage, from top to bottom in CSS pixels. */
-  get heights() {
-    const [, top] = this.origin;
-    const [, h] = this.#extent(this.across);
-    return [Math.max(0, top), Math.min(this.height, top + h * this.scale)];
+  /** Return the visible part of the picture on the stage: {top, bottom, right} in CSS pixels. */
+  get edges() {
+    const [left, top] = this.origin;
+    const [w, h] = this.#extent(this.across);
+    return {
+      top: Math.max(0, top), bottom: Math.min(this.height, top + h * this.scale),
+      right: Math.min(this.width, left + w * this.scale),
+    };
   }
 
   corner(tile) {
