@@ -46,7 +46,7 @@ ROUTES = [
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def running() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts a run without an end in a process of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
