@@ -77,6 +77,7 @@ WRITES = {
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
     *[(name, "path") for name in ("info", "verify", "repair")],
+    ("view", "paths"),
     ("profile", "read"),
     ("export", "source"),
     ("profile", "read"),

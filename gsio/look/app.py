@@ -192,7 +192,10 @@ class App:
         if "token" not in query:
             return await self._page(query, "index.html")
         self._opened()
-        body = b"<!doctype html><title>gsio</title><meta http-equiv=refresh content='0; url=./'><a href='./'>gsio</a>\n"
+        body = (
+            b'<!doctype html><html lang="en"><title>gsio</title><link rel="icon" href="./page/favicon.svg">'
+            b'<meta http-equiv="refresh" content="0; url=./"><a href="./">Open the page</a></html>\n'
+        )
         cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict"  # for the folder of this address
         return Answer(body, KINDS["html"], (("Set-Cookie", cookie),))
 

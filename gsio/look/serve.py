@@ -161,11 +161,11 @@ class _Bounded(trio.abc.Listener[trio.SocketStream]):
             self._free.release()
             raise
 
-    async def answer(self, protocol: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+    async def answer(self, protocol: Callable[[Any], Awaitable[None]], stream: trio.SocketStream) -> None:
         """Speak a protocol on a connection; an error of one connection, which strangers can cause, ends no other."""
         try:
-            with suppress(Exception):
-                await protocol(stream)
+            with suppress(Exception), trio.CancelScope() as scope:
+                await protocol(_Closing(stream, scope))
         finally:
             self._free.release()
 
@@ -174,7 +174,21 @@ class _Bounded(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
 
-def _protocol(app: Any) -> Callable[[trio.SocketStream], Awaitable[None]]:
+class _Closing:
+    """A stream for hypercorn, whose work ends as soon as it has closed the stream: it would wait for its timeouts."""
+
+    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        self._stream, self._scope = stream, scope
+        self.socket, self.send_eof = stream.socket, stream.send_eof
+        self.send_all, self.receive_some = stream.send_all, stream.receive_some
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+        self._scope.cancel()
+
+
+def _protocol(app: Any) -> Callable[[Any], Awaitable[None]]:
     """Return the function by which hypercorn speaks HTTP on a connection.
 
     `hypercorn.trio.serve` would end the whole server where one connection breaks the protocol in some ways, as in the
