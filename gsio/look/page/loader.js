@@ -1,6 +1,6 @@
 // Decides what one pane draws now, and asks for the rest: proxies while the slider moves, exact values when it rests.
 
-import { isAbort } from "./net.js";
+import { DAMAGED, isAbort } from "./net.js";
 
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
@@ -85,9 +85,9 @@ export class Loader {
       }
     } catch (error) {
       if (isAbort(error)) return;
-      const again = error.status === 410 ? 30_000 : 2000;
+      const again = error.status === DAMAGED ? 30_000 : 2000;
       this.trouble = { key, frame: wish.frame, text: error.message, status: error.status, again: performance.now() + again };
-      if (error.status !== 410) this.#later(again + 1);
+      this.#later(again + 1);
     } finally {
       if (this.pending?.controller === controller) this.pending = null;
       const took = performance.now() - began;

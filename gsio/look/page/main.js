@@ -68,7 +68,8 @@ function draw(changed) {
   }
   player.show();
   panel.show(active());
-  say($("#zoom"), `${brief(100 * active().picture.scale, 3)} %`);
+  const { scale } = active().picture;
+  say($("#zoom"), scale ? `${brief(100 * scale, 3)} %` : "");
   $("#profile").setAttribute("aria-pressed", view.mode === "profile");
   writeAddress();
   const { shown } = active();
@@ -134,7 +135,8 @@ function restore() {
   const named = readAddress();
   const map = mapNames().includes(view.map) ? view.map : defaultMap;
   const number = view.active < panes.length ? view.active : 0;
-  const first = panes[number].output.live && !("frame" in named) && !("follow" in named);
+  const { output } = panes[number];
+  const first = (output.live || output.state === "waiting") && !("frame" in named) && !("follow" in named);
   set({ map, active: number, ...(first ? { follow: true } : {}) }, { moves: false });
 }
 

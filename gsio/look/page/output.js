@@ -108,7 +108,7 @@ export class Output {
   }
 
   fieldOf(wanted) {
-    return this.fields.includes(wanted) ? wanted : this.fields[0];
+    return this.fields?.includes(wanted) ? wanted : this.fields?.[0];
   }
 
   /** Return the members that `wanted`, a number or "all", names. */
