@@ -4,7 +4,7 @@ import ipaddress
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from gsio.machine import usable_cores
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # the names of this machine for itself
 IDLE_SECONDS = 15.0  # after which a connection without a request is closed
+CONNECTIONS = 64
 END_SECONDS = 2.0  # that a server waits for its connections
 ANY = ("0.0.0.0", "::")
 
@@ -130,23 +131,68 @@ class Server:
             self._ready.set()
 
     async def _serve(self) -> None:
-        from hypercorn.config import Config
-        from hypercorn.trio import serve
-
-        config = Config()
-        config.bind = [f"fd://{self._socket.detach()}"]
-        config.errorlog = None
-        config.keep_alive_timeout = IDLE_SECONDS
-        config.include_server_header = False
-        app: Any = self._app
         ahead = [
             threading.Thread(target=self._proxies.work_ahead, daemon=True)
             for _ in range(max(1, min(4, usable_cores() // 2)))
         ]
         for thread in ahead:
             thread.start()
+        self._socket.setblocking(False)
+        listener = _Bounded(trio.SocketListener(trio.socket.from_stdlib_socket(self._socket)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._live.watch)
-            await nursery.start(partial(serve, app, config, mode="asgi"))
+            await nursery.start(trio.serve_listeners, partial(listener.answer, _protocol(self._app)), [listener])
             self._cancel = partial(trio.lowlevel.current_trio_token().run_sync_soon, nursery.cancel_scope.cancel)
             self._ready.set()
+
+
+class _Bounded(trio.abc.Listener[trio.SocketStream]):
+    """A listener that has `CONNECTIONS` connections at most; others wait."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener, self._free = listener, trio.Semaphore(CONNECTIONS)
+
+    async def accept(self) -> trio.SocketStream:
+        """Wait for the next connection, and for room for it."""
+        await self._free.acquire()
+        try:
+            return await self._listener.accept()
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def answer(self, protocol: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+        """Speak a protocol on a connection; an error of one connection, which strangers can cause, ends no other."""
+        try:
+            with suppress(Exception):
+                await protocol(stream)
+        finally:
+            self._free.release()
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        await self._listener.aclose()
+
+
+def _protocol(app: Any) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """Return the function by which hypercorn speaks HTTP on a connection.
+
+    `hypercorn.trio.serve` would end the whole server where one connection breaks the protocol in some ways, as in the
+    middle of a change to HTTP/2.
+    """
+    from hypercorn.config import Config
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+    from hypercorn.typing import ConnectionState, LifespanState
+    from hypercorn.utils import wrap_app
+
+    config, context, state = Config(), WorkerContext(None), LifespanState()
+    config.errorlog = None
+    config.keep_alive_timeout = IDLE_SECONDS
+    config.include_server_header = False
+    wrapped = wrap_app(app, 0, "asgi")
+
+    async def speak(stream: Any) -> None:
+        await TCPServer(wrapped, config, context, ConnectionState(state), stream)
+
+    return speak
