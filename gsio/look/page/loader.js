@@ -4,7 +4,7 @@ import { DAMAGED, isAbort } from "./net.js";
 
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
-const LIVE = { pause: 1000, share: 0.03, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
+const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
 
 export class Loader {
   pending = null; // {key, controller} of the exact frame on its way

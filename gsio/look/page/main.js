@@ -16,6 +16,7 @@ import { Exact } from "./values.js";
 import { onChange, refresh, set, view } from "./view.js";
 
 const AGAIN = 2000; // ms until the next try to reach the server at the start
+const PACE = 900; // ms between two changes by events: a page beside a run is to leave the processors to the run
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const LARGER = 1.25; // times
@@ -90,11 +91,25 @@ async function readSeries(output) {
   }
 }
 
+/** Take the newest description of an output; while its state stays, the page changes only about once a second. */
 function hear(described) {
   const pane = panes[described.number];
   if (!pane) return;
+  clearTimeout(pane.due);
+  const early = pane.heard + PACE - performance.now();
+  if (early > 0 && described.state === pane.output.state && described.group === pane.output.group) {
+    pane.due = setTimeout(() => hear(described), early);
+    return;
+  }
+  pane.heard = performance.now();
   if (pane.output.update(described)) pane.clear();
   readSeries(pane.output);
+  refresh("output");
+}
+
+function remove(number) {
+  clearTimeout(panes[number]?.due);
+  panes[number]?.output.remove();
   refresh("output");
 }
 
@@ -163,7 +178,7 @@ async function start() {
   restore();
   listen();
   onChange(draw);
-  new Events({ onOutput: hear, onGone: (number) => { panes[number]?.output.remove(); refresh("output"); }, onConnection });
+  new Events({ onOutput: hear, onGone: remove, onConnection });
   state.ready = "true";
 }
 

@@ -9,6 +9,8 @@ function contrast(low, high) {
 }
 
 export class Output {
+  fields = []; // none is known before the output exists
+  members = 1;
   series = { time: [], step: [], stats: {} };
   ranges = {}; // by field: least and greatest value of the frames before `next`
   progress = null;
@@ -108,7 +110,7 @@ export class Output {
   }
 
   fieldOf(wanted) {
-    return this.fields?.includes(wanted) ? wanted : this.fields?.[0];
+    return this.fields.includes(wanted) ? wanted : this.fields[0];
   }
 
   /** Return the members that `wanted`, a number or "all", names. */
