@@ -1,6 +1,5 @@
 """Solvers made of array code, and the staging of a frame that lies in host memory."""
 
-import time
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -74,13 +73,11 @@ class ArraySolver(Generic[State]):
 
     def fill(self, block: Block) -> None:
         """Compute the next `block.count` frames and copy them to the host."""
-        start = time.perf_counter()
         planes = []
         for _ in range(block.count):
             self.advance(self._steps)
             planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.frame.fields]
         self._copied[block.buffer.ctypes.data] = Lock(), planes
-        block.compute_seconds = time.perf_counter() - start
 
     def wait(self, block: Block) -> None:
         """Stage the frames of `block`, or wait for the thread that does."""

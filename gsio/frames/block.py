@@ -36,7 +36,8 @@ class Block:
     ends
         uint32 [chunk], a view of `buffer`: the bytes from the place of a chunk to its end, if the solver encodes.
     compute_seconds, link_seconds
-        Seconds that the device spent to compute and to copy these frames; the solver sets them.
+        Seconds that the device spent to compute and to copy these frames; the solver sets them, unless `fill` does the
+        work before it returns.
     compute_start, link_start
         The times at which that work began, in seconds of `time.perf_counter`; 0 where `fill` does the work before it
         returns.

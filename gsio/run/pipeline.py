@@ -24,7 +24,7 @@ from gsio.config import Config
 from gsio.errors import Interrupted, StorageError, reason_of
 from gsio.frames.block import Block, BlockPool
 from gsio.run.checkpoints import Checkpointer
-from gsio.run.progress import Observe, Progress
+from gsio.run.progress import Observe, Occupied, Progress
 from gsio.run.signals import listening
 from gsio.run.stages import run_stages, run_trio
 from gsio.run.values import ValueCheck
@@ -131,9 +131,19 @@ class Pipeline:
             frames_per_block=self.pool.layout.frames_per_block,
             blocks_in_use=self.pool.in_use,
             seconds=end - self.started if self.started else 0.0,
-            compute_seconds=self._compute_seconds,
-            link_seconds=self._link_seconds,
+            occupied=self._occupied(),
             outside=self._values.outside,
+        )
+
+    def _occupied(self) -> Occupied:
+        trace = self.trace
+        trace.update()
+        return Occupied(
+            compute=self._compute_seconds or trace.advance.busy,  # where no device tells, computing is `fill`
+            link=self._link_seconds,
+            encode=trace.encode.total / self.threads,
+            write=trace.write.busy,
+            wait=trace.wait.busy,
         )
 
     async def _supervise(self, observers: Sequence[Observe]) -> None:

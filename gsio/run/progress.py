@@ -30,6 +30,37 @@ class Throughput(NamedTuple):
     seconds_left: float | None  # None before the first frame
 
 
+class Occupied(NamedTuple):
+    """For how many seconds each resource of a session has been busy, and computing has waited for a free block.
+
+    `encode` is the mean of the encoding threads. `compute` and `link` are those of a device up to the committed frames,
+    where the device tells them.
+    """
+
+    compute: float = 0.0
+    link: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    wait: float = 0.0
+
+    @property
+    def bottleneck(self) -> str:
+        """The name of the resource that was busy longest, or "" where none was; waiting is no resource."""
+        resources = {name: seconds for name, seconds in self._asdict().items() if name != "wait" and seconds > 0}
+        return max(resources, key=lambda name: resources[name], default="")
+
+    def since(self, before: "Occupied") -> "Occupied":
+        """Return the seconds since `before`."""
+        return Occupied(*(max(0.0, now - then) for now, then in zip(self, before, strict=True)))
+
+    def shares(self, seconds: float) -> dict[str, float]:
+        """Return each as a share of `seconds`; a device tells a whole block at once, so a share can be cut to 1."""
+        return {name: min(1.0, value / max(seconds, 1e-9)) for name, value in self._asdict().items()}
+
+
+IDLE = Occupied()
+
+
 @dataclass(frozen=True)
 class Progress:
     """What is known of a run at one moment. A run that was stopped has several sessions; this is the present one.
@@ -50,8 +81,8 @@ class Progress:
         Frames of a full block, and blocks that hold frames that are computed, encoded or written.
     seconds
         Time since the frame loop began, or the time that the loop took once it has ended.
-    compute_seconds, link_seconds
-        Time that the device spent computing and copying the committed frames.
+    occupied
+        For how much of that time each resource has been busy.
     outside
         The first value that is not from 0 to 1, in words; "" if there is none.
     """
@@ -68,8 +99,7 @@ class Progress:
     frames_per_block: int
     blocks_in_use: int
     seconds: float
-    compute_seconds: float = 0.0
-    link_seconds: float = 0.0
+    occupied: Occupied = IDLE
     outside: str = ""
 
     @property

@@ -102,7 +102,7 @@ def simulate(
         pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     taken = time.perf_counter() - began
-    summary = summarise(pipeline.progress(), trace, pipeline.threads, pipeline.solver.device, output, taken)
+    summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 

@@ -16,7 +16,7 @@ from gsio.files import publish, temporary_beside
 from gsio.processes import started_at
 from gsio.reader import Stack, open_stack
 from gsio.reader.verify import LOOK_SECONDS, LOOKS
-from gsio.run.progress import Observe, Progress
+from gsio.run.progress import IDLE, Observe, Occupied, Progress
 from gsio.writer.journal import journal_of, read_journal
 from gsio.writer.status_file import is_alive, is_status, read_status, status_of
 
@@ -34,12 +34,13 @@ def status_file(output: Path, progress: Callable[[], Progress]) -> Iterator[Obse
     run has no status.
     """
     path, written, taken = status_of(output), float("-inf"), False
+    before: Progress | None = None  # of the status before
 
     def write(now: Progress, state: str) -> None:
-        nonlocal written, taken
+        nonlocal written, taken, before
         if taken:
             return
-        temporary, text = temporary_beside(path), _status(now, state)
+        temporary, text = temporary_beside(path), _status(now, before if state == "running" else None, state)
         try:
             with temporary.open("x") as file:
                 file.write(text)
@@ -49,7 +50,7 @@ def status_file(output: Path, progress: Callable[[], Progress]) -> Iterator[Obse
             taken = isinstance(error, TakenError)
             if taken:
                 log.warning(f"'{path}' was taken by something else, which stays: the run goes on without a status")
-        written = time.monotonic()
+        written, before = time.monotonic(), now
 
     def observe(now: Progress) -> None:
         if time.monotonic() - written >= STATUS_SECONDS:
@@ -66,8 +67,10 @@ def status_file(output: Path, progress: Callable[[], Progress]) -> Iterator[Obse
         write(progress(), state)
 
 
-def _status(now: Progress, state: str) -> str:
-    """Return the text of a status file."""
+def _status(now: Progress, before: Progress | None, state: str) -> str:
+    """Return the text of a status file, which says how busy the resources were since `before`, or in all."""
+    occupied = now.occupied.since(before.occupied if before is not None else IDLE)
+    shares = occupied.shares(now.seconds - (before.seconds if before is not None else 0.0))
     throughput = now.throughput._asdict()
     values = {
         "state": state,
@@ -75,6 +78,8 @@ def _status(now: Progress, state: str) -> str:
         "frame": throughput.pop("frames"),
         "frames": now.frames_total,
         **{key: value and round(value, 3) for key, value in throughput.items()},
+        "occupied": {name: round(share, 3) for name, share in shares.items()},
+        "bottleneck": occupied.bottleneck,
         "pid": os.getpid(),
         "process_started": started_at(os.getpid()),
         "host": socket.gethostname(),
@@ -102,7 +107,8 @@ def follow(output: Path) -> Iterator[str]:
                 if name.endswith("_min")
             ]
             shown = int(last["frame"]) + 1
-            yield f"frame {shown} of {status['frames']}, step {last['step']}, {', '.join(ranges)}"
+            bottleneck = f", bottleneck {name}" if (name := status.get("bottleneck")) in Occupied._fields else ""
+            yield f"frame {shown} of {status['frames']}, step {last['step']}, {', '.join(ranges)}{bottleneck}"
         if not running:
             state = "killed" if status["state"] == "running" else status["state"]
             yield f"{state} after {status['frame']} of {status['frames']} frames"

@@ -54,16 +54,11 @@ class Summary:
         ])  # fmt: skip
 
 
-def summarise(now: Progress, trace: Trace, threads: int, device: str, output: Path, wall_seconds: float) -> Summary:
-    """Return what a session took: its last progress, and the spans of its trace, `threads` of which encoded."""
-    occupied = {
-        "compute": now.compute_seconds,
-        "link": now.link_seconds,
-        "encode": trace.encode.total / threads,
-        "write": trace.write.busy,
-    }
-    io = max(trace.io.busy, now.link_seconds)
-    exposed = max(0.0, now.seconds - now.compute_seconds)
+def summarise(now: Progress, trace: Trace, device: str, output: Path, wall_seconds: float) -> Summary:
+    """Return what a session took: its last progress, and the spans of its trace."""
+    occupied = now.occupied
+    io = max(trace.io.busy, occupied.link)
+    exposed = max(0.0, now.seconds - occupied.compute)
     return Summary(
         output=output,
         device=device,
@@ -72,12 +67,12 @@ def summarise(now: Progress, trace: Trace, threads: int, device: str, output: Pa
         cells=now.cell_steps,
         wall_seconds=wall_seconds,
         loop_seconds=now.seconds,
-        compute_seconds=now.compute_seconds,
-        link_seconds=now.link_seconds,
+        compute_seconds=occupied.compute,
+        link_seconds=occupied.link,
         encode_seconds=trace.encode.busy,
-        write_seconds=trace.write.busy,
-        wait_seconds=trace.wait.busy,
-        bottleneck=max(occupied, key=lambda name: occupied[name]),
+        write_seconds=occupied.write,
+        wait_seconds=occupied.wait,
+        bottleneck=occupied.bottleneck,
         hidden=min(1.0, max(0.0, 1 - exposed / io)) if io else 1.0,
         nbytes_in=now.nbytes_in,
         nbytes_out=now.nbytes_out,

@@ -32,23 +32,32 @@ class Counter:
         self.busy = 0.0  # seconds in which at least one thread was inside
         self.total = 0.0  # thread-seconds
         self._inside = 0
-        self._since = 0.0
+        self._counted = 0.0  # until when
         self._lock = threading.Lock()
 
     def enter(self, now: float) -> None:
         """Count one thread in."""
         with self._lock:
-            if self._inside == 0:
-                self._since = now
+            self._count(now)
             self._inside += 1
 
     def leave(self, since: float, now: float) -> None:
         """Count one thread out that entered at `since`."""
         with self._lock:
+            self._count(now)
             self._inside -= 1
-            self.total += now - since
-            if self._inside == 0:
-                self.busy += now - self._since
+
+    def update(self, now: float) -> None:
+        """Count the threads that are inside until `now`."""
+        with self._lock:
+            self._count(now)
+
+    def _count(self, now: float) -> None:
+        # Threads come a little out of order: each read its clock before it got the lock. Where `now` lies before
+        # `_counted`, what was counted too much is taken back.
+        seconds, self._counted = now - self._counted, now
+        self.total += self._inside * seconds
+        self.busy += seconds if self._inside else 0.0
 
 
 class Entry:
@@ -76,15 +85,18 @@ class Trace:
     ----------
     timeline
         Where the spans are kept, or None if nobody asked for them.
-    wait, encode, write, io
-        Computing that waits for a block; encoding; writing and committing; the last two together.
+    advance, wait, encode, write, io
+        The orders to compute a block, or computing it; computing that waits for a block; encoding; writing and
+        committing; the last two together.
     """
 
     def __init__(self, timeline: Timeline | None = None) -> None:
         self.timeline = timeline
         self._domain = nvtx.get_domain("gsio")
-        self.wait, self.encode, self.write, self.io = Counter(), Counter(), Counter(), Counter()
+        self.advance, self.wait = Counter(), Counter()
+        self.encode, self.write, self.io = Counter(), Counter(), Counter()
         self._counters: dict[str, tuple[Counter, ...]] = {
+            "advance": (self.advance,),
             "wait_block": (self.wait,),
             "encode": (self.encode, self.io),
             "write": (self.write, self.io),
@@ -98,6 +110,12 @@ class Trace:
         if self.timeline is not None:
             counters = (*counters, Entry(self.timeline, name, frame))
         return Span(self._domain, attributes, counters)
+
+    def update(self) -> None:
+        """Let the counters have the spans that go on, up to now."""
+        now = time.perf_counter()
+        for counter in (self.advance, self.wait, self.encode, self.write, self.io):
+            counter.update(now)
 
     def device(self, name: str, frame: int, begin: float, seconds: float) -> None:
         """Keep what the device did, `compute` or `copy`, if it told when (`begin` is not 0)."""

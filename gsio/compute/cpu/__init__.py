@@ -97,12 +97,10 @@ class CpuSolver:
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""
-        start = time.perf_counter()
         for frame in range(block.count):
             self.advance(self._steps)
             for i, name in enumerate(self._layout.frame.fields):
                 self._stage(name, block.data[frame, i], block.statistics[frame, i])
-        block.compute_seconds = time.perf_counter() - start
 
     def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
         field = (self._u if name == "u" else self._v).reshape(-1, self._layout.frame.shape[-1])
