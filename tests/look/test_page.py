@@ -127,6 +127,22 @@ def test_a_value_that_is_not_a_number_is_said_and_drawn(opened: Open, folder: Pa
     page.wait_for_selector(".readout:has-text('not a number')")
 
 
+def test_a_damaged_frame_is_named_and_the_last_picture_stays(opened: Open, folder: Path, tmp_path: Path) -> None:
+    path = shutil.copy(folder / "deflate.h5", tmp_path / "damaged.h5")
+    with h5py.File(path) as file:
+        place = file["v"].id.get_chunk_info(2)  # frames 6 to 8
+    with path.open("r+b") as damaged:
+        damaged.seek(place.byte_offset + place.size // 2)
+        damaged.write(bytes(place.size // 4))
+    page = open_exact(opened, path, frame=5)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".message:has-text('Frame 6: The stored bytes cannot be decoded')")
+    assert page.locator(".message").inner_text().endswith("The picture still shows frame 5.")
+    page.keyboard.press("End")
+    wait_exact(page, FRAMES - 1)
+    page.wait_for_selector(".message", state="hidden")
+
+
 def test_the_slider_and_the_number_choose_the_frame(opened: Open, folder: Path) -> None:
     page = open_exact(opened, folder / "deflate.h5", frame=0)
     box = page.locator("#slider").bounding_box()

@@ -34,7 +34,7 @@ const flag = (text) => text === "1";
 // key of the fragment → [name in the view, text → value, value → text or null where the key is left out]
 const KEYS = {
   output: ["active", whole, (value) => value || null],
-  frame: ["frame", whole, String],
+  frame: ["frame", whole, (value) => (view.follow ? null : String(value))], // follow names the newest
   field: ["field", (text) => (/^\w+$/.test(text) ? text : undefined), String],
   member: ["member", (text) => (text === "all" ? text : whole(text)), (value) => value || null],
   limits: ["limits", parseLimits, (value) => (Array.isArray(value) ? value.join(":") : value)],

@@ -16,6 +16,7 @@ export class PointCurve {
     ], { onPick: (frame) => set({ frame, follow: false }) });
     legend($("#point-legend"), [["preview", "line-strong"], ["exact", "series-1"]]);
     for (const id of ["point-row", "point-col"]) $(`#${id}`).addEventListener("change", () => this.#typed());
+    document.addEventListener("visibilitychange", () => document.hidden && this.#pause());
   }
 
   #typed() {
@@ -28,6 +29,13 @@ export class PointCurve {
   close() {
     this.stream?.close();
     this.stream = null;
+  }
+
+  /** Give the connection back while nobody looks; browsers have only six for all tabs of a server. */
+  #pause() {
+    if (!this.stream || this.stream.readyState === EventSource.CLOSED) return;
+    this.close();
+    this.key = ""; // the next drawing begins again
   }
 
   #open(output, field, { member, row, col }) {

@@ -18,6 +18,12 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Whether the page is "light" or "dark". */
+export function shade() {
+  return document.documentElement.dataset.shade;
+}
+
+/** Return a value of the design, as style.css names it. */
 export function token(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }

@@ -1,7 +1,7 @@
 // The limits of the contrast: a histogram of the frame with two marks, and two numbers.
 
 import { gradient } from "./colours.js";
-import { $, token } from "./dom.js";
+import { $, shade, token } from "./dom.js";
 import { set, view } from "./view.js";
 
 const BINS = 96;
@@ -92,7 +92,7 @@ export class LimitsControl {
 
   #draw() {
     const { canvas, range, counts, limits } = this;
-    const key = [range, limits, this.counted, view.map, canvas.clientWidth, token("line")].join(" ");
+    const key = [range, limits, this.counted, view.map, canvas.clientWidth, shade()].join(" ");
     if (key === this.drawn) return;
     this.drawn = key;
     const ratio = window.devicePixelRatio || 1;

@@ -1,10 +1,10 @@
 // Decides what one pane draws now, and asks for the rest: proxies while the slider moves, exact values when it rests.
 
-import { isAbort } from "./net.js";
+import { DAMAGED, isAbort } from "./net.js";
 
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
-const LIVE = { pause: 1000, share: 0.03, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
+const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
 
 export class Loader {
   pending = null; // {key, controller} of the exact frame on its way
@@ -85,9 +85,9 @@ export class Loader {
       }
     } catch (error) {
       if (isAbort(error)) return;
-      const again = error.status === 410 ? 30_000 : 2000;
+      const again = error.status === DAMAGED ? 30_000 : 2000;
       this.trouble = { key, frame: wish.frame, text: error.message, status: error.status, again: performance.now() + again };
-      if (error.status !== 410) this.#later(again + 1);
+      this.#later(again + 1);
     } finally {
       if (this.pending?.controller === controller) this.pending = null;
       const took = performance.now() - began;

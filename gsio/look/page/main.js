@@ -16,6 +16,7 @@ import { Exact } from "./values.js";
 import { onChange, refresh, set, view } from "./view.js";
 
 const AGAIN = 2000; // ms until the next try to reach the server at the start
+const PACE = 900; // ms between two changes by events: a page beside a run is to leave the processors to the run
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const LARGER = 1.25; // times
@@ -68,7 +69,8 @@ function draw(changed) {
   }
   player.show();
   panel.show(active());
-  say($("#zoom"), `${brief(100 * active().picture.scale, 3)} %`);
+  const { scale } = active().picture;
+  say($("#zoom"), scale ? `${brief(100 * scale, 3)} %` : "");
   $("#profile").setAttribute("aria-pressed", view.mode === "profile");
   writeAddress();
   const { shown } = active();
@@ -89,11 +91,25 @@ async function readSeries(output) {
   }
 }
 
+/** Take the newest description of an output; while its state stays, the page changes only about once a second. */
 function hear(described) {
   const pane = panes[described.number];
   if (!pane) return;
+  clearTimeout(pane.due);
+  const early = pane.heard + PACE - performance.now();
+  if (early > 0 && described.state === pane.output.state && described.group === pane.output.group) {
+    pane.due = setTimeout(() => hear(described), early);
+    return;
+  }
+  pane.heard = performance.now();
   if (pane.output.update(described)) pane.clear();
   readSeries(pane.output);
+  refresh("output");
+}
+
+function remove(number) {
+  clearTimeout(panes[number]?.due);
+  panes[number]?.output.remove();
   refresh("output");
 }
 
@@ -134,7 +150,8 @@ function restore() {
   const named = readAddress();
   const map = mapNames().includes(view.map) ? view.map : defaultMap;
   const number = view.active < panes.length ? view.active : 0;
-  const first = panes[number].output.live && !("frame" in named) && !("follow" in named);
+  const { output } = panes[number];
+  const first = (output.live || output.state === "waiting") && !("frame" in named) && !("follow" in named);
   set({ map, active: number, ...(first ? { follow: true } : {}) }, { moves: false });
 }
 
@@ -161,7 +178,7 @@ async function start() {
   restore();
   listen();
   onChange(draw);
-  new Events({ onOutput: hear, onGone: (number) => { panes[number]?.output.remove(); refresh("output"); }, onConnection });
+  new Events({ onOutput: hear, onGone: remove, onConnection });
   state.ready = "true";
 }
 

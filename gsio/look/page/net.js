@@ -1,5 +1,6 @@
 // Requests to the server that served this page. All addresses are relative.
 
+export const DAMAGED = 410; // as the server says where it sees the damage
 const RETRIES = 5; // of an answer 503, "too many at once"
 
 export class Refused extends Error {
@@ -25,11 +26,11 @@ function pause(milliseconds, signal) {
 }
 
 /** Return the answer to a GET request. Throws Refused with one plain line, or AbortError. */
-export async function get(path, signal) {
+export async function get(path, signal, priority = "auto") {
   for (let attempt = 0; ; attempt++) {
     let answer;
     try {
-      answer = await fetch(`./${path}`, { signal });
+      answer = await fetch(`./${path}`, { signal, priority });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Refused(0, "The server does not answer. The page tries again by itself.");
@@ -48,8 +49,15 @@ export async function getJson(path, signal) {
   return (await get(path, signal)).json();
 }
 
-export async function getBytes(path, signal) {
-  return new Uint8Array(await (await get(path, signal)).arrayBuffer());
+/** Return the bytes of an answer, which the browser has inflated. */
+export async function getBytes(path, signal, priority = "auto") {
+  const answer = await get(path, signal, priority);
+  try {
+    return new Uint8Array(await answer.arrayBuffer());
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new Refused(DAMAGED, "The stored bytes cannot be decoded, or the server has ended in the middle of them.");
+  }
 }
 
 /** Whether an error only says that a newer request replaced this one. */

@@ -19,6 +19,7 @@ export class Pane {
   marks = { exact: [], proxy: [] }; // ms: from the request to the picture, and of painting a proxy
   limits = [0, 1];
   shown = null; // {frame, kind, field, member}: what the canvas shows
+  heard = 0; // when the page took the newest description of the output
   saves = false; // a PNG, when the exact frame is here
 
   constructor(output, exact, onExact) {

@@ -58,8 +58,8 @@ export class Panel {
       select.value = chosen;
       row.hidden = values.length <= most;
     };
-    const members = Array.from({ length: output.members ?? 1 }, (_, member) => member);
-    fill($("#field"), $("#field-row"), output.fields ?? [], output.fieldOf?.(view.field));
+    const members = output.membersOf("all");
+    fill($("#field"), $("#field-row"), output.fields, output.fieldOf(view.field) ?? "");
     fill($("#member"), $("#member-row"), ["all", ...members], view.member, 2);
     if ($("#map-name").textContent === view.map) return;
     say($("#map-name"), view.map);

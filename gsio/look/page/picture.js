@@ -1,6 +1,6 @@
 // A canvas that shows a grid, zoomed and moved: layers of painted cells, marks over them, and the pointer's way back to cells.
 
-import { token } from "./dom.js";
+import { shade, token } from "./dom.js";
 
 const GAP = 0.02; // between tiles, as a share of their longer side
 const DEEPEST = 64; // CSS pixels a cell at the deepest zoom
@@ -154,6 +154,10 @@ export class Picture {
   draw(marks) {
     const { canvas, context } = this;
     const ratio = window.devicePixelRatio || 1;
+    const places = this.layers.map(({ sheet, top, left }) => `${sheet.key} ${top} ${left}`);
+    const key = [places, marks, this.shape, this.zoom, this.width, this.height, ratio, shade()];
+    if (JSON.stringify(key) === this.drawn) return;
+    this.drawn = JSON.stringify(key);
     const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);

@@ -1,6 +1,6 @@
 // The bar at the bottom: play, the slider, the frame number, the speed, and follow.
 
-import { $, say, token } from "./dom.js";
+import { $, say, shade, token } from "./dom.js";
 import { count } from "./format.js";
 import { refresh, set, view } from "./view.js";
 
@@ -100,7 +100,7 @@ export class Player {
   /** Draw which previews are in memory, as a strip under the slider. */
   #drawLoaded(output) {
     const canvas = $("#loaded");
-    const key = [output.number, output.frames, output.proxies.groups.size, view.member, view.field, canvas.clientWidth, token("ink-faint")].join(" ");
+    const key = [output.number, output.frames, output.proxies.groups.size, view.member, view.field, canvas.clientWidth, shade()].join(" ");
     if (key === this.drawn) return;
     this.drawn = key;
     const context = canvas.getContext("2d");

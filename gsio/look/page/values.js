@@ -1,6 +1,6 @@
 // Exact values: stored chunks become typed arrays, and the newest of them stay in memory.
 
-import { getBytes } from "./net.js";
+import { DAMAGED, getBytes, Refused } from "./net.js";
 
 const BUDGET = 384 * 2 ** 20; // bytes of exact values in memory, of all outputs together
 const AT_ONCE = 4; // requests for slabs of one frame
@@ -91,12 +91,17 @@ async function each(items, work) {
 /** Fetch all slabs of a chunk. A line, of which a slab holds `chunk.rows`, is a row, or a member of a batch. */
 async function fetchChunk(output, field, number, signal) {
   const { chunk, rows, cols, members } = output;
-  const path = `outputs/${output.number}/chunk/${field}/${number}`;
-  if (chunk.slabs === 1) return decode(await getBytes(`${path}/0`, signal), chunk.dtype, chunk.layout);
   const [all, line] = members > 1 ? [members, rows * cols] : [rows, cols];
+  const fetchSlab = async (slab) => {
+    const bytes = await getBytes(`outputs/${output.number}/chunk/${field}/${number}/${slab}`, signal, "high");
+    const part = decode(bytes, chunk.dtype, chunk.layout);
+    if (part.length === chunk.frames * chunk.rows * line) return part;
+    throw new Refused(DAMAGED, `The stored chunk has ${part.length} values, not ${chunk.frames * chunk.rows * line}.`);
+  };
+  if (chunk.slabs === 1) return fetchSlab(0);
   let whole;
   await each(Array(chunk.slabs).keys(), async (slab) => {
-    const part = decode(await getBytes(`${path}/${slab}`, signal), chunk.dtype, chunk.layout);
+    const part = await fetchSlab(slab);
     whole ??= new part.constructor(chunk.frames * all * line);
     const first = slab * chunk.rows;
     const lines = Math.min(chunk.rows, all - first); // the last slab is padded
@@ -183,7 +188,7 @@ export class Exact {
   /** Return the cells of a large grid from `top` to `bottom` and `left` to `right`, every `step`-th of them. */
   async window(output, field, member, frame, { top, bottom, left, right, step }, signal) {
     const path = `outputs/${output.number}/window/${field}/${member}/${frame}/${top}:${bottom}:${step}/${left}:${right}:${step}`;
-    const bytes = await getBytes(path, signal);
+    const bytes = await getBytes(path, signal, "high");
     const kind = { float16: "<f2", float32: "<f4", float64: "<f8" }[output.dtype];
     const values = asValues(decode(bytes, kind, "values"), kind, null, output.dtype);
     const [rows, cols] = [Math.ceil((bottom - top) / step), Math.ceil((right - left) / step)];
