@@ -79,11 +79,15 @@ class Server:
         wait: bool = False,
     ) -> None:
         self.sources = [Source(number, path) for number, path in enumerate(paths)]
-        for source in self.sources:
-            source.look()
-            if source.now is None and not wait:
-                from_stack(source.path)  # it raises the reason
         self._socket = sock
+        try:
+            for source in self.sources:
+                source.look()
+                if source.now is None and not wait:
+                    from_stack(source.path)  # it raises the reason
+        except BaseException:
+            sock.close()
+            raise
         host, self.port = sock.getsockname()[:2]
         self.token = secrets.token_urlsafe(24)
         shown = f"[{host}]" if ":" in host else host
