@@ -197,6 +197,7 @@ def _quantised(mean: NDArray[Any]) -> bytes:
     values = mean[finite] if not finite.all() else mean
     low, high = (values.min(), values.max()) if values.size else (np.float32(0), np.float32(0))
     with np.errstate(all="ignore"):  # values of a run that diverges
-        steps = (mean - low) * np.float32(255 / (float(high) - float(low) or 1)) + np.float32(0.5)
+        factor = min(255 / (float(high) - float(low) or 1), 3e38)  # float32 holds it, also of a range near 0
+        steps = (mean - low) * np.float32(factor) + np.float32(0.5)
         steps = np.where(finite, np.clip(steps, 0, 255), 0)
     return np.array([low, high], "<f4").tobytes() + steps.astype(np.uint8).tobytes()
