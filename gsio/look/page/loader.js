@@ -86,7 +86,7 @@ export class Loader {
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
-      const again = error.status === DAMAGED ? 30_000 : 2000;
+      const again = error.status === DAMAGED ? 5000 : 2000;
       this.trouble = { key, frame: wish.frame, text: error.message, status: error.status, again: performance.now() + again };
       this.#later(again + 1);
     } finally {
