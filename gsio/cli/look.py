@@ -58,10 +58,7 @@ def view(
     with Server(paths, listen(host, port), names, wait=wait) as server:
         say(server.url)
         if not is_here(host):
-            say(
-                "Whoever reads this address on the network, where nothing is encrypted, can see these outputs.",
-                err=True,
-            )
+            say("Nothing is encrypted: whoever reads this address on the network can see these outputs.", err=True)
         if sys.stdin is not None and sys.stdin.isatty():
             say("Ctrl-C ends the page.", err=True)
         try:

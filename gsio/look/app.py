@@ -139,7 +139,10 @@ class App:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, as ASGI has it; hypercorn wants an exception for every scope that is not known."""
+        """Answer a request, as ASGI has it; hypercorn wants an exception for a scope that is not known."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             raise NotImplementedError(f"this application answers requests of HTTP, not {scope['type']}")
         try:

@@ -7,14 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import structlog
-
 from gsio.processes import python_module, with_parent
 from gsio.streams import say
 
 END_SECONDS = 5.0
-
-log = structlog.get_logger()
 
 
 @contextmanager
@@ -49,5 +45,5 @@ def _start(output: Path) -> "subprocess.Popen[bytes] | None":
             command, env=with_parent(), stdin=subprocess.DEVNULL, stdout=2, stderr=2, start_new_session=True
         )
     except OSError as error:
-        log.warning(f"--view: the page could not be started: {error}")
+        say(f"gsio: warning: --view: the page could not be started: {error}", err=True)
         return None

@@ -79,11 +79,15 @@ class Server:
         wait: bool = False,
     ) -> None:
         self.sources = [Source(number, path) for number, path in enumerate(paths)]
-        for source in self.sources:
-            source.look()
-            if source.now is None and not wait:
-                from_stack(source.path)  # it raises the reason
         self._socket = sock
+        try:
+            for source in self.sources:
+                source.look()
+                if source.now is None and not wait:
+                    from_stack(source.path)  # it raises the reason
+        except BaseException:
+            sock.close()
+            raise
         host, self.port = sock.getsockname()[:2]
         self.token = secrets.token_urlsafe(24)
         shown = f"[{host}]" if ":" in host else host
@@ -164,8 +168,8 @@ class _Bounded(trio.abc.Listener[trio.SocketStream]):
     async def answer(self, protocol: Callable[[Any], Awaitable[None]], stream: trio.SocketStream) -> None:
         """Speak a protocol on a connection; an error of one connection, which strangers can cause, ends no other."""
         try:
-            with suppress(Exception), trio.CancelScope() as scope:
-                await protocol(_Closing(stream, scope))
+            with suppress(Exception):
+                await protocol(stream)
         finally:
             self._free.release()
 
@@ -174,25 +178,11 @@ class _Bounded(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
 
-class _Closing:
-    """A stream for hypercorn, whose work ends as soon as it has closed the stream: it would wait for its timeouts."""
-
-    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-        self._stream, self._scope = stream, scope
-        self.socket, self.send_eof = stream.socket, stream.send_eof
-        self.send_all, self.receive_some = stream.send_all, stream.receive_some
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._stream.aclose()
-        self._scope.cancel()
-
-
 def _protocol(app: Any) -> Callable[[Any], Awaitable[None]]:
     """Return the function by which hypercorn speaks HTTP on a connection.
 
-    `hypercorn.trio.serve` would end the whole server where one connection breaks the protocol in some ways, as in the
-    middle of a change to HTTP/2.
+    `hypercorn.trio.serve` has no bound on connections, and ends the whole server where one of them breaks the protocol
+    in some ways, as in the middle of a change to HTTP/2.
     """
     from hypercorn.config import Config
     from hypercorn.trio.tcp_server import TCPServer
@@ -206,7 +196,14 @@ def _protocol(app: Any) -> Callable[[Any], Awaitable[None]]:
     config.include_server_header = False
     wrapped = wrap_app(app, 0, "asgi")
 
+    class Connection(TCPServer):
+        """A connection that ends when either side has closed it; else it would stay for `IDLE_SECONDS`."""
+
+        async def _read_data(self) -> None:
+            await super()._read_data()
+            await self.idle_task.stop()
+
     async def speak(stream: Any) -> None:
-        await TCPServer(wrapped, config, context, ConnectionState(state), stream)
+        await Connection(wrapped, config, context, ConnectionState(state), stream)
 
     return speak

@@ -189,8 +189,8 @@ def _read(path: Path, kept: Records | None) -> Records | None:
 
 def from_stack(path: Path) -> Snapshot:
     """Return what is known of an output that nobody writes; raises DataError if it cannot be read."""
-    found = path.stat()
     with open_stack(path) as stack:
+        found = path.stat()
         series = {name: stack.series(name) for name in stack.recorded}
         try:
             fields = {name: frames.apart(path) for name, frames in stack.fields.items()}

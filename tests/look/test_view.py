@@ -144,25 +144,55 @@ def test_other_machines_are_let_in_only_with_plain_words(output: Path) -> None:
     assert "Nothing is encrypted: whoever reads this address on the network can see these outputs.\n" in errors
 
 
-def test_a_run_is_shown_beside_it_and_its_page_ends_with_it(tmp_path: Path) -> None:
-    with command("run", *SMALL, "-n", "400", "-o", tmp_path / "run.h5", "--view", "-q") as run:
-        client = client_of(run.stderr)
-        assert client.output()["name"] == "run.h5"
-        output, errors = run.communicate(timeout=DEADLINE)
-    assert (run.returncode, output) == (0, "")
+# A run that is shown, and goes on until it is told to end.
+SHOWN = """
+import sys
+from pathlib import Path
+import gsio
+from gsio.look.beside import shown
+
+with shown(Path(sys.argv[2]), wanted=True):
+    gsio.simulate(gsio.Config.from_toml(sys.argv[1]), sys.argv[2])
+    input()
+"""
+
+
+def test_a_page_beside_a_run_ends_with_it(make_config: Make, tmp_path: Path) -> None:
+    line = [sys.executable, "-c", SHOWN, make_config().to_toml(), str(tmp_path / "run.h5")]
+    streams: Any = dict.fromkeys(("stdin", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(line, text=True, **streams) as run:
+        assert run.stderr is not None
+        address = next(line for line in run.stderr if line.startswith("http"))
+        found = ADDRESS.fullmatch(address)
+        assert found
+        client = Client(int(found[1]), found[2])
+        with client.events() as events:
+            assert next(output for _, output in events if output["state"] == "complete")["frames"] == 5
+            _, errors = run.communicate("\n", timeout=DEADLINE)
+    assert run.returncode == 0
     assert is_closed(client.port)
-    assert "error" not in errors
-    assert main(["verify", str(tmp_path / "run.h5")]) == 0
+    assert errors.splitlines()[-1] == "The page has ended."
 
 
-def test_a_run_does_not_fail_because_of_its_page(
+def test_a_run_starts_its_page_and_does_not_fail_because_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gsio.look.beside.python_module", lambda *_: [str(tmp_path / "no such program")])
-    assert main(["run", *SMALL, "-o", str(tmp_path / "run.h5"), "--view", "-q"]) == 0
-    assert "--view: the page could not be started" in capsys.readouterr().err
-    monkeypatch.setattr("gsio.look.beside.python_module", lambda *_: [sys.executable, "-c", "raise SystemExit(70)"])
-    assert main(["run", *SMALL, "-o", str(tmp_path / "again.h5"), "--view", "-q"]) == 0
+    started = []
+
+    def python_module(*arguments: str) -> list[str]:
+        started.append(arguments)
+        return (
+            [str(tmp_path / "no such program")] if len(started) == 1 else [sys.executable, "-c", "raise SystemExit(70)"]
+        )
+
+    monkeypatch.setattr("gsio.look.beside.python_module", python_module)
+    for name in ("run.h5", "again.h5"):
+        assert main(["run", *SMALL, "-o", str(tmp_path / name), "--view", "-q"]) == 0
+        assert started[-1] == ("gsio", "view", "--wait", "--", str(tmp_path / name))
+    assert main(["run", *SMALL, "-o", str(tmp_path / "hidden.h5"), "-q"]) == 0
+    assert len(started) == 2
+    warning = f"gsio: warning: --view: the page could not be started: [Errno 2] No such file or directory: '{tmp_path}"
+    assert capsys.readouterr().err.startswith(warning)
 
 
 def test_a_notebook_gets_a_frame_with_the_page(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
