@@ -18,6 +18,7 @@ from gsio.machine import usable_cores
 MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
 AHEAD = 8  # groups that are made ahead once that much is kept
 SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
+TINY = 1e-36  # a range, below which 255 divided by it is no number of float32
 UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
 
 
@@ -196,7 +197,9 @@ def _quantised(mean: NDArray[Any]) -> bytes:
     finite = np.isfinite(mean)
     values = mean[finite] if not finite.all() else mean
     low, high = (values.min(), values.max()) if values.size else (np.float32(0), np.float32(0))
+    span = float(high) - float(low)
+    scale = np.float32(255 / span if span > TINY else 0)
     with np.errstate(all="ignore"):  # values of a run that diverges
-        steps = (mean - low) * np.float32(255 / (float(high) - float(low) or 1)) + np.float32(0.5)
+        steps = (mean - low) * scale + np.float32(0.5)
         steps = np.where(finite, np.clip(steps, 0, 255), 0)
     return np.array([low, high], "<f4").tobytes() + steps.astype(np.uint8).tobytes()

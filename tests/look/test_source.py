@@ -203,3 +203,18 @@ def test_values_that_are_not_finite_are_shown_as_nothing(
     assert np.isnan(client.frame(client.output(), "v", 1)[0, 2, 3])
     with client.events("/outputs/0/point/v/0/2/3") as events:
         assert dict(zip(*next(events)[1].values(), strict=True))[1] is None
+
+
+def test_a_pattern_that_has_nearly_died_out_has_proxies(
+    make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    import h5py
+
+    path = tmp_path / "run.h5"
+    gsio.simulate(make_config({"output.compression": "none", "initial.kind": "noise"}), path)
+    with h5py.File(path, "r+") as file:
+        file["v"][1] *= 1e-40
+    proxy = show(path).get("/outputs/0/proxy/v/0/1").body
+    low, high = struct.unpack("<ff", proxy[:8])
+    assert 0 <= low <= high < 1e-39
+    assert set(proxy[8:]) == {0}
