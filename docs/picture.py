@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from PIL import Image
-
 import gsio
-from gsio.draw.picture import write_picture
+from gsio.draw.limits import limits_of
+from gsio.draw.picture import image, index, sheet
 
 MOMENTS = (2, 5, 9, 14, 22, 39)  # the frames that are shown
-GAP = 8  # pixels between two moments
 OVERRIDES = {
     "grid.rows": 240,
     "grid.cols": 320,
@@ -26,22 +24,14 @@ OVERRIDES = {
 
 
 def draw(target: Path) -> None:
-    """Run the simulation in a temporary folder, and write its moments as one PNG of two rows."""
+    """Run the simulation in a temporary folder, and write its moments as one PNG."""
     with TemporaryDirectory() as folder:
         output = Path(folder, "run.h5")
         gsio.simulate(gsio.load_config(preset="coral", overrides=OVERRIDES), output)
-        tiles = []
         with gsio.open_stack(output) as stack:
-            for moment in MOMENTS:
-                path = Path(folder, f"{moment}.png")
-                write_picture(path, stack.v[moment], longest=320)
-                tiles.append(Image.open(path).copy())
-    columns = len(tiles) // 2
-    width, height = tiles[0].size
-    strip = Image.new("RGB", (columns * (width + GAP) - GAP, 2 * (height + GAP) - GAP), "white")
-    for place, tile in enumerate(tiles):
-        strip.paste(tile, (place % columns * (width + GAP), place // columns * (height + GAP)))
-    strip.quantize(128).save(target, optimize=True)
+            tiles = [index(stack.v[moment], *limits_of(stack.v[moment])) for moment in MOMENTS]
+            labels = [[f"time {stack.times[moment]:g}"] for moment in MOMENTS]
+    image(sheet(tiles, labels)).save(target, optimize=True)
 
 
 if __name__ == "__main__":

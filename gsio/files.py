@@ -60,11 +60,7 @@ def require_new(
         raise UsageError(f"{option}: the folder '{path.parent}' does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"{option}: the folder '{path.parent}' is not writable; choose another")
-    place = path.parent.resolve() / path.name
-    for other in apart_from:
-        there = other.parent.resolve() / other.name
-        if place == there or place in there.parents or there in place.parents:
-            raise UsageError(f"{option}: expected a place apart from '{other}', got '{path}'; choose another name")
+    require_apart(option, path, apart_from)
     if os.path.lexists(path):
         if replaces is None:
             raise UsageError(f"{option}: '{path}' exists; {instead}")
@@ -76,6 +72,15 @@ def require_new(
         pass
     except OSError as error:
         raise UsageError(f"{option}: '{path}' cannot be made: {error.strerror}; choose another name") from None
+
+
+def require_apart(option: str, path: Path, others: Iterable[Path]) -> None:
+    """Raise UsageError if `path` is one of `others`, or in one, or above one."""
+    place = Path(os.path.realpath(path.parent), path.name)  # `resolve` fails in a loop of links
+    for other in others:
+        there = Path(os.path.realpath(other.parent), other.name)
+        if place == there or place in there.parents or there in place.parents:
+            raise UsageError(f"{option}: expected a place apart from '{other}', got '{path}'; choose another name")
 
 
 def require_folder(option: str, path: Path, names: Iterable[str]) -> None:
@@ -125,15 +130,16 @@ def publish(option: str, new: Path, path: Path, *, replaces: Replaces | None = N
 
 
 @contextmanager
-def new_file(option: str, path: Path) -> Iterator[Path]:
+def new_file(option: str, path: Path, *, replaces: Replaces | None = None) -> Iterator[Path]:
     """Give the temporary name under which to write a file, with the ending of `path`, which becomes its name.
 
-    Raises TakenError if something has that name by then, and what is there stays.
+    Raises TakenError if something has that name by then that `replaces` does not allow to replace, and what is there
+    stays.
     """
     temporary = temporary_beside(path, path.suffix)
     try:
         yield temporary
-        publish(option, temporary, path)
+        publish(option, temporary, path, replaces=replaces)
     finally:
         temporary.unlink(missing_ok=True)
 

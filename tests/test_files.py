@@ -23,7 +23,10 @@ from gsio.bench.tables import Column, Results, Row, Table
 from gsio.cli import cli, main
 from gsio.cli.bench import TABLES
 from gsio.config import Config
+from gsio.draw.movie import FORMS
 from gsio.errors import DataError, TakenError, UsageError
+from gsio.look import frames
+from gsio.reader import movie
 from gsio.run import checkpoints
 from gsio.run import simulate as running
 from gsio.run.metrics import CONNECTIONS, metrics
@@ -60,6 +63,19 @@ WRITES = {
         Write(["export", "source/run.h5", f"out{ending}", "-q"], f"out{ending}", ("--overwrite",))
         for ending in export.FORMATS
     ],
+    ("frames", "output"): [
+        Write(["frames", "source/run.h5", "-q", "-o", target], made, ("--overwrite",))
+        for target, made in (
+            ("last.png", "last.png"),
+            ("last.tif", "last.tif"),
+            ("f%d.png", "f2.png"),
+            ("pictures", "pictures/frame_00001.png"),
+        )
+    ],
+    ("movie", "output"): [
+        Write(["movie", "source/run.h5", "-q", "-o", f"out{ending}"], f"out{ending}", ("--overwrite",))
+        for ending in FORMS
+    ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
         (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
@@ -76,11 +92,10 @@ WRITES = {
 # What names a path that is read, a folder for temporary files, or with `repair` the output to put right.
 OTHERS = {
     *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
-    *[(name, "path") for name in ("info", "verify", "repair")],
+    *[(name, "path") for name in ("info", "verify", "repair", "frames", "movie")],
     ("view", "paths"),
     ("profile", "read"),
     ("export", "source"),
-    ("profile", "read"),
     *[(f"bench {name}", "folder") for name in TABLES],
 }
 ALL = [
@@ -157,6 +172,10 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         monkeypatch.setattr(running, "last_frame", after(lambda config: np.eye(8)))
         if write.arguments[0] == "export":
             monkeypatch.setattr(export, "select", after(export.select))
+        elif write.arguments[0] == "frames":
+            monkeypatch.setattr(frames, "decoding_threads", after(frames.decoding_threads))
+        elif write.arguments[0] == "movie":
+            monkeypatch.setattr(movie, "drawing", after(movie.drawing))
         else:
             monkeypatch.setattr(running, "open_solver", after(running.open_solver))
 

@@ -116,6 +116,8 @@ class Case:
             ["verify", str(path)],
             ["export", str(path), target],
             ["export", str(path), target, "--frames=3:9", "--crop=2:9,3:14"],
+            ["frames", str(path), "-o", self.dice.choice(["pictures", "one.png", "f%d.tif"]), "--colorbar"],
+            ["movie", str(path), "-o", self.dice.choice(["t.mp4", "t.gif", "t.webm"]), "--timestamp"],
             [*RUN, *reads],
             *([["repair", str(path)], self.resume(path)] if "stopped" in path.name else []),
         ])  # fmt: skip

@@ -14,7 +14,8 @@ from gsio.errors import NO_THREAD, GsioError, StorageError, is_without_thread
 from gsio.processes import Terminated, terminable
 from gsio.streams import error_of, open_outputs, say
 
-MAKE_FILES = {"run", "profile", "repair", "export"}  # their result is a file, so a lost line of stdout is no failure
+# Their result is a file, so a lost line of stdout is no failure.
+MAKE_FILES = {"run", "profile", "repair", "export", "frames", "movie"}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -27,8 +28,8 @@ def cli() -> None:
 
 
 for _command in (
-    run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, config.presets, config.config,
-    inspect.doctor, run.profile, bench.bench,
+    run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, look.movie,
+    config.presets, config.config, inspect.doctor, run.profile, bench.bench,
 ):  # fmt: skip
     cli.add_command(_command)
 

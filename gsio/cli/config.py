@@ -40,13 +40,13 @@ def presets(names: tuple[str, ...], preview: Path | None, backend: str | None, d
     say("preset   feed   kill    what it makes")
     for name, config in configs.items():
         if preview is not None:
-            from gsio.draw.picture import write_picture
+            from gsio.draw.picture import thumbnail
             from gsio.run.simulate import last_frame
 
             frame = last_frame(config)
             preview.mkdir(parents=True, exist_ok=True)
             with new_file("--preview", preview / f"{name}.png") as picture:
-                write_picture(picture, frame)
+                thumbnail(frame, 256).save(picture)
         say(f"{name:8} {config.model.feed:<7g}{config.model.kill:<7g} {describe_preset(name)}")
 
 

@@ -49,7 +49,7 @@ def repair(path: Path, debug: bool) -> None:
 def export(source: Path, target: Path, quiet: bool, debug: bool, **options: Any) -> None:
     """Write the frames of an output in another format.
 
-    The ending of TARGET selects the format:
+    All saved fields are written unless --fields says otherwise. The ending of TARGET selects the format:
 
     \b
     .h5, .hdf5, .zarr              another output of gsio

@@ -177,8 +177,8 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, metavar, default, text in (
         ("--crop", "TOP:BOTTOM,LEFT:RIGHT", ":,:", "Take only these rows and columns."),
         ("--members", "N|START:STOP:STEP", ":", "Take only these members of a batch."),
-        ("--fields", "NAMES", "", "Take only the field v, the field u, or both as u,v; without it, all saved fields."),
-        ("--frames", "N|START:STOP:STEP", ":", "Take only these frames, in the notation of Python; -1 is the last."),
+        ("--fields", "NAMES", "", "Take only the field v, the field u, or both as u,v."),
+        ("--frames", "N|START:STOP:STEP", "", "Take only these frames, in the notation of Python; -1 is the last."),
     ):
         command = click.option(
             name, cls=Option, default=default, show_default=bool(default), metavar=metavar, heading=SELECTION, help=text

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from isal import isal_zlib
-from numcodecs import Shuffle
 from numpy.typing import NDArray
 
 from gsio.codec.interface import Codec, Hdf5Filter, Kernels
@@ -71,12 +70,17 @@ def _is_noise(chunk: NDArray[np.uint8], every: int) -> NDArray[np.bool_]:
 
 
 def decode(encoded: Any, itemsize: int, nbytes: int) -> Any:
-    """Return the bytes of a chunk in C order."""
+    """Return the bytes of a chunk in C order; NumPy releases the interpreter lock, which numcodecs' Shuffle holds."""
     stream = isal_zlib.decompressobj()
-    planes = stream.decompress(encoded, nbytes + 1)
+    planes = np.frombuffer(stream.decompress(encoded, nbytes + 1), np.uint8)
     if not stream.eof or stream.unused_data:
         raise ValueError("the stream does not end where the chunk does")
-    return Shuffle(itemsize).decode(planes)
+    if len(planes) != nbytes:
+        return planes
+    values = np.empty((nbytes // itemsize, itemsize), np.uint8)
+    for place, plane in enumerate(planes.reshape(itemsize, -1)):
+        values[:, place] = plane
+    return values
 
 
 def _hdf5(itemsize: int, nbytes: int, level: int) -> dict[str, Any]:

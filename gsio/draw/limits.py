@@ -1,6 +1,9 @@
 """The limits of the contrast: which values get the first and the last colour of a map."""
 
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gsio.errors import UsageError
 
@@ -23,6 +26,12 @@ def parse_limits(text: str) -> Limits:
     except ValueError:
         pass
     raise UsageError(f"--limits: expected auto, frame, or LO:HI with LO below HI, got '{text}'")
+
+
+def limits_of(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the limits of the contrast of an array: its least and largest finite value, or 0 and 1 if it has none."""
+    finite = values[np.isfinite(values)]
+    return contrast(float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
 def contrast(low: float, high: float) -> tuple[float, float]:

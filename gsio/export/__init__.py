@@ -66,7 +66,7 @@ def export(
     source: Path,
     target: Path,
     *,
-    frames: str = ":",
+    frames: str = "",
     crop: str = ":,:",
     fields: str = "",
     members: str = ":",
@@ -84,7 +84,7 @@ def export(
         .vtkhdf, .openpmd.h5. In TIFF, .ome.zarr and .vtkhdf the members of a batch lie along z.
     frames, crop, members
         One number, START:STOP or START:STOP:STEP, and TOP:BOTTOM,LEFT:RIGHT; as in Python, but out of range is an
-        error.
+        error. Empty `frames` are all frames.
     fields
         Names of saved fields, "v" or "u,v"; empty for all.
     compression

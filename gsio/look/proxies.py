@@ -18,7 +18,6 @@ from gsio.machine import usable_cores
 MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
 AHEAD = 8  # groups that are made ahead once that much is kept
 SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
-TINY = 1e-36  # a range, below which 255 divided by it is no number of float32
 UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
 
 
@@ -44,13 +43,23 @@ class Wanted(NamedTuple):
 class Proxies:
     """The proxies of all outputs, for many threads at once.
 
-    `is_computing` is a function that says whether a run on this machine writes one of the outputs.
+    Parameters
+    ----------
+    is_computing
+        A function that says whether a run on this machine writes one of the outputs.
+    most_nbytes
+        The bytes that are kept, at most.
+
+    Attributes
+    ----------
+    nbytes
+        The bytes that are kept.
     """
 
-    def __init__(self, is_computing: Callable[[], bool] = lambda: False) -> None:
-        self._is_computing = is_computing
+    def __init__(self, is_computing: Callable[[], bool] = lambda: False, most_nbytes: int = MOST_NBYTES) -> None:
+        self._is_computing, self._most = is_computing, most_nbytes
         self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()  # what was used last comes last
-        self._nbytes = 0
+        self.nbytes = 0
         self._changed = threading.Condition()
         self._waiting = 0  # requests that are being answered
         self._wanted: Wanted | None = None  # the group that the page has asked for last
@@ -123,7 +132,7 @@ class Proxies:
                     groups = [] if self._making else [group for group in groups if len(group.frames) == GROUP][::-1]
                 elif self._wanted is not None:
                     groups = groups[self._wanted.group :] + groups[: self._wanted.group]
-                if self._nbytes > MOST_NBYTES * 3 // 4:
+                if self.nbytes > self._most * 3 // 4:
                     groups = groups[:AHEAD]
                 for group in groups:
                     if group.key not in self._kept and group.key not in self._making:
@@ -143,11 +152,11 @@ class Proxies:
     def _keep(self, wanted: Wanted, deflated: bytes) -> bytes:
         with self._changed:
             self._making.discard(wanted.key)
-            self._nbytes += len(deflated) - len(self._kept.pop(wanted.key, b""))
+            self.nbytes += len(deflated) - len(self._kept.pop(wanted.key, b""))
             self._kept[wanted.key] = deflated
-            while self._nbytes > MOST_NBYTES:
+            while self.nbytes > self._most:
                 _, oldest = self._kept.popitem(last=False)
-                self._nbytes -= len(oldest)
+                self.nbytes -= len(oldest)
             self._changed.notify_all()
         return deflated
 
@@ -197,9 +206,8 @@ def _quantised(mean: NDArray[Any]) -> bytes:
     finite = np.isfinite(mean)
     values = mean[finite] if not finite.all() else mean
     low, high = (values.min(), values.max()) if values.size else (np.float32(0), np.float32(0))
-    span = float(high) - float(low)
-    scale = np.float32(255 / span if span > TINY else 0)
+    factor = min(255 / (float(high) - float(low) or 1), 3e38)  # float32 holds it, also of a range near 0
     with np.errstate(all="ignore"):  # values of a run that diverges
-        steps = (mean - low) * scale + np.float32(0.5)
+        steps = (mean - low) * np.float32(factor) + np.float32(0.5)
         steps = np.where(finite, np.clip(steps, 0, 255), 0)
     return np.array([low, high], "<f4").tobytes() + steps.astype(np.uint8).tobytes()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.config import Config
-from gsio.errors import DataError
+from gsio.errors import DataError, GsioError, reason_of
 from gsio.frames.metadata import DAMAGED, field_attributes
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout, Places
@@ -171,7 +171,7 @@ class Source:
         try:
             self._records, self._session = _read(self.path, kept), session
             return None if self._records is None else from_journal(self.path, self._records, state)
-        except (DataError, OSError):
+        except (GsioError, OSError, ValueError, LookupError, ArithmeticError):  # one that is damaged, or not of gsio
             return None
 
 
@@ -189,23 +189,21 @@ def _read(path: Path, kept: Records | None) -> Records | None:
 
 def from_stack(path: Path) -> Snapshot:
     """Return what is known of an output that nobody writes; raises DataError if it cannot be read."""
-    with open_stack(path) as stack:
-        found = path.stat()
-        series = {name: stack.series(name) for name in stack.recorded}
-        try:
-            fields = {name: frames.apart(path) for name, frames in stack.fields.items()}
-        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them
-            raise DataError(f"cannot read {path}: {error}; see 'gsio verify'") from None
-        return Snapshot(
-            state=state_of(path, stack.attributes["status"]),
-            group=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
-            identity=(found.st_dev, found.st_ino),
-            config=stack.config,
-            attributes=stack.attributes,
-            frames=stack.frames,
-            fields=fields,
-            series=series,
-        )
+    try:
+        with open_stack(path) as stack:
+            found = path.stat()
+            return Snapshot(
+                state=state_of(path, stack.attributes["status"]),
+                group=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
+                identity=(found.st_dev, found.st_ino),
+                config=stack.config,
+                attributes=stack.attributes,
+                frames=stack.frames,
+                fields={name: frames.apart(path) for name, frames in stack.fields.items()},
+                series={name: stack.series(name) for name in stack.recorded},
+            )
+    except (OSError, RuntimeError, ValueError, LookupError) as error:  # h5py raises any of them
+        raise DataError(f"cannot read {path}: {reason_of(error)}; see 'gsio verify'") from None
 
 
 def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:

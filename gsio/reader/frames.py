@@ -2,17 +2,26 @@
 
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.codec import Codec, decode
+from gsio.errors import GsioError
 from gsio.frames.chunking import PLACE
 from gsio.inputs import open_regular, read_regular
+from gsio.machine import available_memory, usable_cores
+from gsio.processes import check_threads
 
 LARGEST = 8 << 30  # bytes of the largest encoded chunk
 MOST_CHUNKS = 1 << 24  # the most chunks of a field whose places are kept in memory
@@ -130,6 +139,10 @@ class Frames:
         found = [self.slab(number, slab) for slab in range(self.slabs)]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)[:, : self.shape[1]]
 
+    def decoded(self, number: int) -> NDArray[Any]:
+        """Return the values of the frames that share chunks, as `chunk` does, with `dtype`; threads may call this."""
+        return self.chunk(number) if self._scale is None else self.chunk(number) * self._scale
+
     @property
     def scale(self) -> np.floating[Any] | None:
         """The value that the stored integer 1 stands for, or None where values are stored as they are."""
@@ -216,10 +229,44 @@ class Frames:
         wanted, place = divmod(number, self.frames_per_chunk)
         kept, frames = self._kept
         if kept != wanted:
-            frames = self.chunk(wanted) if self._scale is None else self.chunk(wanted) * self._scale
+            frames = self.decoded(wanted)
             self._kept = wanted, frames
         frame: NDArray[Any] = frames[place]
         return frame
+
+
+@contextmanager
+def decoding_threads(fields: Sequence[Frames], most_nbytes: int = sys.maxsize) -> Iterator[Any]:
+    """Give a `map` that works in threads: one for each core, as far as the memory allows chunks of all `fields`.
+
+    Together they take at most about `most_nbytes`. The map is a few results ahead of who takes them. It works in this
+    thread where the system allows no more.
+    """
+    in_memory = 4 * sum(field.frames_per_chunk * math.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
+    at_once = max(1, min(usable_cores(), min(most_nbytes, available_memory()) // in_memory))
+    try:
+        check_threads(at_once)
+    except GsioError:
+        blosc.use_threads = False  # it has threads of its own for the main one
+        yield map
+        return
+    with ThreadPoolExecutor(at_once) as threads:
+        yield partial(_map_ahead, threads, at_once + 1)
+
+
+def _map_ahead(threads: ThreadPoolExecutor, most: int, work: Callable[..., Any], *pieces: Iterable[Any]) -> Any:
+    """Yield what `map` yields; `most` results are made before they are taken, where Executor.map makes all."""
+    todo, waiting = zip(*pieces, strict=False), deque[Future[Any]]()
+    try:
+        for piece in todo:
+            waiting.append(threads.submit(work, *piece))
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _split(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:

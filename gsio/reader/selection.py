@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gsio.config import Config
-from gsio.draw.limits import contrast
+from gsio.draw.limits import limits_of
 from gsio.errors import DataError, UsageError
+from gsio.frames.metadata import DAMAGED
 from gsio.reader.stack import Stack
 
 Frame = list[NDArray[Any]]  # one array of `Selection.shape` for each field
@@ -65,19 +67,50 @@ class Selection:
 
     def limits(self, name: str) -> tuple[float, float]:
         """Return the limits of the contrast of a field: its least and largest finite value in the frames."""
-        low, high = (self.stack.series(f"stats/{name}_{word}")[slice_of(self.frames)] for word in ("min", "max"))
-        low, high = low[np.isfinite(low)], high[np.isfinite(high)]
-        return contrast(float(low.min(initial=np.inf)), float(high.max(initial=-np.inf))) if len(low) else (0.0, 1.0)
+        series = (self.stack.series(f"stats/{name}_{word}")[slice_of(self.frames)] for word in ("min", "max"))
+        return limits_of(np.concatenate(list(series)))
 
     def read(self, number: int) -> Frame:
         """Return frame `number` of the stack, one array for each field; raise DataError if it cannot be read."""
-        batch = self.stack.fields[self.fields[0]].ndim > 3
-        members = self.members[0] if batch and len(self.members) == 1 else slice_of(self.members)
-        crop = (*((members,) if batch else ()), slice_of(self.rows), slice_of(self.cols))
         try:
-            return [self.stack.fields[name][number, *crop] for name in self.fields]
+            return [self.stack.fields[name][number, *self._crop] for name in self.fields]
         except (OSError, ValueError, LookupError) as error:
             raise DataError(f"{self.stack.path}: frame {number}: {error}; see 'gsio verify'") from None
+
+    @cached_property
+    def chunks(self) -> list[range]:
+        """The frames, together where they share chunks; apart from them those that 'gsio repair' found damaged."""
+        per_chunk = self.stack.fields[self.fields[0]].frames_per_chunk
+        together = groupby(self.frames, key=lambda number: (number // per_chunk, number in self._damaged))
+        groups = (list(group) for _, group in together)
+        return [range(group[0], group[-1] + 1, self.frames.step) for group in groups]
+
+    def read_chunk(self, frames: range) -> list[Frame]:
+        """Return the frames of one of `chunks`, each as `read` does, decoded once; several threads may do this.
+
+        Raises DataError if they cannot be read, or if 'gsio repair' found their values missing.
+        """
+        fields = [self.stack.fields[name] for name in self.fields]
+        per_chunk = fields[0].frames_per_chunk
+        numbers = f"frames {frames[0]} to {frames[-1]}" if len(frames) > 1 else f"frame {frames[0]}"
+        try:
+            if frames[0] in self._damaged:
+                raise ValueError("'gsio repair' found the values missing")
+            chunks = [field.decoded(frames[0] // per_chunk) for field in fields]
+        except (OSError, ValueError, LookupError) as error:
+            raise DataError(f"{self.stack.path}: {numbers}: {error}; see 'gsio verify'") from None
+        return [[chunk[number % per_chunk, *self._crop] for chunk in chunks] for number in frames]
+
+    @cached_property
+    def _damaged(self) -> frozenset[int]:
+        return frozenset(np.atleast_1d(self.stack.attributes.get(DAMAGED, ())).tolist())
+
+    @cached_property
+    def _crop(self) -> tuple[int | slice, ...]:
+        """The index of a frame that gives the selected part."""
+        batch = self.stack.fields[self.fields[0]].ndim > 3
+        members = self.members[0] if batch and len(self.members) == 1 else slice_of(self.members)
+        return (*((members,) if batch else ()), slice_of(self.rows), slice_of(self.cols))
 
 
 def fields_of(stack: Stack) -> tuple[str, ...]:
@@ -85,10 +118,11 @@ def fields_of(stack: Stack) -> tuple[str, ...]:
     return tuple(stack.config.output.fields.split(","))
 
 
-def select(stack: Stack, *, frames: str = ":", crop: str = ":,:", fields: str = "", members: str = ":") -> Selection:
-    """Return the selection that the texts name; an empty `fields` names all of them.
+def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "", members: str = ":") -> Selection:
+    """Return the selection that the texts name; empty `frames` or `fields` name all of them.
 
-    Raises UsageError or DataError if the fields or the times of the output cannot be read, or a text selects nothing.
+    Raises UsageError or DataError if the output has no frames, its fields or times cannot be read, or a text selects
+    nothing.
     """
     saved, corners = fields_of(stack), crop.split(",")
     if not set(saved) <= set(stack.fields):
@@ -104,13 +138,15 @@ def select(stack: Stack, *, frames: str = ":", crop: str = ":,:", fields: str = 
             raise DataError(
                 f"{stack.path}: {name}: expected {stack.frames} values, found {recorded}; see 'gsio verify'"
             )
+    if not stack.frames:
+        raise DataError(f"{stack.path}: expected committed frames, found none; try again when the run has saved some")
     rows, cols = stack.fields[saved[0]].shape[-2:]
     batch = parse_range("--members", "START:STOP:STEP", members, stack.config.model.members)
     return Selection(
         stack,
         _config_of(stack.config, chosen, batch),
         chosen,
-        parse_range("--frames", "START:STOP:STEP", frames, stack.frames),
+        parse_range("--frames", "START:STOP:STEP", frames or ":", stack.frames),
         batch,
         parse_range("--crop", "TOP:BOTTOM", corners[0], rows),
         parse_range("--crop", "LEFT:RIGHT", corners[1], cols),

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.config import Config
+from gsio.draw.colours import DEFAULT
+from gsio.draw.limits import Limits
 from gsio.errors import DataError, reason_of
 from gsio.reader.checked import attributes_of, check, check_place
 from gsio.reader.frames import Frames
@@ -99,6 +102,116 @@ class Stack:
         if not -self.frames <= index < self.frames:
             raise IndexError(f"expected a frame below {self.frames}, got {index}")
         return self.fields[name][index]
+
+    def picture(
+        self,
+        number: int,
+        field: str | None = None,
+        *,
+        member: int | None = None,
+        limits: str | Limits = "auto",
+        cmap: str = DEFAULT,
+        scale: float = 1.0,
+    ) -> Any:
+        """Return a frame as an image of Pillow, mode P, which a notebook shows; -1 is the last frame.
+
+        Parameters
+        ----------
+        field, member
+            The field, by default v if it is saved; the member of a batch, by default all of them as tiles.
+        limits
+            The values of the first and the last colour, (low, high); "auto" for the range of all frames, or "frame"
+            for the range of this frame.
+        cmap
+            The name of a colour map of `gsio.draw.colours`.
+        scale
+            A fraction of 1, or a whole number: how much larger the picture is than the grid.
+
+        Raises
+        ------
+        IndexError, UsageError, DataError
+            The frame is not committed, an argument cannot be used, or the frame cannot be read.
+        """
+        from gsio.reader.pictures import picture
+
+        return picture(self, number, field, member=member, limits=limits, cmap=cmap, scale=scale)
+
+    def movie(
+        self,
+        path: Path | str,
+        *,
+        fps: float = 30.0,
+        every: int = 1,
+        frames: str = "",
+        fields: str = "",
+        members: str = ":",
+        crop: str = ":,:",
+        size: str = "",
+        cmap: str = DEFAULT,
+        limits: str | Limits = "auto",
+        timestamp: bool = False,
+        colorbar: bool = False,
+        crf: int | None = None,
+        lossless: bool = False,
+        overwrite: bool = False,
+    ) -> int:
+        """Write frames as a movie, and return their number; several fields or members become tiles.
+
+        Parameters
+        ----------
+        path
+            A name that ends in .mp4 (H.264), .webm (VP9), .mkv (H.264), .gif, .apng or .webp. In the last three each
+            pixel has the exact colour.
+        fps, every
+            Frames of the movie a second, and how many frames of the selection there are for one of the movie.
+        frames, fields, members, crop
+            What is taken, as the options of 'gsio movie' have it; empty `fields` are v, or the only field.
+        size
+            The most pixels across and down, "1280x720"; by default 640 each for .gif, .apng and .webp, and 4096 each
+            for others. A picture with more is made smaller; if a size is asked for, a picture with fewer is made
+            larger by a whole number.
+        cmap
+            The name of a colour map of `gsio.draw.colours`.
+        limits
+            The values of the first and the last colour, (low, high); "auto" for the range of all frames, or "frame"
+            for the range of each.
+        timestamp, colorbar
+            Write the model time, and draw the colours with their values, below the picture.
+        crf
+            The quality of a video: a smaller number for a better one and a larger file.
+        lossless
+            Keep the exact colours in a .mkv, by the codec FFV1.
+        overwrite
+            Replace a file at `path`.
+
+        Raises
+        ------
+        UsageError, DataError, StorageError
+            An argument cannot be used, or PyAV is not installed; frames cannot be read, and the movie, if there is
+            one, has the others; the storage failed.
+        """
+        from gsio.reader.movie import movie
+
+        return movie(
+            self, Path(path), fps=fps, every=every, frames=frames, fields=fields, members=members, crop=crop, size=size,
+            cmap=cmap, limits=limits, timestamp=timestamp, colorbar=colorbar, crf=crf, lossless=lossless,
+            overwrite=overwrite, progress=lambda frames: nullcontext(lambda done: None),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<gsio.Stack {self.path}: {self.facts}>"
+
+    @property
+    def facts(self) -> str:
+        """The frames, fields, shape and state of the output, in words."""
+        field = next(iter(self.fields.values()))
+        shape = " × ".join(map(str, field.shape[1:]))
+        return f"{self.frames} frames of {', '.join(self.fields)}, {shape} {field.dtype}, {self.attributes['status']}"
+
+    def _repr_html_(self) -> str:
+        from gsio.reader.pictures import html_of
+
+        return html_of(self)
 
     def to_xarray(self) -> Any:
         """Return a lazy xarray.Dataset, read by zarr, or by h5netcdf with hdf5plugin for lz4 and zstd."""

@@ -3,22 +3,17 @@
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.codec.checksum import frame_checksum
-from gsio.errors import DataError, GsioError
+from gsio.errors import DataError
 from gsio.frames.metadata import DAMAGED, frame_steps
-from gsio.machine import available_memory, usable_cores
 from gsio.model.gray_scott import values_outside
-from gsio.processes import check_threads
 from gsio.reader import Stack, open_stack
+from gsio.reader.frames import decoding_threads
 
 LOOKS, LOOK_SECONDS = 5, 0.1  # at a file that is being written, and between two of them so much more each time
 WHOLE = -1  # in place of the number of a chunk: the output as a whole
@@ -158,26 +153,11 @@ def check_frames(
             wrong.append((range(frame, frame + 1), why))
         return wrong
 
-    in_memory = 4 * per_chunk * sum(np.prod(field.shape[1:]) * field.dtype.itemsize for field in fields)
-    at_once = max(1, min(usable_cores(), int(available_memory() // in_memory)))
     wanted = [
         number for number in range(frames.start // per_chunk, -(-frames.stop // per_chunk))
         if chunks is None or number in chunks
     ]  # fmt: skip
-    with _threads(at_once) as each:
+    with decoding_threads(fields) as each:
         for wrong in each(check, wanted):
             yield from wrong
             advance(per_chunk)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[Any]:
-    """Give a `map` that works in so many threads, or in this one where the system allows no more."""
-    try:
-        check_threads(number)
-    except GsioError:
-        blosc.use_threads = False  # it has threads of its own for the main one
-        yield map
-        return
-    with ThreadPoolExecutor(number) as threads:
-        yield threads.map

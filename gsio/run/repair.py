@@ -42,7 +42,8 @@ def repair(output: Path) -> str:
     """
     if not os.path.lexists(output):
         raise UsageError(f"'{output}' does not exist; expected an output of 'gsio run'")
-    output = output.resolve() if output.is_symlink() else output  # its journal lies beside the file itself
+    if output.is_symlink():  # its journal lies beside the file itself
+        output = Path(os.path.realpath(output))  # `resolve` fails in a loop of links
     with Journal(output) as journal:
         found = survey(output)
         wrong = found.wrong or found.behind

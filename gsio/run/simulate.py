@@ -88,7 +88,7 @@ def simulate(
         configure("text", quiet=True)
     began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
     if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
-        output = output.resolve()
+        output = Path(os.path.realpath(output))
     _check(config, output, timeline, discard_after, overwrite=overwrite, resume=resume)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:

@@ -671,6 +671,7 @@ def test_every_command_and_option_explains_itself_in_sentences() -> None:
         ("gsio run --set output.keep", ["output.keep_bits="]),
         ("gsio presets mi", ["mitosis"]),
         ("gsio export --compression d", ["deflate"]),
+        ("gsio frames --cmap cmocean:", ["cmocean:ice", "cmocean:deep_r", "cmocean:haline", "cmocean:thermal"]),
         ("gsio ver", ["verify"]),
     ],
 )

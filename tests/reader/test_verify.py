@@ -233,9 +233,12 @@ def test_a_running_output_has_the_frames_of_its_journal_and_a_killed_one_is_said
                         file[name].resize(committed + 1, axis=0)
             assert main(["verify", str(path)]) == 0
             assert main(["info", str(path)]) == 0
+            assert main(["frames", str(path), "-o", str(tmp_path / "pictures")]) == 0
             out = capsys.readouterr().out.splitlines()
             assert out[0] == f"{path}: {committed} frames, all intact"
             assert out[1] == f"{path}: {committed} frames of 64 × 64, running"
+            assert out[-1] == f"{tmp_path / 'pictures'}: {committed} pictures"
+            assert len(list((tmp_path / "pictures").iterdir())) == committed
         finally:
             process.kill()
     assert main(["info", str(path)]) == 0
