@@ -62,7 +62,8 @@ export class PointCurve {
   show(pane) {
     const { output } = pane;
     const { point } = view;
-    const inside = point && output.frames && point.row < output.rows && point.col < output.cols && point.member < output.members;
+    const inside =
+      point && output.frames && point.row < output.rows && point.col < output.cols && point.member < output.members;
     $("#point").hidden = !inside;
     $("#point-hint").hidden = Boolean(inside);
     if (!inside) {
@@ -118,7 +119,8 @@ export class LineCurve {
     if (line !== this.seen && line) $("#line-group").open = true;
     this.seen = line;
     if (!inside || shown?.kind !== "exact") return;
-    const key = [output.number, output.group, shown.frame, shown.field, line.from, line.to, line.member, shown.patch.step].join(" ");
+    const { frame, field, patch } = shown;
+    const key = [output.number, output.group, frame, field, line.from, line.to, line.member, patch.step].join(" ");
     if (key === this.key) return;
     this.key = key;
     [...line.from, ...line.to].forEach((value, i) => ($(`#${ENDS[i]}`).value = value));

@@ -4,7 +4,8 @@ import { DAMAGED, isAbort } from "./net.js";
 
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
-const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 1000 }; // ms; the share of time in which a live page loads exact frames
+// Beside a run: ms between two exact frames and between two previews, and the share of time that exact frames may take.
+const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 1000 };
 
 export class Loader {
   pending = null; // {key, controller} of the exact frame on its way
@@ -26,7 +27,7 @@ export class Loader {
     Object.assign(this, { pending: null, patch: null, trouble: null, nextExact: 0, nextProxy: 0 });
   }
 
-  /** Return the content for a wish {frame, field, members, moving, live, seen, region}, the old content if none is here yet. */
+  /** Return the content for a wish {frame, field, members, moving, live, seen, region}, or the old one until it is here. */
   update(wish) {
     const { output } = this;
     if (!output.frames || output.gone) return this.content;
@@ -84,7 +85,7 @@ export class Loader {
         this.content = { kind: "exact", frame: wish.frame, field: wish.field, members: wish.members, proxies: null, patch };
       }
     } catch (error) {
-      if (isAbort(error)) return;
+      if (signal.aborted || isAbort(error)) return;
       const again = error.status === DAMAGED ? 30_000 : 2000;
       this.trouble = { key, frame: wish.frame, text: error.message, status: error.status, again: performance.now() + again };
       this.#later(again + 1);

@@ -52,7 +52,8 @@ function arrange() {
   const place = $("#panes");
   const scale = (across) => {
     const [width, height] = [place.clientWidth / across, place.clientHeight / Math.ceil(panes.length / across)];
-    return Math.min(...panes.map(({ output }) => Math.min((width - SIDE) / (output.cols ?? 1), (height - HEAD) / (output.rows ?? 1))));
+    const fit = ({ output: { rows = 1, cols = 1 } }) => Math.min((width - SIDE) / cols, (height - HEAD) / rows);
+    return Math.min(...panes.map(fit));
   };
   let across = panes.length;
   for (let fewer = across - 1; fewer > 0; fewer--) if (scale(fewer) > LARGER * scale(across)) across = fewer;

@@ -113,9 +113,9 @@ export class Output {
     return this.fields.includes(wanted) ? wanted : this.fields[0];
   }
 
-  /** Return the members that `wanted`, a number or "all", names. */
+  /** Return the members that `wanted`, a number or "all", names; large grids are shown one at a time. */
   membersOf(wanted) {
-    if (wanted === "all") return Array.from({ length: this.members }, (_, member) => member);
-    return [Math.min(wanted, this.members - 1)];
+    if (wanted === "all" && this.exact !== "window") return Array.from({ length: this.members }, (_, member) => member);
+    return [wanted === "all" ? 0 : Math.min(wanted, this.members - 1)];
   }
 }

@@ -77,8 +77,8 @@ export class Pane {
     const field = output.fieldOf(view.field);
     const region = output.exact === "window" ? regionOf(picture, output.rows, output.cols) : null;
     const moving = view.moving || view.playing || (region && view.zooming);
-    const wish = { frame: this.frame, field, members, moving, live: output.live && view.follow, seen: picture.visible, region };
-    const content = this.loader.update(wish);
+    const live = output.live && view.follow;
+    const content = this.loader.update({ frame: this.frame, field, members, moving, live, seen: picture.visible, region });
     if (content) this.#paint(content);
     const names = members.length > 1 ? members.map(String) : null;
     picture.draw({ names, point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
@@ -148,7 +148,7 @@ export class Pane {
 
   #drawNothing() {
     this.veil.hidden = false;
-    say(this.veil, this.output.frames || this.output.state !== "waiting" ? "No frame is committed yet." : "The page waits for the first frame.");
+    say(this.veil, "The page waits for the first frame.");
     this.#drawMessage();
     return null;
   }
@@ -168,7 +168,8 @@ export class Pane {
     say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
     say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);
-    this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${shown?.kind === "exact" ? "exact values" : "preview"}`);
+    const kind = shown?.kind === "exact" ? "exact values" : "preview";
+    this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${kind}`);
     this.veil.hidden = Boolean(shown);
     if (!shown) say(this.veil, "The page loads the frame.");
     return undefined;
@@ -262,7 +263,8 @@ export class Pane {
     const part = shown.patch.whole ? "" : "-part"; // of a large grid: what is seen
     const frame = String(shown.frame).padStart(5, "0");
     this.sheets.exact.canvas.toBlob((blob) => {
-      const link = el("a", { href: URL.createObjectURL(blob), download: `${stem}-${shown.field}${member}-${frame}${part}.png` });
+      const download = `${stem}-${shown.field}${member}-${frame}${part}.png`;
+      const link = el("a", { href: URL.createObjectURL(blob), download });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
     });

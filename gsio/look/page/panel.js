@@ -23,7 +23,9 @@ export class Panel {
     ], { onPick: (frame) => set({ frame, follow: false }) });
     legend($("#stats-legend"), [["greatest", "series-2", "dashed"], ["mean", "series-1"], ["least", "series-3", "dotted"]]);
     $("#field").addEventListener("change", (event) => set({ field: event.target.value }));
-    $("#member").addEventListener("change", ({ target }) => set({ member: target.value === "all" ? "all" : Number(target.value), point: null, line: null }));
+    $("#member").addEventListener("change", ({ target }) => {
+      set({ member: target.value === "all" ? "all" : Number(target.value), point: null, line: null });
+    });
     this.#listMaps();
   }
 
@@ -58,9 +60,9 @@ export class Panel {
       select.value = chosen;
       row.hidden = values.length <= most;
     };
-    const members = output.membersOf("all");
+    const members = Array.from({ length: output.members }, (_, member) => member);
     fill($("#field"), $("#field-row"), output.fields, output.fieldOf(view.field) ?? "");
-    fill($("#member"), $("#member-row"), ["all", ...members], view.member, 2);
+    fill($("#member"), $("#member-row"), output.exact === "window" ? members : ["all", ...members], view.member, 2);
     if ($("#map-name").textContent === view.map) return;
     say($("#map-name"), view.map);
     $("#map-swatch").style.backgroundImage = gradient(view.map);
@@ -86,7 +88,8 @@ export class Panel {
     const note = $("#bottleneck");
     if (note.dataset.of !== String(bottleneck)) {
       note.dataset.of = String(bottleneck);
-      note.replaceChildren(...(bottleneck ? ["The bottleneck is ", el("b", {}, bottleneck), "."] : ["Each lane shows how busy a part was."]));
+      const sentence = bottleneck ? ["The bottleneck is ", el("b", {}, bottleneck), "."] : ["Each lane shows how busy a part was."];
+      note.replaceChildren(...sentence);
     }
     const parts = PARTS.filter((part) => part in occupied);
     const lanes = $("#lanes");
@@ -112,7 +115,10 @@ export class Panel {
     ];
     const given = output.facts.filter(([name]) => !facts.some(([own]) => own === name));
     if (output.damaged.length) given.push(["damaged frames", output.damaged.join(", ")]);
-    $("#facts").replaceChildren(...[...facts, ...given].flatMap(([name, text]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, readable(String(text)))]));
+    const pairs = [...facts, ...given].flatMap(([name, text]) => [
+      el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, readable(String(text))),
+    ]);
+    $("#facts").replaceChildren(...pairs);
   }
 }
 

@@ -1,4 +1,4 @@
-// A canvas that shows a grid, zoomed and moved: layers of painted cells, marks over them, and the pointer's way back to cells.
+// A canvas that shows a grid, zoomed and moved: layers of painted cells, marks over them, and the way back to cells.
 
 import { shade, token } from "./dom.js";
 
@@ -79,7 +79,8 @@ export class Picture {
   /** Return where the picture's corner lies in CSS pixels of the stage. */
   get origin() {
     const [w, h] = this.#extent(this.across);
-    const along = (room, size, centre) => (size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, room / 2 - centre * size)));
+    const along = (room, size, centre) =>
+      size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, room / 2 - centre * size));
     return [along(this.width, w * this.scale, this.zoom.x), along(this.height, h * this.scale, this.zoom.y)];
   }
 
@@ -117,8 +118,8 @@ export class Picture {
     const [across, down] = [Math.floor(atX / (cols + this.gap)), Math.floor(atY / (rows + this.gap))];
     const [col, row] = [Math.floor(atX - across * (cols + this.gap)), Math.floor(atY - down * (rows + this.gap))];
     const tile = down * this.across + across;
-    const inside = across >= 0 && across < this.across && down >= 0 && tile < tiles && row >= 0 && row < rows && col >= 0 && col < cols;
-    return inside ? { row, col, tile } : null;
+    const onTile = across >= 0 && across < this.across && down >= 0 && tile < tiles;
+    return onTile && row >= 0 && row < rows && col >= 0 && col < cols ? { row, col, tile } : null;
   }
 
   /** Return the visible part of the grid, for a picture of one tile. */

@@ -100,7 +100,8 @@ export class Player {
   /** Draw which previews are in memory, as a strip under the slider. */
   #drawLoaded(output) {
     const canvas = $("#loaded");
-    const key = [output.number, output.frames, output.proxies.groups.size, view.member, view.field, canvas.clientWidth, shade()].join(" ");
+    const { frames, number, proxies } = output;
+    const key = [number, frames, proxies.groups.size, view.member, view.field, canvas.clientWidth, shade()].join(" ");
     if (key === this.drawn) return;
     this.drawn = key;
     const context = canvas.getContext("2d");

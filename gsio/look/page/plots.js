@@ -7,10 +7,11 @@ import { brief } from "./format.js";
 const HEIGHT = 160;
 const made = new Set();
 
+const font = () => `${token("small")} system-ui, sans-serif`;
+
 function axis(extra) {
-  const font = `${token("small")} system-ui, sans-serif`;
   const grid = { stroke: token("line"), width: 1 };
-  return { stroke: token("ink-soft"), font, grid, ticks: { ...grid, size: 4 }, gap: 4, ...extra };
+  return { stroke: token("ink-soft"), font: font(), grid, ticks: { ...grid, size: 4 }, gap: 4, ...extra };
 }
 
 /** A plot in `place` with one curve for each of `curves`: {token, dash, width, points}; points show where they are sparse. */
@@ -35,7 +36,10 @@ export class Plot {
     return {
       width, height: HEIGHT, legend: { show: false }, padding: [8, 8, 0, 0],
       scales: { x: { time: false, range: (_, low, high) => [low, Math.max(high, low + 1)] } },
-      axes: [axis({ size: 22, values, space: 55, label: this.along, labelSize: 14, labelGap: 0, labelFont: `${token("small")} system-ui, sans-serif` }), axis({ size: 52, values, space: 30 })],
+      axes: [
+        axis({ size: 22, values, space: 55, label: this.along, labelSize: 14, labelGap: 0, labelFont: font() }),
+        axis({ size: 52, values, space: 30 }),
+      ],
       cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
       series: [{}, ...series],
     };
