@@ -247,3 +247,16 @@ def test_a_damaged_output_ends_no_server(name: str, make_config: Make, tmp_path:
             except (OSError, ValueError):
                 outcomes.add("a frame is refused")
     assert outcomes == {"refused", "shown", "a frame is refused"}
+
+
+def test_a_pattern_that_has_nearly_died_out_has_proxies(
+    make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    import h5py
+
+    path = tmp_path / "run.h5"
+    gsio.simulate(make_config({"output.compression": "none", "initial.kind": "noise"}), path)
+    with h5py.File(path, "r+") as file:
+        file["v"][1] *= 1e-40
+    low, high = struct.unpack("<ff", show(path).get("/outputs/0/proxy/v/0/1").body[:8])
+    assert 0 <= low <= high < 1e-39

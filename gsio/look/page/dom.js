@@ -1,0 +1,29 @@
+// Short names for the document.
+
+export const $ = (selector, within = document) => within.querySelector(selector);
+
+/** Make an element: `el("p", { className: "note" }, "text", child)`. Keys with a dash become attributes. */
+export function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.includes("-") || key === "role" || key === "for") made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+/** Set the text of an element, and touch the document only where it changes. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Whether the page is "light" or "dark". */
+export function shade() {
+  return document.documentElement.dataset.shade;
+}
+
+/** Return a value of the design, as style.css names it. */
+export function token(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}

@@ -1,0 +1,155 @@
+// The side panel: what the picture shows and how, the curves, the run, and the facts of an output.
+
+import { gradient, mapNames } from "./colours.js";
+import { LineCurve, PointCurve } from "./curves.js";
+import { $, el, say, token } from "./dom.js";
+import { brief } from "./format.js";
+import { LimitsControl } from "./limits.js";
+import { legend, Plot } from "./plots.js";
+import { set, view } from "./view.js";
+
+const PARTS = ["compute", "link", "encode", "write", "wait"];
+const KINDS = { f: "float", u: "uint" };
+const STRIP = 160; // moments in a lane
+
+export class Panel {
+  constructor() {
+    this.limits = new LimitsControl();
+    this.point = new PointCurve();
+    this.line = new LineCurve();
+    this.stats = new Plot($("#stats"), [
+      { token: "series-2", dash: [7, 4], points: false }, { token: "series-1", points: false },
+      { token: "series-3", dash: [2, 3], points: false },
+    ], { onPick: (frame) => set({ frame, follow: false }) });
+    legend($("#stats-legend"), [["greatest", "series-2", "dashed"], ["mean", "series-1"], ["least", "series-3", "dotted"]]);
+    $("#field").addEventListener("change", (event) => set({ field: event.target.value }));
+    $("#member").addEventListener("change", ({ target }) => {
+      set({ member: target.value === "all" ? "all" : Number(target.value), point: null, line: null });
+    });
+    this.#listMaps();
+  }
+
+  #listMaps() {
+    for (const name of mapNames()) {
+      const input = el("input", { type: "radio", name: "map", value: name });
+      input.addEventListener("change", () => set({ map: name }));
+      const swatch = el("span", { className: "swatch" });
+      swatch.style.backgroundImage = gradient(name);
+      $("#map-list").append(el("label", {}, input, swatch, name));
+    }
+  }
+
+  /** Show what belongs to the active pane. */
+  show(pane) {
+    const { output } = pane;
+    this.#showChoices(output);
+    if (!output.rows) return;
+    this.limits.show(pane);
+    this.#showStats(pane);
+    this.point.show(pane);
+    this.line.show(pane);
+    this.#showRun(output);
+    this.#showFacts(output);
+  }
+
+  #showChoices(output) {
+    const fill = (select, row, values, chosen, most = 1) => {
+      const key = values.join(" ");
+      if (select.dataset.key !== key) select.replaceChildren(...values.map((value) => el("option", { value }, String(value))));
+      select.dataset.key = key;
+      select.value = chosen;
+      row.hidden = values.length <= most;
+    };
+    const members = Array.from({ length: output.members }, (_, member) => member);
+    fill($("#field"), $("#field-row"), output.fields, output.fieldOf(view.field) ?? "");
+    fill($("#member"), $("#member-row"), output.exact === "window" ? members : ["all", ...members], view.member, 2);
+    if ($("#map-name").textContent === view.map) return;
+    say($("#map-name"), view.map);
+    $("#map-swatch").style.backgroundImage = gradient(view.map);
+    for (const input of document.querySelectorAll("[name=map]")) input.checked = input.value === view.map;
+  }
+
+  #showStats(pane) {
+    const { output } = pane;
+    const field = output.fieldOf(view.field);
+    const curve = (name) => (output.series.stats[`${field}_${name}`] ?? []).map((value) => reduce(value, name));
+    const key = `${output.number} ${output.group} ${field} ${output.series.time.length}`;
+    if (key !== this.statsKey) {
+      this.statsKey = key;
+      this.stats.show([output.series.time.map((_, frame) => frame), curve("max"), curve("mean"), curve("min")]);
+    }
+    this.stats.markAt(pane.shown?.frame ?? pane.frame);
+  }
+
+  #showRun(output) {
+    const { occupied, bottleneck } = output.progress ?? {};
+    $("#run-group").hidden = !output.live || !occupied;
+    if (!output.live || !occupied) return;
+    const note = $("#bottleneck");
+    if (note.dataset.of !== String(bottleneck)) {
+      note.dataset.of = String(bottleneck);
+      const sentence = bottleneck ? ["The bottleneck is ", el("b", {}, bottleneck), "."] : ["Each lane shows how busy a part was."];
+      note.replaceChildren(...sentence);
+    }
+    const parts = PARTS.filter((part) => part in occupied);
+    const lanes = $("#lanes");
+    if (lanes.children.length !== parts.length) lanes.replaceChildren(...parts.map((part) => laneOf(part)));
+    parts.forEach((part, i) => {
+      const lane = lanes.children[i];
+      lane.dataset.bottleneck = part === bottleneck;
+      say(lane.lastChild, `${Math.round(100 * (occupied[part] ?? 0))} %`);
+      drawLane(lane.children[1], output.history.map((moment) => moment[part] ?? 0), part === bottleneck);
+    });
+  }
+
+  #showFacts(output) {
+    const key = JSON.stringify([output.facts, output.damaged, output.group]);
+    if (key === this.factsKey) return;
+    this.factsKey = key;
+    const { rows, cols, members, chunk } = output;
+    const [kind, size] = [KINDS[chunk.dtype[1]], 8 * chunk.dtype.slice(2)];
+    const facts = [
+      ["grid", `${members > 1 ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
+      ["stored as", `${kind}${size}${chunk.scale === null ? "" : ` × ${brief(chunk.scale)}`}`],
+      ["steps a frame", String(output.steps_per_frame)], ["time step", String(output.dt)],
+    ];
+    const given = output.facts.filter(([name]) => !facts.some(([own]) => own === name));
+    if (output.damaged.length) given.push(["damaged frames", output.damaged.join(", ")]);
+    const pairs = [...facts, ...given].flatMap(([name, text]) => [
+      el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, readable(String(text))),
+    ]);
+    $("#facts").replaceChildren(...pairs);
+  }
+}
+
+/** Return a moment as people write it; any other text stays. */
+function readable(text) {
+  return text.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?\+00:00$/, "$1 $2 UTC");
+}
+
+/** Return one value for all members of a batch. */
+function reduce(value, name) {
+  if (!Array.isArray(value)) return value;
+  if (name === "mean") return value.reduce((sum, one) => sum + one, 0) / value.length;
+  return name === "max" ? Math.max(...value) : Math.min(...value);
+}
+
+function laneOf(part) {
+  return el("div", { className: "lane" }, el("span", {}, part), el("canvas", { "aria-hidden": "true" }), el("output"));
+}
+
+/** Draw a lane as bars, one for each moment, the newest at the right. */
+function drawLane(canvas, shares, strong) {
+  const ratio = window.devicePixelRatio || 1;
+  const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
+  if (!width) return;
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, width, height);
+  context.fillStyle = token(strong ? "series-2" : "series-1");
+  const bar = width / STRIP;
+  shares.slice(-STRIP).reverse().forEach((share, age) => {
+    const size = Math.min(1, share) * height;
+    context.fillRect(width - (age + 1) * bar, height - size, Math.ceil(bar), size);
+  });
+}
