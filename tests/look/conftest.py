@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+import gsio
+from gsio.config import Config
 from gsio.look.serve import Server, listen
+from gsio.testing import small_blocks
+from tests.look.browsing import COLS, ROWS
 from tests.patience import DEADLINE
 
 CHROMIUM = shutil.which("chromium")
 FOREIGN = "foreign.example"  # a name that the browser takes for this machine
 
 Open = Callable[..., Page]
+Make = Callable[..., Config]
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +65,12 @@ def opened(context: BrowserContext, served: Callable[..., Server]) -> Iterator[O
 
     yield open_page
     assert errors == []
+
+
+@pytest.fixture
+def output(make_config: Make, tmp_path: Path) -> Path:
+    """Return a complete output of 40 frames."""
+    path = tmp_path / "run.h5"
+    with small_blocks():
+        gsio.simulate(make_config({"grid.rows": ROWS, "grid.cols": COLS, "run.frames": 40}), path)
+    return path

@@ -1,39 +1,30 @@
-"""The page in a real browser while outputs change under it, and what it keeps from those who may not see it."""
+"""The page in a real browser while outputs change under it."""
 
 import http.client
-import os
 import re
 import signal
-import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
-import h5py
-import numpy as np
 import pytest
-import zarr
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import expect
 
 import gsio
 from gsio.cli import main
 from gsio.config import Config
 from gsio.look.serve import Server, listen
-from gsio.testing import small_blocks
-from tests.look.conftest import FOREIGN, Open
+from tests.look.browsing import CELLS, COLS, ROWS, check_values, http_server, shown, stored, wait_for
+from tests.look.conftest import Open
 from tests.patience import DEADLINE
 
 Make = Callable[..., Config]
 Serve = Callable[..., Server]
 
-SHAPE = ROWS, COLS = 48, 64
 LIVELY = ["--feed", 0.037, "--kill", 0.06]  # a pattern that does not die out on so few cells
-CELLS = [(0, 0), (5, 60), (24, 32), (25, 33), (47, 63)]
 RUN = """
 import sys
 from gsio.cli import main
@@ -41,11 +32,6 @@ from gsio.testing import small_blocks
 small_blocks()
 sys.exit(main(sys.argv[1:]))
 """
-ROUTES = [
-    "/", "/page/index.html", "/page/main.js", "/outputs", "/colours", "/events", "/outputs/0/series",
-    "/outputs/0/chunk/v/0/0", "/outputs/0/window/v/0/0/0:4:1/0:4:1", "/outputs/0/proxies/v/0/0",
-    "/outputs/0/proxy/v/0/0", "/outputs/0/point/v/0/1/1", "/nothing",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -63,40 +49,6 @@ def running() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.communicate(timeout=DEADLINE)
-
-
-@pytest.fixture
-def output(make_config: Make, tmp_path: Path) -> Path:
-    """Return a complete output of 40 frames."""
-    path = tmp_path / "run.h5"
-    with small_blocks():
-        gsio.simulate(make_config({"grid.rows": ROWS, "grid.cols": COLS, "run.frames": 40}), path)
-    return path
-
-
-def wait_for(page: Page, condition: str) -> None:
-    """Wait until a condition of the first output holds; `output` and `state` are what the page shows."""
-    page.wait_for_function(f"() => {{ const state = gsio.state(), [output] = state.outputs; return {condition}; }}")
-
-
-def shown(page: Page) -> dict[str, Any]:
-    return dict(page.evaluate("gsio.state().outputs[0]"))
-
-
-def check_values(page: Page, path: Path, frame: int) -> None:
-    """Wait until the page shows this frame, and compare its exact values with those of h5py or zarr."""
-    wait_for(page, f"output.frame === {frame} && output.kind === 'exact'")
-    expected = stored(path)[frame]
-    for row, col in CELLS:
-        cell = page.evaluate("([row, col]) => gsio.value(row, col)", [row, col])
-        assert cell == {"row": row, "col": col, "value": expected[row, col], "exact": True}
-
-
-def stored(path: Path) -> np.ndarray:
-    if path.is_dir():
-        return np.asarray(zarr.open_group(path, mode="r")["v"])
-    with h5py.File(path) as file:
-        return np.asarray(file["v"])
 
 
 # Outputs that change
@@ -222,28 +174,6 @@ def test_a_server_that_ends_is_one_plain_line(opened: Open, output: Path) -> Non
 # Other ways to the page
 
 
-@contextmanager
-def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[int]:
-    """Serve GET requests at a free port of this machine, whose number is given."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads, server.block_on_close = True, False
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 PREFIX = "/user/x/proxy/1234"
 
 
@@ -274,163 +204,3 @@ def test_the_page_works_behind_a_prefix(opened: Open, served: Serve, output: Pat
         wait_for(page, "output.previews === 3 && output.series === 40 && state.connection === 'open'")
         page.close()
     assert set(outside) <= {"/favicon.ico"}  # browsers ask for that one by themselves
-
-
-# Those who may not see it
-
-ATTEMPTS = """async (base) => {
-  const text = (frame) => frame.contentDocument?.body?.innerText ?? "";
-  const added = (name, attributes, read) => new Promise((resolve) => {
-    const element = Object.assign(document.createElement(name), attributes);
-    element.onload = () => resolve(read(element));
-    element.onerror = () => resolve("");
-    document.body.append(element);
-  });
-  const attempts = {
-    fetch: async () => (await fetch(base + "outputs", { credentials: "include" })).text(),
-    opaque: async () => (await fetch(base + "outputs", { credentials: "include", mode: "no-cors" })).text(),
-    image: () => added("img", { src: base + "page/favicon.svg" }, (image) => `${image.naturalWidth} pixels`),
-    script: () => added("script", { type: "module", src: base + "page/format.js" }, () => "a script"),
-    module: async () => Object.keys(await import(base + "page/format.js")).join(),
-    style: () => added("link", { rel: "stylesheet", href: base + "page/style.css" }, (link) => link.sheet.cssRules),
-    frame: () => added("iframe", { src: base + "outputs" }, text),
-    page: () => added("iframe", { src: base }, (frame) => frame.contentDocument?.title ?? ""),
-    events: () => new Promise((resolve) => {
-      const events = new EventSource(base + "events", { withCredentials: true });
-      const end = (read) => { events.close(); resolve(read); };
-      events.addEventListener("output", (event) => end(event.data));
-      events.onerror = () => end("");
-    }),
-    form: () => new Promise((resolve) => {
-      const frame = Object.assign(document.createElement("iframe"), { name: "answer" });
-      const to = { method: "post", action: base + "outputs", target: "answer" };
-      const form = Object.assign(document.createElement("form"), to);
-      document.body.append(frame, form);
-      frame.onload = () => resolve(text(frame));
-      form.submit();
-    }),
-    popup: () => new Promise((resolve) => {
-      const popup = window.open(base + "outputs");
-      const look = () => {
-        let read = "";
-        try {
-          const there = popup.location.href !== "about:blank" && popup.document.readyState === "complete";
-          if (!there) return setTimeout(look, 10);
-          read = popup.document.body.innerText;
-        } catch {}
-        popup.close();
-        return resolve(read);
-      };
-      look();
-    }),
-    socket: () => new Promise((resolve) => {
-      const socket = new WebSocket(base.replace("http", "ws") + "events");
-      socket.onopen = socket.onmessage = () => resolve("a socket");
-      socket.onerror = () => resolve("");
-    }),
-  };
-  const read = {};
-  for (const [name, attempt] of Object.entries(attempts)) read[name] = await attempt().catch(() => "");
-  return read;
-}"""
-
-
-@pytest.mark.parametrize("name", ["127.0.0.1", FOREIGN])
-def test_a_hostile_page_in_the_same_browser_reads_nothing(
-    name: str, context: BrowserContext, opened: Open, served: Serve, output: Path
-) -> None:
-    server = served(output)
-    page, base = opened(url=server.url), f"http://127.0.0.1:{server.port}/"
-
-    def hostile(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Type", "text/html")
-        request.end_headers()
-        request.wfile.write(b"<!doctype html><title>hostile</title><body>")
-
-    with http_server(hostile) as port:
-        other = context.new_page()
-        other.goto(f"http://{name}:{port}/")
-        stolen = other.evaluate(ATTEMPTS, base)
-        other.close()
-    own = page.evaluate(ATTEMPTS, base)
-    assert [attempt for attempt, read in stolen.items() if read] == []
-    # The page itself gets something by each of these ways, but for a socket, which nobody gets.
-    assert [attempt for attempt, read in own.items() if not read] == ["socket"]
-    assert own["form"].strip() == "expected GET"
-    check_values(page, output, 0)
-
-
-def test_a_name_that_leads_to_this_machine_opens_nothing(context: BrowserContext, served: Serve, output: Path) -> None:
-    server = served(output)
-    page = context.new_page()
-    for address in ("/", "/outputs", f"/?token={server.token}"):
-        answer = page.goto(f"http://{FOREIGN}:{server.port}{address}")
-        assert answer is not None
-        assert answer.status == 421
-        assert "run.h5" not in answer.text()
-    assert context.cookies() == []
-    for route in ROUTES:
-        assert ask(server, route, Host=f"evil.example:{server.port}", Cookie=cookie_of(server)) == 421
-
-
-def ask(server: Server, route: str, **headers: str) -> int:
-    """Return the status of the answer to a request."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
-    connection.request("GET", route, headers=headers)
-    status = connection.getresponse().status
-    connection.close()
-    return status
-
-
-def cookie_of(server: Server) -> str:
-    return f"gsio-{server.port}={server.token}"
-
-
-def test_another_user_of_the_machine_gets_nothing(served: Serve, output: Path) -> None:
-    server, other = served(output), served(output)
-    for route in ROUTES:
-        assert ask(server, route) == 403
-        assert ask(server, f"{route}?token={server.token[:-1]}") == 403
-        assert ask(server, route, Cookie=f"gsio-{server.port}={other.token}") == 403
-    assert ask(server, "/outputs", Cookie=cookie_of(server)) == 200
-
-
-def test_no_process_shows_the_token_and_the_browser_is_led_to_the_page(
-    opened: Open, output: Path, tmp_path: Path
-) -> None:
-    browser, told = tmp_path / "browser", tmp_path / "told"
-    os.mkfifo(told)
-    browser.write_text(f'#!/bin/sh\necho "$1" >{told}\n')
-    browser.chmod(0o700)
-    environment = {**os.environ, "DISPLAY": ":1234", "BROWSER": f"{browser} %s &"}
-    environment.pop("SSH_CONNECTION", None)
-    command = [sys.executable, "-m", "gsio", "view", str(output)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as view:
-        assert view.stdout is not None
-        try:
-            token = view.stdout.readline().strip().partition("token=")[2]
-            address = told.read_text().strip()
-            leading = Path(address.removeprefix("file://"))
-            shown_to_all = [read(process / "cmdline") for process in Path("/proc").glob("[0-9]*")]
-            assert any(str(output).encode() in text for text in shown_to_all)
-            assert len(token) >= 32
-            assert not any(token.encode() in text for text in shown_to_all)
-            assert token not in address
-            assert stat.S_IMODE(leading.stat().st_mode) == 0o600
-            assert stat.S_IMODE(leading.parent.stat().st_mode) == 0o700
-            page = opened(url=address)
-            check_values(page, output, 0)
-            page.wait_for_function("() => !location.href.includes('token')")
-        finally:
-            view.send_signal(signal.SIGINT)
-            view.communicate(timeout=DEADLINE)
-    assert not leading.exists()
-
-
-def read(path: Path) -> bytes:
-    """Return the bytes of a file, or none if its process has ended."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
