@@ -1,6 +1,6 @@
-"""Draw the picture of the README: six moments of one run, from the seeds to a grid full of pattern.
+"""Draw the pictures of the README: one run as a movie, and six moments of it, from the seeds to a grid full of pattern.
 
-    python docs/picture.py docs/run.png
+    python docs/picture.py docs
 
 The run takes the preset `coral` on the CPU, on a grid of 240 × 320 cells; each moment is one saved frame.
 """
@@ -24,14 +24,15 @@ OVERRIDES = {
 
 
 def draw(target: Path) -> None:
-    """Run the simulation in a temporary folder, and write its moments as one PNG."""
+    """Run the simulation in a temporary folder, and write run.gif and run.png into the folder `target`."""
     with TemporaryDirectory() as folder:
         output = Path(folder, "run.h5")
         gsio.simulate(gsio.load_config(preset="coral", overrides=OVERRIDES), output)
         with gsio.open_stack(output) as stack:
             tiles = [index(stack.v[moment], *limits_of(stack.v[moment])) for moment in MOMENTS]
+            stack.movie(target / "run.gif", fps=8, timestamp=True, overwrite=True)
             labels = [[f"time {stack.times[moment]:g}"] for moment in MOMENTS]
-    image(sheet(tiles, labels)).save(target, optimize=True)
+    image(sheet(tiles, labels)).save(target / "run.png", optimize=True)
 
 
 if __name__ == "__main__":

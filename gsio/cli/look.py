@@ -1,5 +1,6 @@
 """Commands that show outputs: frames, movie and view."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,8 @@ def view(
     if not is_here(host) and not allow_others:
         raise UsageError(f"--host: {host} can be reached from other machines; expected --allow-others with it")
     with Server(paths, listen(host, port), names, wait=wait) as server:
+        if wait or any(source.is_computing for source in server.sources):
+            os.nice(10)  # a run on this machine needs its processors more than its page does
         say(server.url)
         if not is_here(host):
             say("Nothing is encrypted: whoever reads this address on the network can see these outputs.", err=True)

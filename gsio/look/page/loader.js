@@ -5,7 +5,7 @@ import { DAMAGED, isAbort } from "./net.js";
 const CHEAP = 400_000; // cells of a frame that is painted as quickly as a proxy
 const MOST = 4 * 2 ** 20; // cells in one answer of the window route
 // Beside a run: ms between two exact frames and between two previews, and the share of time that exact frames may take.
-const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 1000 };
+const LIVE = { pause: 1000, share: 0.015, longest: 10_000, proxy: 700 };
 
 export class Loader {
   pending = null; // {key, controller} of the exact frame on its way

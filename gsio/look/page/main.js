@@ -17,6 +17,7 @@ import { onChange, refresh, set, view } from "./view.js";
 
 const AGAIN = 2000; // ms until the next try to reach the server at the start
 const PACE = 900; // ms between two changes by events: a page beside a run is to leave the processors to the run
+const SERIES = 2500; // ms between two requests for the series of a running output
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const LARGER = 1.25; // times
@@ -83,13 +84,19 @@ function draw(changed) {
   if (changed.has("active")) document.title = `${active().output.name} – gsio`;
 }
 
+/** Read the missing series, beside a run only now and then, and draw all that is new at once. */
 async function readSeries(output) {
-  try {
-    await output.readSeries();
-    refresh("series");
-  } catch {
-    // The connection's own line says that the server is lost; the next event asks again.
+  const now = performance.now();
+  if (!output.live || now > output.read + SERIES) {
+    output.read = now;
+    try {
+      await output.readSeries();
+      refresh("series");
+    } catch {
+      // The connection's own line says that the server is lost; the next event asks again.
+    }
   }
+  refresh("output");
 }
 
 /** Take the newest description of an output; while its state stays, the page changes only about once a second. */
@@ -105,7 +112,6 @@ function hear(described) {
   pane.heard = performance.now();
   if (pane.output.update(described)) pane.clear();
   readSeries(pane.output);
-  refresh("output");
 }
 
 function remove(number) {

@@ -16,6 +16,7 @@ export class Output {
   progress = null;
   gone = false;
   note = ""; // one line on what happened to the output
+  read = -Infinity; // when the series were asked for
   history = []; // of `progress.occupied`, the newest last
 
   constructor(described, onArrival) {
