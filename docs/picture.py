@@ -30,7 +30,7 @@ def draw(target: Path) -> None:
         gsio.simulate(gsio.load_config(preset="coral", overrides=OVERRIDES), output)
         with gsio.open_stack(output) as stack:
             tiles = [index(stack.v[moment], *limits_of(stack.v[moment])) for moment in MOMENTS]
-            stack.movie(target / "run.gif", fps=8, timestamp=True, overwrite=True)
+            stack.movie(target / "run.gif", frames="0:30", size="256x256", fps=8, timestamp=True, overwrite=True)
             labels = [[f"time {stack.times[moment]:g}"] for moment in MOMENTS]
     image(sheet(tiles, labels)).save(target / "run.png", optimize=True)
 
