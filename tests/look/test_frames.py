@@ -15,7 +15,6 @@ from gsio.cli import main
 from gsio.config import Config
 from gsio.draw.picture import PAPER, STEPS, index, palette
 from gsio.errors import DataError
-from gsio.look import frames as look
 from gsio.look.frames import write_frames
 from gsio.reader import frames as reading
 from gsio.testing import small_blocks
@@ -199,26 +198,6 @@ def test_a_frame_that_repair_found_missing_is_left_out(
     assert main(["frames", str(source), "-o", "out"]) == 65
     assert "a picture is left out: run.h5: frame 3: 'gsio repair' found the values missing" in capsys.readouterr().err
     assert made("out") == [f"frame_{number:05d}.png" for number in (0, 1, 2, 4, 5, 6)]
-
-
-def test_a_frame_that_a_run_is_flushing_is_read_again(
-    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    decoded, failed = reading.Frames.decoded, []
-
-    def torn(field: reading.Frames, number: int) -> Any:
-        if number == 4 and len(failed) < 2:
-            failed.append(number)
-            raise ValueError("a chunk cannot be decoded")
-        return decoded(field, number)
-
-    monkeypatch.setattr(reading.Frames, "decoded", torn)
-    monkeypatch.setattr(look, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(look, "is_written", lambda output: True)
-    assert main(["frames", str(source), "-o", "out"]) == 0
-    assert capsys.readouterr() == ("out: 7 pictures\n", "")
-    assert failed == [4, 4]
-    assert len(made("out")) == FRAMES
 
 
 @pytest.mark.parametrize("cores", [1, 5])
