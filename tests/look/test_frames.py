@@ -17,6 +17,7 @@ from gsio.draw.picture import PAPER, STEPS, index, palette
 from gsio.errors import DataError
 from gsio.look.frames import write_frames
 from gsio.reader import frames as reading
+from gsio.reader.pictures import Drawing
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
@@ -237,6 +238,23 @@ def test_a_full_disk_is_an_error_of_the_storage(
         assert main(["frames", str(source), "-o", target]) == 74
     assert "storage failed: No space left on device" in capsys.readouterr().err
     assert made("out") == []
+
+
+def test_an_interrupt_says_nothing_of_the_pictures_that_are_there(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    canvas = Drawing.canvas
+
+    def interrupted(drawn: Drawing, number: int, frame: Any) -> Any:
+        if number == 5:
+            raise KeyboardInterrupt
+        return canvas(drawn, number, frame)
+
+    monkeypatch.setattr(Drawing, "canvas", interrupted)
+    assert main(["frames", str(source), "-o", "out", "-q"]) == 130
+    assert capsys.readouterr().err.strip() == "gsio: error: interrupted"
+    assert "frame_00000.png" in made("out")
+    assert not list(Path("out").glob(".*"))
 
 
 def test_in_python_frames_that_cannot_be_read_are_an_error_at_the_end(source: Path) -> None:
