@@ -9,6 +9,10 @@ GsioError
 └── Interrupted      75   stopped early, by a signal or a time limit; what is committed is intact
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class GsioError(Exception):
     """An error for a person: its text is one line that says what was expected, what was found and what to do."""
@@ -48,6 +52,17 @@ class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a f
     """A run stopped early; every frame committed before it is intact."""
 
     exit_code = 75
+
+
+@contextmanager
+def storage_errors(source: Path, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Raise errors of these `kinds` as StorageError, and a lack of memory for `what` is in `source` as DataError."""
+    try:
+        yield
+    except MemoryError:
+        raise DataError(f"{source}: expected {what} that fit into memory, found larger ones") from None
+    except kinds as error:
+        raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
 
 
 def reason_of(error: Exception) -> str:

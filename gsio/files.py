@@ -29,6 +29,7 @@ HERE, NOREPLACE, EXCHANGE = -100, 1, 2  # AT_FDCWD and the flags of renameat2
 log = structlog.get_logger()
 _lacking: set[str] = set()  # calls that a warning has named
 
+OR_OVERWRITE = "choose another name, or replace it with --overwrite"
 Replaces = Callable[[Path], bool]  # whether the file or folder at a path may be replaced
 
 

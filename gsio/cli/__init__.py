@@ -69,8 +69,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(f"{error.strerror or error}; expected a place that can be written to", 74, debug=debug)
     except (KeyboardInterrupt, click.Abort) as error:  # click raises Abort from a KeyboardInterrupt
         code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
-        makes = arguments[0] in MAKE_FILES
-        return _fail("interrupted before the first frame; nothing was written" if makes else "interrupted", code)
+        nothing = not {*arguments[:1]}.isdisjoint(MAKE_FILES - {"frames"})  # many pictures are many files
+        return _fail("interrupted before the first frame; nothing was written" if nothing else "interrupted", code)
     except Exception as error:
         if is_without_thread(error):
             return _fail(NO_THREAD, GsioError.exit_code, debug=debug)

@@ -81,8 +81,8 @@ def index(field: NDArray[Any], low: float, high: float) -> Canvas:
     """
     canvas = np.empty(field.shape, np.uint8)
     dtype = np.result_type(field, np.float32)
-    factor = dtype.type(STEPS / (high - low))
     with np.errstate(over="ignore", invalid="ignore"):
+        factor = dtype.type(STEPS / (high - low))  # infinite where the range is near 0
         rows = max(1, STRIP // field.shape[1])
         for top in range(0, len(field), rows):
             strip = np.subtract(field[top : top + rows], dtype.type(low), dtype=dtype)

@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gsio.config import AUTO
-from gsio.errors import DataError, StorageError, UsageError, reason_of
+from gsio.errors import StorageError, UsageError, storage_errors
 from gsio.export.ome_zarr import write_ome_zarr
 from gsio.export.openpmd import write_openpmd
 from gsio.export.outputs import as_output, write_output
 from gsio.export.tiff import write_tiff
 from gsio.export.vtkhdf import write_vtkhdf
-from gsio.files import Replaces, is_file, publish, remove, remove_temporaries, require_new, temporary_beside
+from gsio.files import (
+    OR_OVERWRITE,
+    Replaces,
+    is_file,
+    publish,
+    remove,
+    remove_temporaries,
+    require_new,
+    temporary_beside,
+)
 from gsio.machine import free_space
 from gsio.processes import terminable
 from gsio.reader.selection import Frame, Selection, select
@@ -144,11 +153,8 @@ def _frames(selection: Selection, folder: Path, advance: Callable[[int], object]
 def _storage_errors(source: Path, temporary: Path) -> Iterator[None]:
     """Raise errors of the storage and of memory as errors of gsio, and delete what is left at `temporary`."""
     try:
-        yield
-    except MemoryError:
-        raise DataError(f"{source}: expected frames and shards that fit into memory, found larger ones") from None
-    except (OSError, RuntimeError) as error:  # h5py raises either
-        raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
+        with storage_errors(source, "frames and shards", (OSError, RuntimeError)):  # h5py raises either
+            yield
     finally:
         if os.path.lexists(temporary):
             remove(temporary)
@@ -158,6 +164,6 @@ def _check_target(source: Path, target: Path, replaces: Replaces | None) -> None
     here, there = (Path(os.path.realpath(path)) for path in (source, target))  # `resolve` fails in a loop of links
     if here in (there, *there.parents) or there in here.parents:
         raise UsageError(f"TARGET: expected a place apart from '{source}', got '{target}'; choose another name")
-    require_new("TARGET", target, replaces=replaces, instead="choose another name, or replace it with --overwrite")
+    require_new("TARGET", target, replaces=replaces, instead=OR_OVERWRITE)
     for path, is_of_run in beside(target).items():
         require_new("TARGET", path, replaces=is_of_run)

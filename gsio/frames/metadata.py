@@ -1,6 +1,6 @@
 """The metadata of a file, whatever its format: coordinates, CF-1.12 attributes, series along time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ def field_attributes(name: str, layout: BlockLayout) -> Attributes:
 def quantization_attributes() -> Attributes:
     """Return the attributes of the variable `QUANTIZATION`: how the mantissa was rounded (CF-1.12, section 8.4)."""
     return {"algorithm": "bitround", "implementation": f"gsio version {__version__}"}
+
+
+def damaged_frames(attributes: Mapping[str, Any]) -> list[int]:
+    """Return the frames of an output whose values 'gsio repair' found missing; HDF5 has a single one as a number."""
+    found = attributes.get(DAMAGED, [])
+    return found if isinstance(found, list) else [found]
 
 
 def frame_steps(config: Config, first: int, count: int) -> NDArray[np.int64]:

@@ -1,31 +1,21 @@
 """Pictures of frames: one file, or a file for each frame."""
 
-import dataclasses
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import structlog
-
-from gsio.draw.colours import DEFAULT
-from gsio.draw.limits import Limits
 from gsio.draw.picture import image, png
-from gsio.errors import DataError, StorageError, UsageError, reason_of
-from gsio.files import Replaces, is_file, new_file, require_apart, require_folder, require_new
-from gsio.log import configure
+from gsio.errors import DataError, UsageError, storage_errors
+from gsio.files import OR_OVERWRITE, Replaces, is_file, new_file, require_apart, require_folder, require_new
 from gsio.processes import terminable
 from gsio.reader.frames import decoding_threads
-from gsio.reader.pictures import Drawing, drawing
-from gsio.reader.verify import LOOK_SECONDS, LOOKS
+from gsio.reader.pictures import Drawing, drawing, warn_of
 from gsio.run.progress import frame_progress
-from gsio.run.status import is_written, open_committed
+from gsio.run.status import open_committed
 
 ENDINGS = (".png", ".tif", ".tiff")
 NUMBER = re.compile(r"%0?\d*d")  # the place of the frame's number in a name
-INSTEAD = "choose another name, or replace it with --overwrite"
-
-log = structlog.get_logger()
 
 
 def write_frames(
@@ -33,16 +23,9 @@ def write_frames(
     target: Path,
     *,
     frames: str = "",
-    crop: str = ":,:",
-    fields: str = "",
-    members: str = ":",
-    limits: str | Limits = "auto",
-    cmap: str = DEFAULT,
-    scale: float = 1.0,
-    colorbar: bool = False,
-    timestamp: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
+    **options: Any,
 ) -> int:
     """Draw frames of the output `source`, and return the number of pictures; several fields or members become tiles.
 
@@ -51,16 +34,14 @@ def write_frames(
     target
         A name that ends in .png, .tif or .tiff, for one frame; such a name with the place of the frame's number, as in
         frame_%05d.png; or a folder, which gets frame_00000.png and so on.
-    frames, crop, members
-        As for `gsio.export.export`; empty `frames` are all frames, or the last one where `target` is for one frame.
-    fields
-        Names of saved fields; empty for v, or for the only field.
-    limits, cmap, scale, colorbar, timestamp
-        See `gsio.reader.pictures.Drawing`; `limits` may also be a text LO:HI.
+    frames
+        As for `gsio.export.export`; if empty, all frames, or the last one where `target` is for one frame.
     overwrite
         Replace pictures that are there.
     quiet
         Show no progress. Else progress is shown on stderr if that is a terminal.
+    options
+        The other options of `gsio.reader.pictures.drawing`.
 
     Raises
     ------
@@ -68,17 +49,12 @@ def write_frames(
         An option cannot be used, or the storage failed. If frames cannot be read, each is named in a warning, the
         others are drawn, and DataError is raised at the end.
     """
-    if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("text", quiet=True)
     replaces = is_file if overwrite else None
     one = _is_for_one(target)
     if one:
-        require_new("--output", target, apart_from=[source], replaces=replaces, instead=INSTEAD)
+        require_new("--output", target, apart_from=[source], replaces=replaces, instead=OR_OVERWRITE)
     with terminable(), open_committed(source) as stack:
-        drawn = drawing(
-            stack, frames=frames or ("-1" if one else ":"), crop=crop, fields=fields, members=members, limits=limits,
-            cmap=cmap, scale=scale, colorbar=colorbar, timestamp=timestamp,
-        )  # fmt: skip
+        drawn = drawing(stack, frames=frames or ("-1" if one else ":"), **options)
         numbers = drawn.selection.frames
         if one and len(numbers) > 1:
             raise UsageError(
@@ -90,15 +66,7 @@ def write_frames(
             _require(paths, target, source, replaces)
         with frame_progress(len(numbers), quiet=quiet) as advance:
             lost = _write(drawn, paths, replaces, advance)
-            for look in range(1, LOOKS):
-                if not lost or not is_written(source):
-                    break
-                time.sleep(LOOK_SECONDS * look)  # the run can be in the middle of a flush
-                with open_committed(source) as anew:
-                    again = dataclasses.replace(drawn, selection=dataclasses.replace(drawn.selection, stack=anew))
-                    lost = _write(again, {number: paths[number] for number in lost}, replaces, advance)
-    for why in dict.fromkeys(lost.values()):
-        log.warning(f"a picture is left out: {why}")
+    warn_of(lost)
     if lost:
         raise DataError(f"{source}: {len(lost)} of {len(numbers)} frames cannot be read; the others are drawn")
     return len(numbers)
@@ -124,18 +92,10 @@ def _write(
                     image(canvas, drawn.cmap).save(temporary, "TIFF", compression="packbits")
         return ""
 
-    wanted = [numbers for numbers in selection.chunks if numbers[0] in paths]
-    try:
-        with decoding_threads(selection.apart) as each:
-            for numbers, why in zip(wanted, each(write, wanted), strict=True):
-                if why:
-                    lost |= dict.fromkeys(numbers, why)
-                else:
-                    advance(len(numbers))
-    except MemoryError:
-        raise DataError(f"{selection.stack.path}: expected pictures that fit into memory, found larger ones") from None
-    except OSError as error:
-        raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
+    with storage_errors(selection.stack.path, "pictures"), decoding_threads(selection.apart) as each:
+        for numbers, why in zip(selection.chunks, each(write, selection.chunks), strict=True):
+            lost |= dict.fromkeys(numbers, why) if why else {}
+            advance(len(numbers))
     return lost
 
 
@@ -166,4 +126,4 @@ def _require(paths: dict[int, Path], target: Path, source: Path, replaces: Repla
         require_folder("--output", folder, ())
         folder.mkdir(parents=True, exist_ok=True)
     for path in paths.values():
-        require_new("--output", path, apart_from=[source], replaces=replaces, instead=INSTEAD)
+        require_new("--output", path, apart_from=[source], replaces=replaces, instead=OR_OVERWRITE)

@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
         return range(self.group * GROUP, min((self.group + 1) * GROUP, self.now.frames))
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> tuple[Any, ...]:
         """What tells this group from all others, and from itself with fewer frames."""
         return (self.now.group, self.now.identity, self.field, self.member, self.group, len(self.frames))
 
@@ -58,12 +58,12 @@ class Proxies:
 
     def __init__(self, is_computing: Callable[[], bool] = lambda: False, most_nbytes: int = MOST_NBYTES) -> None:
         self._is_computing, self._most = is_computing, most_nbytes
-        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()  # what was used last comes last
+        self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()  # what was used last comes last
         self.nbytes = 0
         self._changed = threading.Condition()
         self._waiting = 0  # requests that are being answered
         self._wanted: Wanted | None = None  # the group that the page has asked for last
-        self._making: set[tuple[object, ...]] = set()
+        self._making: set[tuple[Any, ...]] = set()
         self._stopped = threading.Event()
 
     @contextmanager
@@ -103,14 +103,18 @@ class Proxies:
         with self._changed:
             if self._wanted is None or self._wanted.now.group != now.group:
                 return 0
-            return sum(len(group.frames) for group in _groups(self._wanted) if group.key in self._kept)
+            return sum(key[-1] for key in _keys(self._wanted) if key in self._kept)
 
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone, on Linux
         while (wanted := self._next()) is not None:
-            self._keep(wanted, _deflated(wanted, self._rest))
+            try:
+                self._keep(wanted, _deflated(wanted, self._rest))
+            finally:
+                with self._changed:
+                    self._making.discard(wanted.key)
 
     def stop(self) -> None:
         """End the work ahead."""
@@ -126,18 +130,19 @@ class Proxies:
         """
         with self._changed:
             while not self._stopped.is_set():
-                alone = self._is_computing()
-                groups = _groups(self._wanted) if self._wanted is not None and not self._waiting else []
-                if alone:
-                    groups = [] if self._making else [group for group in groups if len(group.frames) == GROUP][::-1]
-                elif self._wanted is not None:
-                    groups = groups[self._wanted.group :] + groups[: self._wanted.group]
-                if self.nbytes > self._most * 3 // 4:
-                    groups = groups[:AHEAD]
-                for group in groups:
-                    if group.key not in self._kept and group.key not in self._making:
-                        self._making.add(group.key)
-                        return group
+                wanted, alone = self._wanted, self._is_computing()
+                if wanted is not None and not self._waiting and not (alone and self._making):
+                    keys = _keys(wanted)
+                    if alone:
+                        keys = [key for key in reversed(keys) if key[-1] == GROUP]
+                    else:
+                        keys = keys[wanted.group :] + keys[: wanted.group]
+                    if self.nbytes > self._most * 3 // 4:
+                        keys = keys[:AHEAD]
+                    key = next((key for key in keys if key not in self._kept and key not in self._making), None)
+                    if key is not None:
+                        self._making.add(key)
+                        return wanted._replace(group=key[-2])
                 self._changed.wait()
         return None
 
@@ -151,7 +156,6 @@ class Proxies:
 
     def _keep(self, wanted: Wanted, deflated: bytes) -> bytes:
         with self._changed:
-            self._making.discard(wanted.key)
             self.nbytes += len(deflated) - len(self._kept.pop(wanted.key, b""))
             self._kept[wanted.key] = deflated
             while self.nbytes > self._most:
@@ -161,9 +165,10 @@ class Proxies:
         return deflated
 
 
-def _groups(wanted: Wanted) -> list[Wanted]:
-    """Return all groups of the same field and member."""
-    return [wanted._replace(group=group) for group in range(-(-wanted.now.frames // GROUP))]
+def _keys(wanted: Wanted) -> list[tuple[Any, ...]]:
+    """Return the keys of all groups of the same field and member; the output can have thousands of them."""
+    same, frames = wanted.key[:-2], wanted.now.frames
+    return [(*same, first // GROUP, min(GROUP, frames - first)) for first in range(0, frames, GROUP)]
 
 
 def _deflated(wanted: Wanted, rest: Callable[[float], object] = lambda started: None) -> bytes:

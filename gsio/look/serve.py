@@ -131,6 +131,7 @@ class Server:
         except BaseException as error:
             self._error = error
         finally:
+            self._proxies.stop()
             self._ended.set()
             self._ready.set()
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, reason_of
-from gsio.frames.metadata import DAMAGED, field_attributes
+from gsio.frames.metadata import damaged_frames, field_attributes
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout, Places
 from gsio.run.plan import layout_of
@@ -95,7 +95,7 @@ class Snapshot:
             "steps_per_frame": run.steps_per_frame,
             "dt": model.dt,
             "facts": self._facts(),
-            "damaged": self.attributes.get(DAMAGED, []),
+            "damaged": damaged_frames(self.attributes),
             "chunk": {
                 "frames": field.frames_per_chunk,
                 "rows": field.lines_per_chunk,
@@ -144,7 +144,7 @@ class Source:
         if _mark(self.path) is None:
             self.now = None
         elif written:
-            self.now = self._from_journal("running") or self.now
+            self.now = self._from_journal("running", status) or self.now
         else:
             self.now = self._closed(status) or self.now
         return True
@@ -161,11 +161,11 @@ class Source:
             return from_stack(self.path)
         except DataError:
             state = str(status.get("state", "killed"))
-            return self._from_journal("killed" if state == "running" else state)
+            return self._from_journal("killed" if state == "running" else state, status)
 
-    def _from_journal(self, state: str) -> Snapshot | None:
+    def _from_journal(self, state: str, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what the journal knows of the output, or None if there is none, or one of another output."""
-        status, journal = read_status(self.path), _mark(journal_of(self.path))
+        journal = _mark(journal_of(self.path))
         session = (journal and journal[:2], status.get("pid"), status.get("process_started"))
         kept = self._records if session == self._session else None
         try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gsio.codec import CODECS
 from gsio.config import Config, Output
-from gsio.frames.metadata import AXES, DAMAGED, SERIES_CHUNK
+from gsio.frames.metadata import AXES, DAMAGED, SERIES_CHUNK, damaged_frames
 from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, read_regular
 
 TEXTS = ("config", "history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
@@ -74,9 +74,7 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
         right = scaled if dtype.kind == "u" else scale is None
         _expect(right, f"{name}: expected a scale where values are stored as integers, and none else, found {scale!r}")
     _expect(max(lengths) - min(lengths) <= UNRECORDED, f"expected arrays of the same length, found {lengths}")
-    damaged = attributes.get(DAMAGED, [])
-    numbers = damaged if isinstance(damaged, list) else [damaged]
-    known = all(isinstance(frame, int) and 0 <= frame < max(lengths) for frame in numbers)
+    known = all(isinstance(frame, int) and 0 <= frame < max(lengths) for frame in damaged_frames(attributes))
     _expect(known, f"{DAMAGED}: expected the numbers of frames, found others")
 
 

@@ -179,15 +179,27 @@ class Frames:
     def _chunk_nbytes(self) -> int:
         return int(math.prod(self._array.chunks) * self._array.dtype.itemsize)
 
-    def apart(self, path: Path) -> "Frames":
-        """Return the same frames, for many threads at once, which need no open file: `path` is that of the output."""
+    def apart(self, path: Path, table: NDArray[np.void] | None = None) -> "Frames":
+        """Return the same frames, for many threads at once, which need no open file: `path` is that of the output.
+
+        The places of the chunks are those of `table`, as `Places` has it, or else of the index of HDF5. Raises
+        ValueError if the table is one of other chunks, or the index has more than `MOST_CHUNKS`.
+        """
         if self._folder is not None or self._places is not None:
             return self
         chunks, found = self._array.chunks, path.stat()
         shape = -(-len(self) // chunks[0]), self.slabs
+        table = self._indexed(shape) if table is None else table
+        if table.shape != shape:
+            raise ValueError(f"expected the places of {shape} chunks, found {table.shape}")
+        layout = ArrayLayout(self._array.shape, chunks, self._array.dtype, dict(self._array.attrs))
+        return Frames(layout, len(self), None, self._codec, Places(path, (found.st_dev, found.st_ino), table))
+
+    def _indexed(self, shape: tuple[int, int]) -> NDArray[np.void]:
+        """Return the places of the chunks, [chunk, slab], that the index of HDF5 has."""
         if math.prod(shape) > MOST_CHUNKS:
             raise ValueError(f"expected at most {MOST_CHUNKS} chunks, found {shape[0]} × {shape[1]}")
-        table = np.zeros(shape, PLACE)
+        chunks, table = self._array.chunks, np.zeros(shape, PLACE)
 
         def keep(chunk: Any) -> None:
             frame, line = chunk.chunk_offset[:2]
@@ -195,8 +207,7 @@ class Frames:
                 table[frame // chunks[0], line // chunks[1]] = chunk.byte_offset, chunk.size
 
         self._array.id.chunk_iter(keep)
-        layout = ArrayLayout(self._array.shape, chunks, self._array.dtype, dict(self._array.attrs))
-        return Frames(layout, len(self), None, self._codec, Places(path, (found.st_dev, found.st_ino), table))
+        return table
 
     def for_page(self, number: int, slab: int) -> tuple[Any, str]:
         """Return a chunk of a slab as a browser decodes it, and the encoding by which it does; "" if there is none.

@@ -1,30 +1,24 @@
 """Frames of a stack as a movie: threads read and draw ahead, and the frames are encoded in their order."""
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 
 from gsio.draw.movie import LONGEST, form_of, write_movie
 from gsio.draw.picture import PAPER, Canvas, palette
-from gsio.errors import DataError, StorageError, UsageError, reason_of
-from gsio.files import is_file, new_file, require_new
-from gsio.log import configure
+from gsio.errors import DataError, UsageError, storage_errors
+from gsio.files import OR_OVERWRITE, is_file, new_file, require_new
 from gsio.reader.frames import decoding_threads
-from gsio.reader.pictures import Drawing, drawing
+from gsio.reader.pictures import Drawing, drawing, warn_of
 from gsio.reader.selection import Frame, Selection
 from gsio.reader.stack import Stack
-from gsio.reader.verify import LOOK_SECONDS, LOOKS
 
 MOST_NBYTES = 128 << 20  # memory of the threads that decode; what waits for the encoder, and the encoder, take more
-
-log = structlog.get_logger()
 
 
 def movie(
@@ -46,8 +40,7 @@ def movie(
     """
     replaces = is_file if overwrite else None
     form = form_of(path, fps, crf, lossless=lossless)
-    instead = "choose another name, or replace it with --overwrite"
-    require_new("--output", path, apart_from=[stack.path], replaces=replaces, instead=instead)
+    require_new("--output", path, apart_from=[stack.path], replaces=replaces, instead=OR_OVERWRITE)
     most = _parse_size(size) if size else (form.widest, form.widest)
     if every < 1:
         raise UsageError(f"--every: expected 1 or more, got {every}")
@@ -55,31 +48,18 @@ def movie(
     drawn = replace(drawn, selection=replace(drawn.selection, frames=drawn.selection.frames[::every]))
     drawn = _fitting(drawn, *most, larger=bool(size))
     lost: dict[int, str] = {}
-    try:
-        with new_file("--output", path, replaces=replaces) as temporary:
-            # The threads have ended when the stack is closed, whatever happens.
-            with progress(len(drawn.selection.frames)) as advance, _threads(drawn.selection) as each:
-                canvases = _canvases(drawn, lost, advance, each)
-                written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps, each)
-            _warn_of(lost)
-            if not written:
-                raise DataError(f"{stack.path}: none of {len(lost)} frames can be read; nothing was written")
-    except MemoryError:
-        raise DataError(f"{stack.path}: expected pictures that fit into memory, found larger ones") from None
-    except OSError as error:
-        raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
+    with storage_errors(stack.path, "pictures"), new_file("--output", path, replaces=replaces) as temporary:
+        # The threads have ended when the stack is closed, whatever happens.
+        with progress(len(drawn.selection.frames)) as advance, _threads(drawn.selection) as each:
+            canvases = _canvases(drawn, lost, advance, each)
+            written = write_movie(temporary, canvases, palette(drawn.cmap), form, fps, each)
+        warn_of(lost)
+        if not written:
+            raise DataError(f"{stack.path}: none of {len(lost)} frames can be read; nothing was written")
     if lost:
         whole = len(lost) + written
         raise DataError(f"{stack.path}: {len(lost)} of {whole} frames cannot be read; '{path}' has the others")
     return written
-
-
-def _warn_of(lost: dict[int, str]) -> None:
-    """Name the frames that are left out, on stderr."""
-    if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("text")
-    for number, why in lost.items():
-        log.warning(f"frame {number} is left out: {why}")
 
 
 def _threads(selection: Selection) -> AbstractContextManager[Any]:
@@ -92,7 +72,7 @@ def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], obj
 
     def read(numbers: range) -> list[Frame] | str:
         try:
-            return _read(selection, numbers)
+            return selection.read_chunk(numbers)
         except DataError as error:
             return str(error)
 
@@ -110,15 +90,6 @@ def _canvases(drawn: Drawing, lost: dict[int, str], advance: Callable[[int], obj
     for canvas in each(draw, frames()):
         yield canvas
         advance(1)
-
-
-def _read(selection: Selection, numbers: range) -> list[Frame]:
-    """Return the frames of a chunk; look again where a run may be in the middle of a flush."""
-    for look in range(1, LOOKS if selection.stack.attributes["status"] == "running" else 0):
-        with suppress(DataError):
-            return selection.read_chunk(numbers)
-        time.sleep(LOOK_SECONDS * look)
-    return selection.read_chunk(numbers)
 
 
 def _fitting(drawn: Drawing, width: int, height: int, *, larger: bool) -> Drawing:

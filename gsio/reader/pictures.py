@@ -4,11 +4,12 @@ import base64
 import dataclasses
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from gsio.config.schema import Map
@@ -16,11 +17,14 @@ from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
 from gsio.errors import DataError
+from gsio.log import configure
 from gsio.reader.selection import Frame, Selection, fields_of, select
 from gsio.reader.stack import Stack
 
 WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
 THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # in a notebook, and the longest side of one
+
+log = structlog.get_logger()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +136,20 @@ def drawing(
     return Drawing(selection, cmap, parse_limits(text), scale, colorbar, timestamp)
 
 
-def picture(
-    stack: Stack,
-    number: int,
-    field: str | None = None,
-    *,
-    member: int | None = None,
-    limits: str | Limits = "auto",
-    cmap: str = DEFAULT,
-    scale: float = 1.0,
-) -> Any:
-    """Return what `Stack.picture` returns."""
+def warn_of(lost: Mapping[int, str]) -> None:
+    """Name the frames that cannot be read on stderr, those of a chunk together: `lost` has the reason for each."""
+    if not structlog.is_configured():  # called from a program that has said nothing about logging
+        configure("text")
+    for why in dict.fromkeys(lost.values()):
+        log.warning(f"a picture is left out: {why}")
+
+
+def picture(stack: Stack, number: int, field: str | None, member: int | None, **options: Any) -> Any:
+    """Do what `Stack.picture` does; `options` are those of `drawing`."""
     if not -stack.frames <= number < stack.frames:
         raise IndexError(f"expected a frame below {stack.frames}, got {number}")
     members = ":" if member is None else str(member)
-    drawn = drawing(stack, fields=field or "", members=members, limits=limits, cmap=cmap, scale=scale)
+    drawn = drawing(stack, fields=field or "", members=members, **options)
     number %= stack.frames
     return drawn.image(number, drawn.selection.read(number))
 

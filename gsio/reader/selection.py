@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.draw.limits import limits_of
 from gsio.errors import DataError, UsageError
-from gsio.frames.metadata import DAMAGED
+from gsio.frames.metadata import damaged_frames
 from gsio.reader.frames import Frames
 from gsio.reader.stack import Stack
 
@@ -113,7 +113,7 @@ class Selection:
 
     @cached_property
     def _damaged(self) -> frozenset[int]:
-        return frozenset(np.atleast_1d(self.stack.attributes.get(DAMAGED, ())).tolist())
+        return frozenset(damaged_frames(self.stack.attributes))
 
     @cached_property
     def _crop(self) -> tuple[int | slice, ...]:

@@ -134,7 +134,7 @@ class Stack:
         """
         from gsio.reader.pictures import picture
 
-        return picture(self, number, field, member=member, limits=limits, cmap=cmap, scale=scale)
+        return picture(self, number, field, member, limits=limits, cmap=cmap, scale=scale)
 
     def movie(
         self,

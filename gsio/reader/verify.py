@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.codec.checksum import frame_checksum
 from gsio.errors import DataError
-from gsio.frames.metadata import DAMAGED, frame_steps
+from gsio.frames.metadata import damaged_frames, frame_steps
 from gsio.model.gray_scott import values_outside
 from gsio.reader import Stack, open_stack
 from gsio.reader.frames import decoding_threads
@@ -130,7 +130,7 @@ def check_frames(
     if not fields:
         return
     per_chunk, byte_planes = fields[0].frames_per_chunk, CODECS[stack.config.output.compression].byte_planes
-    repaired = set(np.atleast_1d(stack.attributes.get(DAMAGED, ())).tolist())
+    repaired = set(damaged_frames(stack.attributes))
 
     def check(number: int) -> list[tuple[range, str]]:
         held = range(number * per_chunk, min((number + 1) * per_chunk, max(stack.frames, len(checksums))))

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -15,6 +15,7 @@ from gsio.errors import DataError, Interrupted, TakenError
 from gsio.files import publish, temporary_beside
 from gsio.processes import started_at
 from gsio.reader import Stack, open_stack
+from gsio.reader.selection import fields_of
 from gsio.reader.verify import LOOK_SECONDS, LOOKS
 from gsio.run.progress import IDLE, Observe, Occupied, Progress
 from gsio.writer.journal import journal_of, read_journal
@@ -131,22 +132,25 @@ def is_written(output: Path) -> bool:
 
 
 def open_committed(output: Path) -> Stack:
-    """Open an output with its committed frames; if a run is writing it, the journal says which these are.
+    """Open an output with its committed frames; if a run is writing it, the journal says which these are, and where.
 
-    HDF5 flushes a file piece by piece. Meanwhile some pieces are older than others, so a reader looks again. Raises
-    DataError if `output` is no output.
+    HDF5 flushes a file piece by piece. Meanwhile some pieces are older than others, so a reader looks again at the
+    metadata, and finds the frames without HDF5. Raises DataError if `output` is no output.
     """
     for look in range(LOOKS):
-        records = read_journal(output, first=-1) if is_written(output) else None
+        records = read_journal(output) if is_written(output) else None
         if records is None:
             break
         committed = int(records.frames[-1]["frame"]) + 1 if len(records.frames) else 0
-        with suppress(DataError, OSError, RuntimeError, LookupError, ValueError):
-            stack = open_stack(output, committed)
+        with suppress(DataError, OSError, RuntimeError, LookupError, ValueError), ExitStack() as opened:
+            stack = opened.enter_context(open_stack(output, committed))
             # The metadata of Zarr has new frames once a second.
             known = records.attributes.get("output_id") == stack.attributes.get("output_id")
             if known and stack.attributes["status"] == "running" and (stack.frames == committed or output.is_dir()):
+                places = records.frames["places"][:: records.frames_per_chunk]  # [chunk, field, slab]
+                for place, name in enumerate(fields_of(stack)):
+                    stack.fields[name] = stack.fields[name].apart(output, places[:, place])
+                opened.pop_all()
                 return stack
-            stack.close()
         time.sleep(LOOK_SECONDS * look)
     return open_stack(output)

@@ -42,6 +42,10 @@ def test_a_narrow_range_far_from_zero_has_all_colours() -> None:
     assert set(index(field.reshape(1, -1), field[0], field[-1]).flat) == set(range(STEPS))
 
 
+def test_a_range_near_zero_has_the_first_and_the_last_colour() -> None:
+    assert index(np.array([[0, 2e-45]], np.float32), 0.0, 2e-45).tolist() == [[0, STEPS - 1]]
+
+
 def test_a_palette_has_a_map_and_then_greys_from_paper_to_ink() -> None:
     colours = palette("viridis")
     np.testing.assert_array_equal(colours[[0, STEPS - 1]], table("viridis")[[0, 255]])

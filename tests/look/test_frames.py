@@ -15,9 +15,9 @@ from gsio.cli import main
 from gsio.config import Config
 from gsio.draw.picture import PAPER, STEPS, index, palette
 from gsio.errors import DataError
-from gsio.look import frames as look
 from gsio.look.frames import write_frames
 from gsio.reader import frames as reading
+from gsio.reader.pictures import Drawing
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
@@ -201,26 +201,6 @@ def test_a_frame_that_repair_found_missing_is_left_out(
     assert made("out") == [f"frame_{number:05d}.png" for number in (0, 1, 2, 4, 5, 6)]
 
 
-def test_a_frame_that_a_run_is_flushing_is_read_again(
-    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    decoded, failed = reading.Frames.decoded, []
-
-    def torn(field: reading.Frames, number: int) -> Any:
-        if number == 4 and len(failed) < 2:
-            failed.append(number)
-            raise ValueError("a chunk cannot be decoded")
-        return decoded(field, number)
-
-    monkeypatch.setattr(reading.Frames, "decoded", torn)
-    monkeypatch.setattr(look, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(look, "is_written", lambda output: True)
-    assert main(["frames", str(source), "-o", "out"]) == 0
-    assert capsys.readouterr() == ("out: 7 pictures\n", "")
-    assert failed == [4, 4]
-    assert len(made("out")) == FRAMES
-
-
 @pytest.mark.parametrize("cores", [1, 5])
 def test_so_many_frames_are_in_memory_as_there_are_threads(
     cores: int, source: Path, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +238,23 @@ def test_a_full_disk_is_an_error_of_the_storage(
         assert main(["frames", str(source), "-o", target]) == 74
     assert "storage failed: No space left on device" in capsys.readouterr().err
     assert made("out") == []
+
+
+def test_an_interrupt_says_nothing_of_the_pictures_that_are_there(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    canvas = Drawing.canvas
+
+    def interrupted(drawn: Drawing, number: int, frame: Any) -> Any:
+        if number == 5:
+            raise KeyboardInterrupt
+        return canvas(drawn, number, frame)
+
+    monkeypatch.setattr(Drawing, "canvas", interrupted)
+    assert main(["frames", str(source), "-o", "out", "-q"]) == 130
+    assert capsys.readouterr().err.strip() == "gsio: error: interrupted"
+    assert "frame_00000.png" in made("out")
+    assert not list(Path("out").glob(".*"))
 
 
 def test_in_python_frames_that_cannot_be_read_are_an_error_at_the_end(source: Path) -> None:

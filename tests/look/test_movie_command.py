@@ -253,8 +253,8 @@ def test_damaged_frames_are_named_and_the_movie_has_the_others(source: Path, cap
     assert main(["movie", str(source), "-o", "run.gif", "--limits", "0:0.5", "--quiet"]) == 65
     out, error = capsys.readouterr()
     assert out == ""
-    assert "gsio: warning: frame 0 is left out: run.h5: frame 0: a chunk cannot be decoded" in error
-    assert "frame 5 is left out" in error
+    assert "gsio: warning: a picture is left out: run.h5: frame 0: a chunk cannot be decoded" in error
+    assert "a picture is left out: run.h5: frame 5: " in error
     assert error.endswith("gsio: error: run.h5: 2 of 9 frames cannot be read; 'run.gif' has the others\n")
     assert error.count("\n") == 3
     for number, found in zip((1, 2, 3, 4, 6, 7, 8), colours("run.gif"), strict=True):
@@ -298,24 +298,6 @@ def test_a_run_is_shown_as_far_as_it_is_committed(make_config: Make, tmp_path: P
         running.join(DEADLINE)
     with gsio.open_stack("run.h5") as stack:
         assert 3 <= committed <= length("run.mp4") <= stack.frames < 10**5
-
-
-def test_a_chunk_that_a_run_is_flushing_is_read_again(source: Path, monkeypatch: Patch, capsys: Captured) -> None:
-    decoded, failed = reading.Frames.decoded, []
-
-    def torn(field: reading.Frames, number: int) -> Any:
-        if number == 4 and len(failed) < 2:
-            failed.append(number)
-            raise ValueError("a chunk cannot be decoded")
-        return decoded(field, number)
-
-    monkeypatch.setattr(reading.Frames, "decoded", torn)
-    monkeypatch.setattr(making, "LOOK_SECONDS", 0)
-    with h5py.File(source, "r+") as file:
-        file.attrs["status"] = "running"
-    assert main(["movie", str(source), "-o", "run.mp4", "-q"]) == 0
-    assert failed == [4, 4]
-    assert length("run.mp4") == FRAMES
 
 
 @pytest.mark.parametrize("cores", [1, 3])

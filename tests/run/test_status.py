@@ -17,7 +17,7 @@ from gsio.run import status
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import layout_of
 from gsio.run.progress import Occupied, Progress
-from gsio.run.status import follow, status_file
+from gsio.run.status import follow, open_committed, status_file
 from gsio.testing import KeepingWriter, random_block, small_blocks
 from gsio.trace import Counter, Trace
 from gsio.writer.status_file import read_status
@@ -168,3 +168,26 @@ def test_follow_names_the_bottleneck_if_the_status_has_one(
 def stop_after_a_frame(now: Progress) -> None:
     if now.frames_committed:
         raise Interrupted("enough")
+
+
+def test_a_running_output_is_read_at_the_places_that_its_journal_has(make_config: Make, tmp_path: Path) -> None:
+    """HDF5 can be in the middle of a flush: with its file closed, the frames can still be read."""
+    path, seen = tmp_path / "run.h5", []
+
+    def watch(now: Progress) -> None:
+        if now.frames_committed >= 3:
+            with open_committed(path) as stack:
+                assert stack.attributes["status"] == "running"
+                stack.root.close()
+                seen.append({name: field[:] for name, field in stack.fields.items()})
+            raise InterruptedError
+
+    changes = {"output.fields": "u,v", "initial.kind": "noise", "run.frames": 10**5}
+    plane = 12 * 17 * 4
+    with small_blocks(block_bytes=4 * plane, chunk_bytes=2 * plane), pytest.raises(InterruptedError):
+        gsio.simulate(make_config(changes), path, watch=watch)
+    with gsio.open_stack(path) as stack:
+        for name, found in seen[0].items():
+            assert 3 <= len(found) <= stack.frames
+            assert (found == stack.fields[name][: len(found)]).all()
+    assert set(seen[0]) == {"u", "v"}
