@@ -136,6 +136,13 @@ function zoom(times) {
   set({ zoom: picture.zoomed(times) });
 }
 
+/** Move the zoomed picture, so that a quarter of the window comes into view at the right (x = 1) or below (y = 1). */
+function move(x, y) {
+  const { picture } = active();
+  picture.zoom = view.zoom;
+  set({ zoom: picture.moved((-x * picture.width) / 4, (-y * picture.height) / 4) });
+}
+
 const fit = () => set({ zoom: { factor: 1, x: 0.5, y: 0.5 } });
 
 function showPanel(open) {
@@ -155,7 +162,7 @@ function listen() {
   $("#save").addEventListener("click", save);
   $("#profile").addEventListener("click", () => set({ mode: view.mode === "profile" ? "move" : "profile" }));
   window.addEventListener("hashchange", () => restore());
-  listenToKeys({ player, zoom, fit, save, togglePanel });
+  listenToKeys({ player, zoom, move, fit, save, togglePanel });
 }
 
 /** Show what the address names, where it exists. */

@@ -100,7 +100,7 @@ export class Pane {
     if (content) this.#paint(content);
     const { tiles } = this.picture.shape;
     const names = tiles > 1 ? this.output.membersOf(view.member).map(String) : null;
-    this.picture.draw({ names, point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
+    this.picture.draw({ names, point: this.cellOf(view.point), line: this.#lineOf(view.line) });
     this.#drawScale();
     this.pointer.again();
     this.#measure(content);
@@ -222,7 +222,7 @@ export class Pane {
     }));
   }
 
-  #cellOf(point) {
+  cellOf(point) {
     if (!point || point.row >= this.output.rows || point.col >= this.output.cols) return null;
     const tile = this.output.membersOf(view.member).indexOf(point.member);
     return tile < 0 ? null : { ...point, tile };
