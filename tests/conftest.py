@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault", default="", help="only inject faults of the storage whose name holds this text, for example EIO"
     )
+    parser.addoption("--screenshots", metavar="FOLDER", help="write the pictures of the page that docs/ shows")
     parser.addoption("--report", metavar="PATH", help="write a table of the rounds of tests/faults, in Markdown")
 
 

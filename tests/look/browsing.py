@@ -17,8 +17,11 @@ CELLS = [(0, 0), (5, 60), (24, 32), (25, 33), (47, 63)]
 
 
 def wait_for(page: Page, condition: str) -> None:
-    """Wait until a condition of the first output holds; `output` and `state` are what the page shows."""
-    page.wait_for_function(f"() => {{ const state = gsio.state(), [output] = state.outputs; return {condition}; }}")
+    """Wait until the page has drawn a state that meets a condition on `state`, and on `output`, the first output."""
+    drawn = "document.documentElement.dataset.drawn === 'true'"
+    page.wait_for_function(
+        f"() => {{ const state = gsio.state(), [output] = state.outputs; return {drawn} && ({condition}); }}"
+    )
 
 
 def shown(page: Page) -> dict[str, Any]:

@@ -58,9 +58,9 @@ def open_exact(opened: Open, *paths: Path, frame: int, more: str = "") -> Page:
 
 
 def wait_for(page: Page, **state: object) -> None:
-    """Wait until the page says that its state is this, by the data of its root element."""
+    """Wait until the page has drawn a state, by the data of its root element."""
     page.wait_for_selector(
-        "html[data-ready=true]" + "".join(f'[data-{name}="{value}"]' for name, value in state.items())
+        "html[data-ready=true][data-drawn=true]" + "".join(f'[data-{name}="{value}"]' for name, value in state.items())
     )
 
 

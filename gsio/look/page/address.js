@@ -4,6 +4,9 @@ import { set, view } from "./view.js";
 
 const PAUSE = 250; // ms between two changes of the address; browsers refuse more than a few a second
 
+let known = ""; // the fragment as the page read or wrote it last
+let due = 0;
+
 const finite = (text) => text !== "" && Number.isFinite(Number(text));
 
 function parseLimits(text) {
@@ -46,8 +49,9 @@ const KEYS = {
 
 /** Read the fragment into the view. Whatever is malformed is left out. */
 export function readAddress() {
+  known = location.hash;
   const changes = {};
-  for (const part of location.hash.slice(1).split("&")) {
+  for (const part of known.slice(1).split("&")) {
     const at = part.indexOf("=");
     const [name, parse] = Object.hasOwn(KEYS, part.slice(0, at)) ? KEYS[part.slice(0, at)] : [];
     if (!name) continue;
@@ -72,14 +76,14 @@ function fragment() {
   return `#${parts.join("&")}`;
 }
 
-let due = 0;
-
 /** Write the view into the address soon, without a new entry in the history. */
 export function writeAddress() {
   clearTimeout(due);
   due = setTimeout(() => {
+    if (location.hash !== known) return; // a person has just changed it, and the page will hear of that
     const address = fragment();
-    if (address !== location.hash) history.replaceState(null, "", address);
-    document.documentElement.dataset.address = address;
+    if (address !== known) history.replaceState(null, "", address);
+    known = location.hash;
+    document.documentElement.dataset.address = known;
   }, PAUSE);
 }

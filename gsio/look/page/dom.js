@@ -23,7 +23,12 @@ export function shade() {
   return document.documentElement.dataset.shade;
 }
 
-/** Return a value of the design, as style.css names it. */
+const tokens = new Map();
+addEventListener("resize", () => tokens.clear()); // wide windows have a larger type
+
+/** Return a value of the design, as style.css names it; asking the browser each time would make it compute all styles. */
 export function token(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const key = `${shade()} ${name}`;
+  if (!tokens.has(key)) tokens.set(key, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return tokens.get(key);
 }

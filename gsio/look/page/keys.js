@@ -6,7 +6,7 @@ import { set } from "./view.js";
 const TYPING = "input[type=text], input[type=number], select, textarea";
 const PRESSING = "button, summary, a, input[type=radio]";
 
-export function listenToKeys({ player, zoom, fit, save, togglePanel }) {
+export function listenToKeys({ player, zoom, move, fit, save, togglePanel }) {
   const help = $("#help");
   const actions = {
     " ": () => player.toggle(),
@@ -16,6 +16,7 @@ export function listenToKeys({ player, zoom, fit, save, togglePanel }) {
     End: () => player.go(player.last),
     "+": () => zoom(1.25), "=": () => zoom(1.25),
     "-": () => zoom(0.8), "−": () => zoom(0.8),
+    i: () => move(0, -1), j: () => move(-1, 0), k: () => move(0, 1), l: () => move(1, 0),
     0: fit, f: () => player.follow(), s: save, p: togglePanel, "?": () => help.showModal(),
     Escape: () => set({ point: null, line: null, mode: "move" }),
   };

@@ -63,8 +63,9 @@ export class LimitsControl {
     this.limits = pane.limits;
     const mode = Array.isArray(view.limits) ? "fixed" : view.limits;
     $(`[name=limits][value=${mode}]`).checked = true;
+    const unit = 10 ** Math.floor(Math.log10(this.limits[1] - this.limits[0]) - 6); // what is smaller is no difference here
     this.inputs.forEach((input, end) => {
-      const text = String(Number(this.limits[end].toPrecision(6)));
+      const text = String(Number((Math.round(this.limits[end] / unit) * unit).toPrecision(10)));
       if (document.activeElement !== input && input.value !== text) input.value = text;
     });
     this.#draw();

@@ -13,8 +13,10 @@ export class Loader {
   patch = null; // the newest part of a large grid
   trouble = null; // {key, text, status}: why a frame could not be had
   arrived = null; // {frame, field, began}: the newest answer, and when it was asked for
+  wish = null; // the newest
   nextExact = 0;
   nextProxy = 0;
+  asksProxy = false;
 
   constructor(output, exact, onArrival) {
     this.output = output;
@@ -30,6 +32,7 @@ export class Loader {
   /** Return the content for a wish {frame, field, members, moving, live, seen, region}, or the old one until it is here. */
   update(wish) {
     const { output } = this;
+    this.wish = wish;
     if (!output.frames || output.gone) return this.content;
     const patch = this.#patchFor(wish);
     const proxies = wish.members.map((member) => output.proxies.get(wish.field, member, wish.frame));
@@ -53,13 +56,18 @@ export class Loader {
     return covers ? patch : null;
   }
 
+  /** Whether an answer is on its way, after which `onArrival` is called. */
+  get busy() {
+    return this.pending !== null || this.asksProxy;
+  }
+
   #ask(wish, proxied) {
     const now = performance.now();
     const key = this.#key(wish);
     if (this.pending?.key === key || (this.trouble?.key === key && now < this.trouble.again)) return;
     if (this.pending && (wish.moving || wish.live)) return; // the newest wish follows when the answer is here
     if (wish.live && now < this.nextExact) {
-      this.#later(this.nextExact - now);
+      this.#later(Math.max(LIVE.pause, this.nextExact - now)); // the next event may come first
       if (!proxied) this.#askProxy(wish, now);
       return;
     }
@@ -74,8 +82,9 @@ export class Loader {
 
   async #fetch(wish, key, began) {
     const controller = new AbortController();
-    this.pending = { key, controller };
     const { signal } = controller;
+    this.pending = { key, controller };
+    if (wish.live) this.nextProxy = began + LIVE.proxy; // one request for each event is enough
     try {
       const patch = await this.#load(wish, signal);
       if (signal.aborted) return;
@@ -107,6 +116,7 @@ export class Loader {
   async #askProxy({ field, members, frame }, now) {
     if (now < this.nextProxy || members.length > 1) return;
     this.nextProxy = now + LIVE.proxy;
+    this.asksProxy = true;
     try {
       await this.output.proxies.fetchOne(field, members[0], frame);
       const proxy = this.output.proxies.get(field, members[0], frame);
@@ -114,12 +124,17 @@ export class Loader {
     } catch (error) {
       if (!isAbort(error)) this.nextProxy = now + 5 * LIVE.proxy;
     }
+    this.asksProxy = false;
     this.onArrival();
   }
 
+  /** Ask for the newest wish again after a while; the answer draws. */
   #later(milliseconds) {
     clearTimeout(this.timer);
-    this.timer = setTimeout(this.onArrival, milliseconds);
+    this.timer = setTimeout(() => {
+      this.update(this.wish);
+      if (!this.busy) this.onArrival();
+    }, milliseconds);
   }
 }
 

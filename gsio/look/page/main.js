@@ -18,6 +18,7 @@ import { onChange, refresh, set, view } from "./view.js";
 const AGAIN = 2000; // ms until the next try to reach the server at the start
 const PACE = 900; // ms between two changes by events: a page beside a run is to leave the processors to the run
 const SERIES = 2500; // ms between two requests for the series of a running output
+const BY_ITSELF = new Set(["output", "loaded", "previews", "point"]); // what changes without a person
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const LARGER = 1.25; // times
@@ -44,7 +45,7 @@ function fetchPreviews(pane) {
   const { rows, cols } = output.proxy;
   if (members.length * rows * cols * output.frames > TILES && members.length > 1) members = [];
   output.proxies.fetchAround(output.fieldOf(view.field), members, pane.frame, {
-    waits: pane.loader.pending !== null, follows: output.live && view.follow,
+    waits: pane.loader.pending !== null, follows: pane.follows,
   });
 }
 
@@ -61,16 +62,20 @@ function arrange() {
   place.style.setProperty("--across", across);
 }
 
+/** Let the slider stand at a frame that exists: at the newest one if the page follows. */
+function settle() {
+  const { last } = active().output;
+  view.frame = view.follow ? last : Math.min(view.frame, last);
+}
+
 function draw(changed) {
-  arrange();
-  if (view.follow) view.frame = active().output.last;
-  view.frame = Math.min(view.frame, active().output.last);
+  settle();
   for (const pane of panes) {
     pane.draw(frameOf(pane));
     fetchPreviews(pane);
   }
   player.show();
-  panel.show(active());
+  panel.show(active(), active().output.live && [...changed].every((name) => BY_ITSELF.has(name)));
   const { scale } = active().picture;
   say($("#zoom"), scale ? `${brief(100 * scale, 3)} %` : "");
   $("#profile").setAttribute("aria-pressed", view.mode === "profile");
@@ -84,19 +89,12 @@ function draw(changed) {
   if (changed.has("active")) document.title = `${active().output.name} – gsio`;
 }
 
-/** Read the missing series, beside a run only now and then, and draw all that is new at once. */
+/** Read the missing series, beside a run only now and then. */
 async function readSeries(output) {
   const now = performance.now();
-  if (!output.live || now > output.read + SERIES) {
-    output.read = now;
-    try {
-      await output.readSeries();
-      refresh("series");
-    } catch {
-      // The connection's own line says that the server is lost; the next event asks again.
-    }
-  }
-  refresh("output");
+  if (output.live && now < output.read + SERIES) return;
+  output.read = now;
+  await output.readSeries().catch(() => null); // the connection's own line says that the server is lost; the next event asks again
 }
 
 /** Take the newest description of an output; while its state stays, the page changes only about once a second. */
@@ -110,8 +108,15 @@ function hear(described) {
     return;
   }
   pane.heard = performance.now();
+  const { rows, cols } = pane.output;
   if (pane.output.update(described)) pane.clear();
-  readSeries(pane.output);
+  if (rows !== pane.output.rows || cols !== pane.output.cols) arrange();
+  readSeries(pane.output).then(() => {
+    settle();
+    const before = pane.loader.busy;
+    if (pane.follows) pane.ask(frameOf(pane));
+    if (before || !pane.loader.busy) refresh("output"); // else the answer draws
+  });
 }
 
 function remove(number) {
@@ -131,11 +136,19 @@ function zoom(times) {
   set({ zoom: picture.zoomed(times) });
 }
 
+/** Move the zoomed picture, so that a quarter of the window comes into view at the right (x = 1) or below (y = 1). */
+function move(x, y) {
+  const { picture } = active();
+  picture.zoom = view.zoom;
+  set({ zoom: picture.moved((-x * picture.width) / 4, (-y * picture.height) / 4) });
+}
+
 const fit = () => set({ zoom: { factor: 1, x: 0.5, y: 0.5 } });
 
 function showPanel(open) {
   state.panel = open ? "open" : "closed";
   $("#panel-open").setAttribute("aria-expanded", open);
+  if (panel && active().shown?.patch) onExact(active());
   refresh("size");
 }
 
@@ -149,7 +162,7 @@ function listen() {
   $("#save").addEventListener("click", save);
   $("#profile").addEventListener("click", () => set({ mode: view.mode === "profile" ? "move" : "profile" }));
   window.addEventListener("hashchange", () => restore());
-  listenToKeys({ player, zoom, fit, save, togglePanel });
+  listenToKeys({ player, zoom, move, fit, save, togglePanel });
 }
 
 /** Show what the address names, where it exists. */
@@ -163,7 +176,7 @@ function restore() {
 }
 
 function onExact(pane) {
-  if (pane !== active()) return;
+  if (pane !== active() || state.panel === "closed") return;
   panel.limits.count(pane);
   panel.point.add(pane);
 }
@@ -173,13 +186,14 @@ async function start() {
   startTheme();
   await loadMaps();
   for (const described of await getJson("outputs")) {
-    const output = new Output(described, () => refresh("previews"));
+    const output = new Output(described, () => output.live && view.follow || refresh("previews")); // events draw
     panes.push(new Pane(output, exact, onExact));
   }
   await Promise.all(panes.map(({ output }) => readSeries(output)));
   $("#identity").append(panes.length === 1 ? panes[0].head : `${panes.length} outputs, linked by model time`);
   $("#panes").dataset.many = panes.length > 1;
   $("#panes").append(...panes.map((pane) => pane.element));
+  new ResizeObserver(arrange).observe($("#panes"));
   panel = new Panel();
   player = new Player(active);
   restore();

@@ -30,7 +30,10 @@ export class Pane {
     this.#build();
     this.picture = new Picture(this.stage, this.canvas);
     this.pointer = new Pointer(this);
-    new ResizeObserver(() => refresh("size")).observe(this.stage);
+    new ResizeObserver(() => {
+      this.picture.measure();
+      refresh("size");
+    }).observe(this.stage);
   }
 
   #build() {
@@ -65,29 +68,42 @@ export class Pane {
     for (const sheet of Object.values(this.sheets)) sheet.key = "";
   }
 
-  /** Draw the frame of the view whose number is `frame`. */
-  draw(frame) {
+  /** Whether the pane shows the newest frame of a running output. */
+  get follows() {
+    return this.output.live && view.follow;
+  }
+
+  /** Ask for a frame of the view, and return what can be drawn now. */
+  ask(frame) {
     const { output, picture } = this;
     this.frame = Math.min(frame, output.last);
-    this.#drawHead();
-    if (!output.rows) return this.#drawNothing();
+    if (!output.rows) return null;
     const members = output.membersOf(view.member);
     picture.arrange({ rows: output.rows, cols: output.cols, tiles: members.length });
     picture.zoom = view.zoom;
     const field = output.fieldOf(view.field);
     const region = output.exact === "window" ? regionOf(picture, output.rows, output.cols) : null;
     const moving = view.moving || view.playing || (region && view.zooming);
-    const live = output.live && view.follow;
-    const content = this.loader.update({ frame: this.frame, field, members, moving, live, seen: picture.visible, region });
-    if (content) this.#paint(content);
-    const names = members.length > 1 ? members.map(String) : null;
-    picture.draw({ names, point: this.#cellOf(view.point), line: this.#lineOf(view.line) });
-    this.#drawScale();
+    const wish = { frame: this.frame, field, members, moving, live: this.follows, seen: picture.visible, region };
+    return this.loader.update(wish);
+  }
+
+  /** Draw the frame of the view whose number is `frame`. */
+  draw(frame) {
+    const content = this.ask(frame);
+    if (this.output.rows) this.#drawPicture(content);
     this.#drawHead();
     this.#drawMessage();
+  }
+
+  #drawPicture(content) {
+    if (content) this.#paint(content);
+    const { tiles } = this.picture.shape;
+    const names = tiles > 1 ? this.output.membersOf(view.member).map(String) : null;
+    this.picture.draw({ names, point: this.cellOf(view.point), line: this.#lineOf(view.line) });
+    this.#drawScale();
     this.pointer.again();
     this.#measure(content);
-    return content;
   }
 
   /** Note how long a frame took from the request to the picture. */
@@ -146,13 +162,6 @@ export class Pane {
     return { sheet, top, left, rows: patch.rows * step, cols: patch.cols * step, from: [patch.cols, patch.rows] };
   }
 
-  #drawNothing() {
-    this.veil.hidden = false;
-    say(this.veil, "The page waits for the first frame.");
-    this.#drawMessage();
-    return null;
-  }
-
   #drawHead() {
     const { output, shown } = this;
     const state = output.gone ? "gone" : output.state;
@@ -162,6 +171,8 @@ export class Pane {
     this.element.setAttribute("aria-label", `${output.name}, ${STATES[state] ?? state}`);
     this.element.dataset.active = view.active === output.number;
     this.element.dataset.kind = shown?.kind ?? "none";
+    this.veil.hidden = Boolean(shown);
+    say(this.veil, output.frames ? "The page loads the frame." : "The page waits for the first frame.");
     if (!output.frames) return say(this.where, "");
     const frame = shown?.frame ?? this.frame;
     const total = output.live ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
@@ -170,8 +181,6 @@ export class Pane {
     const field = shown?.field ?? output.fieldOf(view.field);
     const kind = shown?.kind === "exact" ? "exact values" : "preview";
     this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${kind}`);
-    this.veil.hidden = Boolean(shown);
-    if (!shown) say(this.veil, "The page loads the frame.");
     return undefined;
   }
 
@@ -213,7 +222,7 @@ export class Pane {
     }));
   }
 
-  #cellOf(point) {
+  cellOf(point) {
     if (!point || point.row >= this.output.rows || point.col >= this.output.cols) return null;
     const tile = this.output.membersOf(view.member).indexOf(point.member);
     return tile < 0 ? null : { ...point, tile };

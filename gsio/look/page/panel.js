@@ -6,14 +6,19 @@ import { $, el, say, token } from "./dom.js";
 import { brief } from "./format.js";
 import { LimitsControl } from "./limits.js";
 import { legend, Plot } from "./plots.js";
-import { set, view } from "./view.js";
+import { refresh, set, view } from "./view.js";
 
 const PARTS = ["compute", "link", "encode", "write", "wait"];
 const KINDS = { f: "float", u: "uint" };
+const CALM = 2500; // ms between two drawings beside a run, which is to have the processors
 const STRIP = 160; // moments in a lane
+const TALL = 40; // pixels of a lane, which the style stretches
 
 export class Panel {
+  due = 0; // when a running output may change the panel again
+
   constructor() {
+    for (const group of document.querySelectorAll(".group")) group.addEventListener("toggle", () => refresh("panel"));
     this.limits = new LimitsControl();
     this.point = new PointCurve();
     this.line = new LineCurve();
@@ -39,17 +44,25 @@ export class Panel {
     }
   }
 
-  /** Show what belongs to the active pane. */
-  show(pane) {
+  /** Show what belongs to the active pane, where it is seen; `calm`: the run changed it, which is shown now and then. */
+  show(pane, calm) {
     const { output } = pane;
+    const now = performance.now();
+    clearTimeout(this.timer);
+    if (document.documentElement.dataset.panel === "closed") return;
+    if (calm && now < this.due) {
+      this.timer = setTimeout(refresh, CALM, "panel"); // for the last change
+      return;
+    }
+    this.due = now + CALM;
     this.#showChoices(output);
     if (!output.rows) return;
     this.limits.show(pane);
-    this.#showStats(pane);
-    this.point.show(pane);
     this.line.show(pane);
     this.#showRun(output);
-    this.#showFacts(output);
+    if ($("#stats-group").open) this.#showStats(pane);
+    if ($("#point-group").open) this.point.show(pane);
+    if ($("#facts-group").open) this.#showFacts(output);
   }
 
   #showChoices(output) {
@@ -84,7 +97,7 @@ export class Panel {
   #showRun(output) {
     const { occupied, bottleneck } = output.progress ?? {};
     $("#run-group").hidden = !output.live || !occupied;
-    if (!output.live || !occupied) return;
+    if ($("#run-group").hidden || !$("#run-group").open) return;
     const note = $("#bottleneck");
     if (note.dataset.of !== String(bottleneck)) {
       note.dataset.of = String(bottleneck);
@@ -135,21 +148,16 @@ function reduce(value, name) {
 }
 
 function laneOf(part) {
-  return el("div", { className: "lane" }, el("span", {}, part), el("canvas", { "aria-hidden": "true" }), el("output"));
+  return el("div", { className: "lane" }, el("span", {}, part), el("canvas", { width: STRIP, height: TALL, "aria-hidden": "true" }), el("output"));
 }
 
 /** Draw a lane as bars, one for each moment, the newest at the right. */
 function drawLane(canvas, shares, strong) {
-  const ratio = window.devicePixelRatio || 1;
-  const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
-  if (!width) return;
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, width, height);
+  context.clearRect(0, 0, STRIP, TALL);
   context.fillStyle = token(strong ? "series-2" : "series-1");
-  const bar = width / STRIP;
   shares.slice(-STRIP).reverse().forEach((share, age) => {
-    const size = Math.min(1, share) * height;
-    context.fillRect(width - (age + 1) * bar, height - size, Math.ceil(bar), size);
+    const size = Math.min(1, share) * TALL;
+    context.fillRect(STRIP - age - 1, TALL - size, 1, size);
   });
 }

@@ -36,6 +36,8 @@ export class Sheet {
 }
 
 export class Picture {
+  width = 0; // CSS pixels of the stage
+  height = 0;
   layers = []; // {sheet, top, left, rows, cols, from}: where in the grid `from` columns and rows of a sheet belong
   shape = { rows: 1, cols: 1, tiles: 1 };
   zoom = { factor: 1, x: 0.5, y: 0.5 };
@@ -46,11 +48,16 @@ export class Picture {
     this.context = canvas.getContext("2d", { alpha: false });
   }
 
-  /** Lay out the tiles so that they become as large as possible. */
-  arrange(shape) {
-    this.shape = shape;
+  /** Take the size of the stage, which has changed. */
+  measure() {
     this.width = Math.max(1, this.stage.clientWidth);
     this.height = Math.max(1, this.stage.clientHeight);
+  }
+
+  /** Lay out the tiles so that they become as large as possible. */
+  arrange(shape) {
+    if (!this.width) this.measure();
+    this.shape = shape;
     const { rows, cols, tiles } = shape;
     this.gap = tiles > 1 ? Math.ceil(GAP * Math.max(rows, cols)) : 0;
     let best = 0;

@@ -4,6 +4,7 @@ import { $, say, shade, token } from "./dom.js";
 import { count } from "./format.js";
 import { refresh, set, view } from "./view.js";
 
+const STRIP = 1024; // pixels of the strip under the slider, which the style stretches
 const PATIENCE = 2000; // ms that playing waits for a frame that does not come
 
 export class Player {
@@ -101,12 +102,11 @@ export class Player {
   #drawLoaded(output) {
     const canvas = $("#loaded");
     const { frames, number, proxies } = output;
-    const key = [number, frames, proxies.groups.size, view.member, view.field, canvas.clientWidth, shade()].join(" ");
+    const key = [number, frames, proxies.groups.size, view.member, view.field, shade()].join(" ");
     if (key === this.drawn) return;
     this.drawn = key;
     const context = canvas.getContext("2d");
-    if (canvas.width !== canvas.clientWidth) canvas.width = canvas.clientWidth;
-    canvas.height = 1; // clears it
+    [canvas.width, canvas.height] = [STRIP, 1]; // clears it
     if (!output.frames) return;
     context.fillStyle = token("ink-faint");
     const members = output.membersOf(view.member);

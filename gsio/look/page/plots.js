@@ -80,7 +80,6 @@ export class Plot {
     this.mark.hidden = at === null || !this.#plot;
     if (this.mark.hidden) return;
     this.mark.style.left = `${this.#plot.valToPos(at, "x")}px`;
-    this.mark.style.height = `${this.#plot.over.clientHeight}px`;
   }
 
   repaint() {

@@ -1,13 +1,15 @@
-// What the pointer does on a picture: it hovers, clicks a point, moves the zoomed picture, or draws a profile.
+// What the pointer does on a picture: it hovers, clicks a point, moves or zooms the picture, or draws a profile.
 
 import { set, view } from "./view.js";
 
 const STILL = 4; // CSS pixels that a click may move
 const NOTCH = 1.0015; // zoom for a pixel of the wheel
+const PINCH = 7; // pixels of the wheel for a pixel of a pinch on a touchpad, which browsers send as a wheel with ctrl
 
 export class Pointer {
   start = null; // {x, y, cell, zoom, profile, moved} while a button is down
   last = null; // [x, y] of the newest place over the stage
+  down = new Map(); // pointer's id → [x, y] while it is down
 
   constructor(pane) {
     this.pane = pane;
@@ -15,17 +17,18 @@ export class Pointer {
     stage.addEventListener("pointerdown", (event) => this.#down(event));
     stage.addEventListener("pointermove", (event) => this.#move(event));
     stage.addEventListener("pointerup", (event) => this.#up(event));
-    stage.addEventListener("pointercancel", () => (this.start = null));
+    stage.addEventListener("pointercancel", (event) => this.#end(event));
     stage.addEventListener("pointerleave", () => {
       this.last = null;
-      pane.hover(null);
+      this.again();
     });
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
   }
 
-  /** Read the value under the pointer again, after the picture has changed. */
+  /** Read the value under the pointer again, or that of the chosen point while no pointer is over the picture. */
   again() {
-    if (this.last) this.pane.hover(this.pane.picture.cellAt(...this.last));
+    const { pane, last } = this;
+    pane.hover(last ? pane.picture.cellAt(...last) : pane.cellOf(view.point));
   }
 
   #place(event) {
@@ -37,13 +40,15 @@ export class Pointer {
     if (event.button !== 0) return;
     const [x, y] = this.#place(event);
     const profile = view.mode === "profile" || event.shiftKey;
-    this.start = { x, y, cell: this.pane.picture.cellAt(x, y), profile, moved: false };
+    this.down.set(event.pointerId, [x, y]);
     this.pane.stage.setPointerCapture(event.pointerId);
+    this.start = this.down.size > 1 ? null : { x, y, cell: this.pane.picture.cellAt(x, y), profile, moved: false };
   }
 
   #move(event) {
     const [x, y] = this.#place(event);
     this.last = [x, y];
+    if (this.down.size === 2 && this.down.has(event.pointerId)) return this.#pinch(event.pointerId, [x, y]);
     const { start, pane } = this;
     if (start && Math.hypot(x - start.x, y - start.y) > STILL) start.moved = true;
     if (start?.moved && start.profile) this.#stretch(x, y);
@@ -52,7 +57,27 @@ export class Pointer {
       set({ zoom: pane.picture.moved(x - start.x, y - start.y) });
       [start.x, start.y] = [x, y];
     }
-    this.again();
+    return this.again();
+  }
+
+  /** Zoom and move the picture with two fingers, one of which has come to `place`. */
+  #pinch(id, place) {
+    const { picture } = this.pane;
+    const spread = () => {
+      const [[ax, ay], [bx, by]] = this.down.values();
+      return { x: (ax + bx) / 2, y: (ay + by) / 2, size: Math.max(1, Math.hypot(ax - bx, ay - by)) };
+    };
+    const before = spread();
+    this.down.set(id, place);
+    const { x, y, size } = spread();
+    picture.zoom = view.zoom;
+    picture.zoom = picture.zoomed(size / before.size, before.x, before.y);
+    set({ zoom: picture.moved(x - before.x, y - before.y) });
+  }
+
+  #end(event) {
+    this.down.delete(event.pointerId);
+    this.start = null;
   }
 
   #stretch(x, y) {
@@ -63,9 +88,9 @@ export class Pointer {
     set({ line: { from: [start.cell.row, start.cell.col], to: [to.row, to.col], member } });
   }
 
-  #up() {
+  #up(event) {
     const { start, pane } = this;
-    this.start = null;
+    this.#end(event);
     if (!start || start.moved || !start.cell) return;
     const { row, col, tile } = start.cell;
     set({ point: { row, col, member: pane.output.membersOf(view.member)[tile] } });
@@ -73,7 +98,7 @@ export class Pointer {
 
   #wheel(event) {
     event.preventDefault();
-    const pixels = event.deltaY * (event.deltaMode ? 33 : 1);
+    const pixels = event.deltaY * (event.deltaMode ? 33 : 1) * (event.ctrlKey ? PINCH : 1);
     this.pane.picture.zoom = view.zoom;
     set({ zoom: this.pane.picture.zoomed(NOTCH ** -pixels, ...this.#place(event)) });
   }

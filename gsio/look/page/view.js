@@ -21,9 +21,9 @@ export const view = {
   zooming: false, // the zoom did
 };
 
+const state = document.documentElement.dataset;
 const listeners = new Set();
-let changed = new Set();
-let asked = false;
+let changed = new Set(); // names; a drawing is due while there are some
 const rests = {};
 
 /** Call `listener(set of the names that changed)` in the animation frame after a change. */
@@ -32,17 +32,17 @@ export function onChange(listener) {
 }
 
 function draw() {
-  asked = false;
   const names = changed;
   changed = new Set();
   for (const listener of listeners) listener(names);
+  state.drawn = changed.size === 0;
 }
 
-/** Draw again in the next animation frame. */
+/** Draw again in the next animation frame; until then the page says that it does not show the newest state. */
 export function refresh(...names) {
+  if (!changed.size) requestAnimationFrame(draw);
   for (const name of names) changed.add(name);
-  if (!asked) requestAnimationFrame(draw);
-  asked = true;
+  state.drawn = "false";
 }
 
 /** Set a flag of the view until nothing has moved for a moment. */
