@@ -22,7 +22,7 @@ from gsio.run.progress import frame_progress
 from gsio.run.status import is_written, open_committed
 
 ENDINGS = (".png", ".tif", ".tiff")
-NUMBER = re.compile(r"%0?\d*d")  # the place of the frame's number in a name
+NUMBER = re.compile(r"%0?\d{0,3}d")  # the place of the frame's number in a name
 INSTEAD = "choose another name, or replace it with --overwrite"
 
 log = structlog.get_logger()
