@@ -116,7 +116,7 @@ def write_movie(
         return 0
     number, interval = 0, 1 / Fraction(fps).limit_denominator(1001)
     try:
-        with av.open(str(path), "w", format=form.container, options=form.muxing) as file:
+        with av.open(str(path.absolute()), "w", format=form.container, options=form.muxing) as file:
             stream = _add_stream(file, form, first, interval)
             for number, frame in enumerate(chain([first], frames), 1):
                 frame.pts, frame.duration, frame.time_base = number - 1, 1, interval

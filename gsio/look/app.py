@@ -31,6 +31,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 REQUESTS = 24  # requests that are answered at once; a browser has six connections
 STREAMS = 24  # streams of events at once
 THREADS = 4  # that read frames
+STRANGE = 403, 405, 421  # answers to those who may not ask; their connections end, because few are free
 PIECE_SECONDS = 0.1  # between two pieces of a curve
 NUMBER = r"([0-9]{1,9})"
 RANGE = r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})"
@@ -151,7 +152,9 @@ class App:
             with route.busy.entered():
                 await _send(await route.answer(query, *groups), scope["method"], receive, send)
         except Refused as refused:
-            await _send(Answer(f"{refused}\n".encode(), TEXT, status=refused.status), scope["method"], receive, send)
+            headers = (("Connection", "close"),) if refused.status in STRANGE else ()
+            answer = Answer(f"{refused}\n".encode(), TEXT, headers, refused.status)
+            await _send(answer, scope["method"], receive, send)
         except Exception as error:
             log.warning(f"the page: a request failed: {type(error).__name__}: {error}")
             raise
@@ -316,7 +319,7 @@ def _expect(true: bool, text: str) -> None:
 
 def _reason(error: Exception) -> str:
     """Return why something cannot be read, without the path of a file."""
-    return getattr(error, "strerror", None) or re.sub(r"\S*/\S*", "a file", str(error))
+    return getattr(error, "strerror", None) or str(error)
 
 
 async def _send(answer: Answer, method: str, receive: Receive, send: Send) -> None:

@@ -15,7 +15,7 @@ from gsio.run.progress import frame_progress
 from gsio.run.status import open_committed
 
 ENDINGS = (".png", ".tif", ".tiff")
-NUMBER = re.compile(r"%0?\d*d")  # the place of the frame's number in a name
+NUMBER = re.compile(r"%0?\d{0,3}d")  # the place of the frame's number in a name
 
 
 def write_frames(

@@ -18,6 +18,7 @@ from gsio.machine import usable_cores
 MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
 AHEAD = 8  # groups that are made ahead once that much is kept
 SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
+Key = tuple[tuple[object, ...], int, int]  # of a group: the output with field and member, its number, its frames
 UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
 
 
@@ -35,9 +36,9 @@ class Wanted(NamedTuple):
         return range(self.group * GROUP, min((self.group + 1) * GROUP, self.now.frames))
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> Key:
         """What tells this group from all others, and from itself with fewer frames."""
-        return (self.now.group, self.now.identity, self.field, self.member, self.group, len(self.frames))
+        return (self.now.group, self.now.identity, self.field, self.member), self.group, len(self.frames)
 
 
 class Proxies:
@@ -58,12 +59,13 @@ class Proxies:
 
     def __init__(self, is_computing: Callable[[], bool] = lambda: False, most_nbytes: int = MOST_NBYTES) -> None:
         self._is_computing, self._most = is_computing, most_nbytes
-        self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()  # what was used last comes last
+        self._kept: OrderedDict[Key, bytes] = OrderedDict()  # what was used last comes last
         self.nbytes = 0
         self._changed = threading.Condition()
         self._waiting = 0  # requests that are being answered
         self._wanted: Wanted | None = None  # the group that the page has asked for last
-        self._making: set[tuple[Any, ...]] = set()
+        self._ahead: Iterator[tuple[int, Wanted]] = iter(())  # what may have to be made, numbered
+        self._making: set[Key] = set()
         self._stopped = threading.Event()
 
     @contextmanager
@@ -85,7 +87,7 @@ class Proxies:
         the frame cannot be read.
         """
         with self._changed:
-            self._wanted = wanted
+            self._want(wanted)
             if (found := self._kept.get(wanted.key)) is not None:
                 self._kept.move_to_end(wanted.key)
                 return found
@@ -95,7 +97,7 @@ class Proxies:
         """Take the new frames of an output into the work ahead, if the page shows this output."""
         with self._changed:
             if self._wanted is not None and self._wanted.now.group == now.group:
-                self._wanted = self._wanted._replace(now=now)
+                self._want(self._wanted._replace(now=now))
                 self._changed.notify_all()
 
     def ready(self, now: Snapshot) -> int:
@@ -103,7 +105,8 @@ class Proxies:
         with self._changed:
             if self._wanted is None or self._wanted.now.group != now.group:
                 return 0
-            return sum(key[-1] for key in _keys(self._wanted) if key in self._kept)
+            shown, _, _ = self._wanted.key
+            return sum(n for of, group, n in self._kept if of == shown and n == min(GROUP, now.frames - group * GROUP))
 
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
@@ -122,27 +125,29 @@ class Proxies:
         with self._changed:
             self._changed.notify_all()
 
-    def _next(self) -> Wanted | None:
-        """Wait for a group to make, and return it; None means the end.
+    def _want(self, wanted: Wanted) -> None:
+        """Let the work ahead go on from a group.
 
-        The groups that follow the last one that was asked for come first. While a run goes on, one thread makes the
-        newest groups that are full.
+        The groups that follow it come first. While a run goes on, only those that are full are made, the newest first.
         """
+        full, every = wanted.now.frames // GROUP, -(-wanted.now.frames // GROUP)
+        order = [*range(wanted.group, every), *range(wanted.group)]
+        if self._is_computing():
+            order = [*reversed(range(full))]
+        self._wanted = wanted
+        self._ahead = enumerate(wanted._replace(group=group) for group in order)
+
+    def _next(self) -> Wanted | None:
+        """Wait for a group to make, and return it; None means the end. While a run goes on, one thread makes groups."""
         with self._changed:
             while not self._stopped.is_set():
-                wanted, alone = self._wanted, self._is_computing()
-                if wanted is not None and not self._waiting and not (alone and self._making):
-                    keys = _keys(wanted)
-                    if alone:
-                        keys = [key for key in reversed(keys) if key[-1] == GROUP]
-                    else:
-                        keys = keys[wanted.group :] + keys[: wanted.group]
-                    if self.nbytes > self._most * 3 // 4:
-                        keys = keys[:AHEAD]
-                    key = next((key for key in keys if key not in self._kept and key not in self._making), None)
-                    if key is not None:
-                        self._making.add(key)
-                        return wanted._replace(group=key[-2])
+                if not self._waiting and not (self._making and self._is_computing()):
+                    for place, group in self._ahead:
+                        if place >= AHEAD and self.nbytes > self._most * 3 // 4:
+                            break
+                        if group.key not in self._kept and group.key not in self._making:
+                            self._making.add(group.key)
+                            return group
                 self._changed.wait()
         return None
 
@@ -165,12 +170,6 @@ class Proxies:
         return deflated
 
 
-def _keys(wanted: Wanted) -> list[tuple[Any, ...]]:
-    """Return the keys of all groups of the same field and member; the output can have thousands of them."""
-    same, frames = wanted.key[:-2], wanted.now.frames
-    return [(*same, first // GROUP, min(GROUP, frames - first)) for first in range(0, frames, GROUP)]
-
-
 def _deflated(wanted: Wanted, rest: Callable[[float], object] = lambda started: None) -> bytes:
     """Return the proxies of a group in one zlib stream; `rest` is called after each chunk, with the time it began."""
     per_chunk, frames, found = wanted.now.fields[wanted.field].frames_per_chunk, wanted.frames, []
@@ -186,6 +185,7 @@ def _deflated(wanted: Wanted, rest: Callable[[float], object] = lambda started: 
     return deflated
 
 
+@np.errstate(all="ignore")  # values of a run that diverges
 def make_proxies(now: Snapshot, field: str, member: int, frames: range) -> list[bytes]:
     """Return the proxies of `frames`, which share a chunk; raises as `Frames.chunk`."""
     source, k, (_, rows, cols) = now.fields[field], now.factor, now.shape
@@ -212,7 +212,6 @@ def _quantised(mean: NDArray[Any]) -> bytes:
     values = mean[finite] if not finite.all() else mean
     low, high = (values.min(), values.max()) if values.size else (np.float32(0), np.float32(0))
     factor = min(255 / (float(high) - float(low) or 1), 3e38)  # float32 holds it, also of a range near 0
-    with np.errstate(all="ignore"):  # values of a run that diverges
-        steps = (mean - low) * np.float32(factor) + np.float32(0.5)
-        steps = np.where(finite, np.clip(steps, 0, 255), 0)
+    steps = (mean - low) * np.float32(factor) + np.float32(0.5)
+    steps = np.where(finite, np.clip(steps, 0, 255), 0)
     return np.array([low, high], "<f4").tobytes() + steps.astype(np.uint8).tobytes()

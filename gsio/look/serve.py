@@ -21,7 +21,8 @@ from gsio.look.source import Source, from_stack
 from gsio.machine import usable_cores
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # the names of this machine for itself
-IDLE_SECONDS = 15.0  # after which a connection without a request is closed
+IDLE_SECONDS = 15.0  # after which a connection without a request, or whose client takes no bytes, is closed
+PIECE = 64 << 10  # bytes that a client takes in that time
 CONNECTIONS = 64
 END_SECONDS = 2.0  # that a server waits for its connections
 ANY = ("0.0.0.0", "::")
@@ -117,7 +118,7 @@ class Server:
         self._proxies.stop()
         with suppress(trio.RunFinishedError):
             self._cancel()
-        self._thread.join(END_SECONDS)  # a client that reads nothing can hold it; the thread ends with the process
+        self._thread.join(END_SECONDS)  # a slow disk can hold it; the thread ends with the process
 
     def wait(self) -> None:
         """Wait until the server has failed, and raise its error; a signal can end this before."""
@@ -183,9 +184,10 @@ def _protocol(app: Any) -> Callable[[Any], Awaitable[None]]:
     """Return the function by which hypercorn speaks HTTP on a connection.
 
     `hypercorn.trio.serve` has no bound on connections, and ends the whole server where one of them breaks the protocol
-    in some ways, as in the middle of a change to HTTP/2.
+    in some ways.
     """
     from hypercorn.config import Config
+    from hypercorn.events import RawData
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
     from hypercorn.typing import ConnectionState, LifespanState
@@ -198,9 +200,27 @@ def _protocol(app: Any) -> Callable[[Any], Awaitable[None]]:
     wrapped = wrap_app(app, 0, "asgi")
 
     class Connection(TCPServer):
-        """A connection that ends when either side has closed it; else it would stay for `IDLE_SECONDS`."""
+        """A connection that ends when either side has closed it, or the client takes nothing for `IDLE_SECONDS`."""
+
+        async def run(self) -> None:
+            with trio.CancelScope() as self.whole:
+                await super().run()
+
+        async def protocol_send(self, event: Any) -> None:
+            if not isinstance(event, RawData):
+                await super().protocol_send(event)
+                return
+            try:
+                async with self.send_lock:
+                    for start in range(0, len(event.data), PIECE):
+                        with trio.fail_after(IDLE_SECONDS):
+                            await self.stream.send_all(event.data[start : start + PIECE])
+            except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+                self.whole.cancel()  # the part that reads can wait for the part that sends
 
         async def _read_data(self) -> None:
+            # Within HTTP/2, to which the outer protocol can change, a client can make an answer wait for ever.
+            self.protocol: Any = self.protocol.protocol
             await super()._read_data()
             await self.idle_task.stop()
 

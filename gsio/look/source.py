@@ -18,6 +18,7 @@ from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, reason_of
 from gsio.frames.metadata import damaged_frames, field_attributes
+from gsio.inputs import printable
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout, Places
 from gsio.run.plan import layout_of
@@ -152,7 +153,7 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """Return the values that the page gets of this output."""
         now = self.now
-        name = {"number": self.number, "name": self.path.name}
+        name = {"number": self.number, "name": printable(self.path.name or self.path.resolve().name)}
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
 
     def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:

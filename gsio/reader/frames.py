@@ -215,8 +215,8 @@ class Frames:
         A deflated chunk is sent as it is stored, and so are raw values; others are decoded first.
         """
         encoded = self.encoded(number, slab)
-        if self._codec.raw or self._codec.byte_planes:
-            return bytes(encoded), "" if self._codec.raw else "deflate"
+        if self._codec.byte_planes:
+            return bytes(encoded), "deflate"
         return decode(self._codec, encoded, self._array.dtype, self._chunk_nbytes).tobytes(), ""
 
     def encoded(self, number: int, slab: int) -> Any:
@@ -359,13 +359,13 @@ def _from_shard(path: Path, place: int, chunks: int, most_nbytes: int) -> bytes:
     with open_regular(path) as file:
         start = file.seek(0, os.SEEK_END) - (16 * chunks + 4)
         if start < 0:
-            raise ValueError(f"{path} is too short for its index")
+            raise ValueError(f"{path.name} is too short for its index")
         file.seek(start)
         index, checksum = file.read(16 * chunks), file.read(4)
         if crc32c(index) != int.from_bytes(checksum, "little"):
-            raise ValueError(f"the index of {path} is damaged")
+            raise ValueError(f"the index of {path.name} is damaged")
         offset, size = map(int, np.frombuffer(index, "<u8").reshape(-1, 2)[place])
         if size > most_nbytes or offset + size > start:
-            raise ValueError(f"a chunk of {path} is missing or damaged")
+            raise ValueError(f"a chunk of {path.name} is missing or damaged")
         file.seek(offset)
         return file.read(size)

@@ -17,6 +17,7 @@ from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
 from gsio.errors import DataError
+from gsio.inputs import printable
 from gsio.log import configure
 from gsio.reader.selection import Frame, Selection, fields_of, select
 from gsio.reader.stack import Stack
@@ -156,7 +157,7 @@ def picture(stack: Stack, number: int, field: str | None, member: int | None, **
 
 def html_of(stack: Stack) -> str:
     """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
-    facts = f"<b>{html.escape(str(stack.path))}</b>: {html.escape(stack.facts)}{_rates(stack)}"
+    facts = f"<b>{html.escape(printable(str(stack.path)))}</b>: {html.escape(stack.facts)}{_rates(stack)}"
     if not stack.frames:
         return f"<div>{facts}</div>"
     longest = max(next(iter(stack.fields.values())).shape[-2:])

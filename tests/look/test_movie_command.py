@@ -237,6 +237,12 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     assert sorted(Path().iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["a:b.mp4", "file:run.webm", "%05d.gif", "<\n'\".apng"])
+def test_a_name_is_a_name_and_no_address(name: str, source: Path) -> None:
+    assert main(["movie", str(source), "-o", name, "-q"]) == 0
+    assert Path(name).stat().st_size
+
+
 def test_no_movie_is_put_into_an_output(make_source: Callable[..., Path]) -> None:
     source = make_source("run.zarr")
     Path("link").symlink_to(source)

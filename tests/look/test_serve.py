@@ -14,8 +14,9 @@ from patience import DEADLINE
 
 import gsio
 from gsio.config import Config
+from gsio.look import serve
 from gsio.look.app import STREAMS
-from gsio.look.serve import Server, listen
+from gsio.look.serve import CONNECTIONS, Server, listen
 
 Make = Callable[..., Config]
 ADDRESSES = [
@@ -200,6 +201,39 @@ def test_malformed_requests_get_nothing_and_change_nothing(client: Client, tmp_p
     assert client.get("/outputs").status == 200
     assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
     assert psutil.Process().memory_info().rss - memory < 100 << 20
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_clients_that_take_no_answer_keep_nobody_out(
+    known: bool, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.5)
+    cookie = f"Cookie: {client.headers['Cookie']}\r\n" if known else ""
+    request = f"GET /page/uPlot.esm.js HTTP/1.1\r\nHost: localhost\r\n{cookie}\r\n".encode()
+    silent = [socket.socket() for _ in range(CONNECTIONS)]
+    for connection in silent:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", client.port))
+        connection.sendall(100 * request)
+    until = time.monotonic() + DEADLINE
+    while client.get("/outputs").status == 503:  # those who know the token can be too many at once
+        assert known
+        assert time.monotonic() < until
+    for connection in silent:
+        connection.close()
+
+
+def test_no_connection_changes_to_http_2(client: Client) -> None:
+    cookie = f"Cookie: {client.headers['Cookie']}\r\n"
+    upgrade = "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    asked = f"GET /outputs HTTP/1.1\r\nHost: localhost\r\n{cookie}{upgrade}\r\n".encode()
+    for data in (preface, asked + preface):
+        with socket.create_connection(("127.0.0.1", client.port), timeout=DEADLINE) as connection:
+            connection.sendall(data + b"\0\0\0\4\0\0\0\0\0")  # empty settings
+            answer = connection.makefile("rb").read()  # until the server closes the connection
+        assert answer.partition(b"\r\n\r\n")[2] == b""
+    assert client.get("/outputs").status == 200
 
 
 def test_streams_are_few_and_end_with_their_client(client: Client) -> None:

@@ -1,7 +1,9 @@
 """The bytes that the page gets are the stored values, whatever the format, the codec and the cut of an output."""
 
+import html
 import itertools
 import json
+import os
 import random
 import shutil
 import struct
@@ -18,7 +20,7 @@ from gsio.cli import main
 from gsio.config import Config
 from gsio.look.proxies import make_proxies
 from gsio.look.serve import Server, listen
-from gsio.look.source import Source
+from gsio.look.source import Source, from_stack
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
@@ -209,6 +211,88 @@ def test_values_that_are_not_finite_are_shown_as_nothing(
     assert np.isnan(client.frame(client.output(), "v", 1)[0, 2, 3])
     with client.events("/outputs/0/point/v/0/2/3") as events:
         assert dict(zip(*next(events)[1].values(), strict=True))[1] is None
+
+
+def test_values_that_only_float64_holds_are_shown_as_nothing(
+    make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    import h5py
+
+    path = tmp_path / "run.h5"
+    changes = {"output.compression": "none", "initial.kind": "noise", "model.precision": "float64"}
+    gsio.simulate(make_config(changes), path)
+    with h5py.File(path, "r+") as file:
+        file["v"][1, 2, 3], file["v"][1, 2, 4] = 1e308, -1e308
+    now = from_stack(path)
+    (proxy,) = make_proxies(now, "v", 0, range(1, 2))  # a warning would be an error
+    assert np.isfinite(struct.unpack("<ff", proxy[:8])).all()
+    assert show(path).get("/outputs/0/proxy/v/0/1").body == proxy
+
+
+def test_a_link_in_the_place_of_a_chunk_shows_no_other_file(
+    make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    path, secret = tmp_path / "run.zarr", tmp_path / "secret"
+    secret.write_text("a secret")
+    with small_blocks(4 * PLANE, PLANE):
+        gsio.simulate(make_config({**NOISE, "output.compression": "none"}), path)
+    client = show(path)
+    for number, target in enumerate((secret, Path("/dev/zero"), tmp_path)):
+        chunk = path / "v" / f"c.{number}.0.0"
+        chunk.unlink()
+        chunk.symlink_to(target)
+        for address in (f"chunk/v/{number}/0", f"proxy/v/0/{number}", f"window/v/0/{number}/0:12:1/0:17:1"):
+            refused = client.get(f"/outputs/0/{address}")
+            assert refused.status == 410
+            assert b"secret" not in refused.body
+
+
+def test_no_answer_names_a_folder_whose_name_has_a_space(
+    make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    path = tmp_path / "a private folder" / "run.zarr"
+    path.parent.mkdir()
+    with small_blocks():
+        gsio.simulate(make_config({**NOISE, "output.compression": "zstd", "output.shard_frames": 4}), path)
+    client = show(path)
+    for number, data in enumerate((b"short", bytes(10_000))):
+        (path / "v" / f"c.{number}.0.0").write_bytes(data)
+        refused = client.get(f"/outputs/0/proxy/v/0/{4 * number}")
+        assert refused.status == 410
+        assert b"private" not in refused.body
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xff.h5", "\\udcff.h5"),  # no text at all
+        ("a\u202e5h.h5".encode(), "a\\u202e5h.h5"),  # turns the direction of the text
+        (b"<script>'&quot;.h5", "<script>'&quot;.h5"),
+        ("Übermaß\n50%d #?.h5".encode(), "Übermaß\n50%d #?.h5"),
+    ],
+)
+def test_a_name_is_shown_as_text(
+    name: bytes, shown: str, make_config: Make, tmp_path: Path, show: Callable[..., Client]
+) -> None:
+    path = tmp_path / os.fsdecode(name)
+    gsio.simulate(make_config(NOISE), tmp_path / "run.h5")
+    (tmp_path / "run.h5").rename(path)
+    assert show(path).output()["name"] == shown
+    with gsio.open_stack(path) as stack:
+        page = stack._repr_html_()
+    assert html.escape(shown) in page
+    assert "<script>" not in page
+    page.encode()
+
+
+def test_a_folder_can_be_named_by_a_dot(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, show: Callable[..., Client]
+) -> None:
+    gsio.simulate(make_config({**NOISE, "output.compression": "zstd"}), tmp_path / "run.zarr")
+    monkeypatch.chdir(tmp_path / "run.zarr")
+    client = show(Path())
+    assert client.output()["name"] == "run.zarr"
+    assert client.get("/outputs/0/chunk/v/0/0").status == 200
 
 
 def damage(dice: random.Random, path: Path) -> None:
