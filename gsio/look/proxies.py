@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells this group from all others, and from itself with fewer frames."""
-        return (self.now.group, self.now.identity, self.field, self.member, self.group, len(self.frames))
+        return (self.now.output_id, self.now.identity, self.field, self.member, self.group, len(self.frames))
 
 
 class Proxies:
@@ -94,14 +94,14 @@ class Proxies:
     def follow(self, now: Snapshot) -> None:
         """Take the new frames of an output into the work ahead, if the page shows this output."""
         with self._changed:
-            if self._wanted is not None and self._wanted.now.group == now.group:
+            if self._wanted is not None and self._wanted.now.output_id == now.output_id:
                 self._wanted = self._wanted._replace(now=now)
                 self._changed.notify_all()
 
     def ready(self, now: Snapshot) -> int:
         """Return how many frames have proxies, of the field and member that the page has asked for last."""
         with self._changed:
-            if self._wanted is None or self._wanted.now.group != now.group:
+            if self._wanted is None or self._wanted.now.output_id != now.output_id:
                 return 0
             return sum(key[-1] for key in _keys(self._wanted) if key in self._kept)
 
