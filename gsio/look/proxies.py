@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from gsio.look.source import GROUP, Snapshot
 from gsio.machine import usable_cores
 
-MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
-AHEAD = 8  # groups that are made ahead once that much is kept
-SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
+MOST_NBYTES = 256 << 20  # the deflated groups that are kept take no more
+AHEAD = 8  # groups are made ahead, and no more, once three quarters of `MOST_NBYTES` are kept
+SHARE = 0.02  # the work ahead takes this part of the machine while a run computes on it
 UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
 
 
@@ -96,7 +96,7 @@ class Proxies:
         with self._changed:
             if self._wanted is not None and self._wanted.now.output_id == now.output_id:
                 self._wanted = self._wanted._replace(now=now)
-                self._changed.notify_all()
+            self._changed.notify_all()  # the run of another output can have ended, which was waited for
 
     def ready(self, now: Snapshot) -> int:
         """Return how many frames have proxies, of the field and member that the page has asked for last."""
@@ -108,7 +108,7 @@ class Proxies:
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
         with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux, this thread alone gives way
         while (wanted := self._next()) is not None:
             try:
                 self._keep(wanted, _deflated(wanted, self._rest))
