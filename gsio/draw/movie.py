@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gsio.draw.picture import Canvas
 from gsio.errors import GsioError, UsageError
 
-Draw = Callable[[Canvas], Any]  # from the indices of a picture to a frame of PyAV
+Draw = Callable[[Canvas], Any]  # makes a frame of PyAV from the indices of a picture
 
 BT709 = 1  # the number of this standard for the matrix, the primaries and the transfer, in ITU-T H.273
 LIMITED = 1  # FFmpeg's number of the range 16 to 235

@@ -25,7 +25,7 @@ WHITE, BLACK = 255, 24  # paper and ink
 STRIP = 1 << 22  # cells that are indexed at a time: with fewer, threads would wait for the interpreter lock
 ASPECT = 1.6  # a sheet is about so much wider than high
 WIDER = 1.25  # a label may be so much wider than its tile
-MOST_PIXELS = 1 << 30  # of a picture
+MOST_PIXELS = 1 << 30  # a larger picture is refused
 
 Canvas = NDArray[np.uint8]
 

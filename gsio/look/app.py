@@ -29,10 +29,10 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 REQUESTS = 24  # requests that are answered at once; a browser has six connections
-STREAMS = 24  # streams of events at once
-THREADS = 4  # that read frames
+STREAMS = 24  # streams of events are open at once
+THREADS = 4  # these read frames
 STRANGE = 403, 405, 421  # answers to those who may not ask; their connections end, because few are free
-PIECE_SECONDS = 0.1  # between two pieces of a curve
+PIECE_SECONDS = 0.1  # the time to read a piece of a curve, which is sent at once
 NUMBER = r"([0-9]{1,9})"
 RANGE = r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})"
 FIELD = r"([uv])"
@@ -202,7 +202,8 @@ class App:
             b'<!doctype html><html lang="en"><title>gsio</title><link rel="icon" href="./page/favicon.svg">'
             b'<meta http-equiv="refresh" content="0; url=./"><a href="./">Open the page</a></html>\n'
         )
-        cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict"  # for the folder of this address
+        # A cookie without a path is for the folder of this address.
+        cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict"
         return Answer(body, KINDS["html"], (("Set-Cookie", cookie),))
 
     async def _page(self, query: dict[str, str], name: str) -> Answer:

@@ -12,7 +12,7 @@ from pathlib import Path
 from gsio.look.serve import Server
 from gsio.streams import say
 
-PATIENCE_SECONDS = 60.0  # that a browser has to open the page
+PATIENCE_SECONDS = 60.0  # the time that a browser has to open the page
 
 
 def has_display() -> bool:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from gsio.look.source import GROUP, Snapshot
 from gsio.machine import usable_cores
 
-MOST_NBYTES = 256 << 20  # of the deflated groups that are kept
-AHEAD = 8  # groups that are made ahead once that much is kept
-SHARE = 0.02  # of the machine's time for work ahead of the page, while a run computes on this machine
+MOST_NBYTES = 256 << 20  # the deflated groups that are kept take no more
+AHEAD = 8  # groups are made ahead, and no more, once three quarters of `MOST_NBYTES` are kept
+SHARE = 0.02  # the work ahead takes this part of the machine while a run computes on it
 Key = tuple[tuple[object, ...], int, int]  # of a group: the output with field and member, its number, its frames
 UNREADABLE = np.full(2, np.nan, "<f4").tobytes()
 
@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
     @property
     def key(self) -> Key:
         """What tells this group from all others, and from itself with fewer frames."""
-        return (self.now.group, self.now.identity, self.field, self.member), self.group, len(self.frames)
+        return (self.now.output_id, self.now.identity, self.field, self.member), self.group, len(self.frames)
 
 
 class Proxies:
@@ -96,14 +96,15 @@ class Proxies:
     def follow(self, now: Snapshot) -> None:
         """Take the new frames of an output into the work ahead, if the page shows this output."""
         with self._changed:
-            if self._wanted is not None and self._wanted.now.group == now.group:
-                self._want(self._wanted._replace(now=now))
-                self._changed.notify_all()
+            if self._wanted is not None:
+                same = self._wanted.now.output_id == now.output_id
+                self._want(self._wanted._replace(now=now) if same else self._wanted)
+            self._changed.notify_all()  # the run of another output can have ended, which was waited for
 
     def ready(self, now: Snapshot) -> int:
         """Return how many frames have proxies, of the field and member that the page has asked for last."""
         with self._changed:
-            if self._wanted is None or self._wanted.now.group != now.group:
+            if self._wanted is None or self._wanted.now.output_id != now.output_id:
                 return 0
             shown, _, _ = self._wanted.key
             return sum(n for of, group, n in self._kept if of == shown and n == min(GROUP, now.frames - group * GROUP))
@@ -111,7 +112,7 @@ class Proxies:
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
         with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux, this thread alone gives way
         while (wanted := self._next()) is not None:
             try:
                 self._keep(wanted, _deflated(wanted, self._rest))

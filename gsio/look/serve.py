@@ -21,10 +21,10 @@ from gsio.look.source import Source, from_stack
 from gsio.machine import usable_cores
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # the names of this machine for itself
-IDLE_SECONDS = 15.0  # after which a connection without a request, or whose client takes no bytes, is closed
+IDLE_SECONDS = 15.0  # a connection without a request, or whose client takes no bytes, is closed after that
 PIECE = 64 << 10  # bytes that a client takes in that time
 CONNECTIONS = 64
-END_SECONDS = 2.0  # that a server waits for its connections
+END_SECONDS = 2.0  # the time that a server waits for its connections to end
 ANY = ("0.0.0.0", "::")
 
 

@@ -42,8 +42,8 @@ class Snapshot:
     ----------
     state
         "running", "complete", "stopped", "failed" or "killed".
-    group
-        The identity of the output: it changes when another output takes the place of this one.
+    output_id
+        The identity of the output, "group" for the page: it changes when another output takes the place of this one.
     identity
         The device and inode of the file or folder, which change when a file takes its place, as in a repair.
     frames
@@ -55,7 +55,7 @@ class Snapshot:
     """
 
     state: str
-    group: str
+    output_id: str
     identity: tuple[int, int]
     config: Config
     attributes: Mapping[str, Any]
@@ -107,7 +107,7 @@ class Snapshot:
             },
             "proxy": {"rows": self.proxy_shape[0], "cols": self.proxy_shape[1], "group": GROUP},
             "exact": "window" if rows * cols > WHOLE_CELLS else "chunk",
-            "group": self.group,
+            "group": self.output_id,
         }
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -195,7 +195,7 @@ def from_stack(path: Path) -> Snapshot:
             found = path.stat()
             return Snapshot(
                 state=state_of(path, stack.attributes["status"]),
-                group=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
+                output_id=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
                 identity=(found.st_dev, found.st_ino),
                 config=stack.config,
                 attributes=stack.attributes,
@@ -215,8 +215,8 @@ def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:
         return None
     names = [name for name in records.frames.dtype.names or () if name not in ("frame", "places", "checksum")]
     series = {name: records.frames[name] for name in names}
-    group = str(records.attributes.get("output_id"))
-    return Snapshot(state, group, identity, config, records.attributes, len(records.frames), fields, series)
+    output_id = str(records.attributes.get("output_id"))
+    return Snapshot(state, output_id, identity, config, records.attributes, len(records.frames), fields, series)
 
 
 def _fields(path: Path, identity: tuple[int, int], config: Config, records: Records) -> dict[str, Frames] | None:

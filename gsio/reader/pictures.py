@@ -23,7 +23,7 @@ from gsio.reader.selection import Frame, Selection, fields_of, select
 from gsio.reader.stack import Stack
 
 WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
-THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # in a notebook, and the longest side of one
+THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # pictures in a notebook, and the pixels of their longest side
 
 log = structlog.get_logger()
 

@@ -35,7 +35,7 @@ def status_file(output: Path, progress: Callable[[], Progress]) -> Iterator[Obse
     run has no status.
     """
     path, written, taken = status_of(output), float("-inf"), False
-    before: Progress | None = None  # of the status before
+    before: Progress | None = None  # the progress in the status before
 
     def write(now: Progress, state: str) -> None:
         nonlocal written, taken, before
