@@ -1,6 +1,7 @@
 """Pictures of frames: one file, or a file for each frame."""
 
 import dataclasses
+import io
 import re
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import structlog
 
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits
-from gsio.draw.picture import image, png
+from gsio.draw.picture import Canvas, image, png
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import Replaces, is_file, new_file, require_apart, require_folder, require_new
 from gsio.log import configure
@@ -118,10 +119,7 @@ def _write(
         for number, frame in zip(numbers, read, strict=True):
             canvas, path = drawn.canvas(number, frame), paths[number]
             with new_file("--output", path, replaces=replaces) as temporary:
-                if path.suffix == ".png":
-                    temporary.write_bytes(png(canvas, drawn.cmap))
-                else:  # every TIFF reader has PackBits, and it is fast
-                    image(canvas, drawn.cmap).save(temporary, "TIFF", compression="packbits")
+                temporary.write_bytes(png(canvas, drawn.cmap) if path.suffix == ".png" else _tiff(canvas, drawn.cmap))
         return ""
 
     wanted = [numbers for numbers in selection.chunks if numbers[0] in paths]
@@ -137,6 +135,12 @@ def _write(
     except OSError as error:
         raise StorageError(f"storage failed: {reason_of(error)}; make space or choose another place") from error
     return lost
+
+
+def _tiff(canvas: Canvas, cmap: str) -> bytes:
+    """Return a picture as a TIFF: every reader has PackBits. In a file, libtiff would say on stderr what fails."""
+    image(canvas, cmap).save(buffer := io.BytesIO(), "TIFF", compression="packbits")
+    return buffer.getvalue()
 
 
 def _is_for_one(target: Path) -> bool:
