@@ -96,7 +96,7 @@ def test_a_signal_before_the_run_exits_143(
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
-    assert capsys.readouterr().err.strip() == "gsio: error: interrupted before the first frame; nothing was written"
+    assert capsys.readouterr().err.strip() == "gsio: error: interrupted; nothing was written"
 
 
 def test_a_handler_of_the_program_stays() -> None:

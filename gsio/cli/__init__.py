@@ -14,8 +14,10 @@ from gsio.errors import NO_THREAD, GsioError, StorageError, is_without_thread
 from gsio.processes import Terminated, terminable
 from gsio.streams import error_of, open_outputs, say
 
-# Their result is a file, so a lost line of stdout is no failure.
-MAKE_FILES = {"run", "profile", "repair", "export", "frames", "movie"}
+# The commands whose result is a file, so that a lost line of stdout is no failure, and what an interrupt leaves.
+MADE = dict.fromkeys(("run", "profile", "repair", "export", "movie"), "; nothing was written") | {
+    "frames": "; the pictures that were written are whole"
+}
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if is_program:
         sys.stdout.flush()
     lost = error_of(sys.stdout)
-    if lost is not None and lost.errno != errno.EPIPE and code == 0 and arguments[0] not in MAKE_FILES:
+    if lost is not None and lost.errno != errno.EPIPE and code == 0 and arguments[0] not in MADE:
         code = _fail(f"stdout: {lost.strerror}; expected to write the results there; send them to another place", 74)
     if is_program and code == StorageError.exit_code:
         sys.stderr.flush()
@@ -69,8 +71,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(f"{error.strerror or error}; expected a place that can be written to", 74, debug=debug)
     except (KeyboardInterrupt, click.Abort) as error:  # click raises Abort from a KeyboardInterrupt
         code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
-        nothing = not {*arguments[:1]}.isdisjoint(MAKE_FILES - {"frames"})  # many pictures are many files
-        return _fail("interrupted before the first frame; nothing was written" if nothing else "interrupted", code)
+        return _fail(f"interrupted{MADE.get("".join(arguments[:1]), '')}", code)
     except Exception as error:
         if is_without_thread(error):
             return _fail(NO_THREAD, GsioError.exit_code, debug=debug)

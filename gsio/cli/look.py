@@ -92,7 +92,7 @@ def frames(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) -
     help="Take one of N frames.",
 )  # fmt: skip
 @click.option(
-    "--fps", cls=Option, type=float, metavar="N", default=30.0, show_default="30", heading=MOVIE,
+    "--fps", cls=Option, type=float, metavar="N", default=30, show_default=True, heading=MOVIE,
     help="Show N frames a second.",
 )  # fmt: skip
 @click.option(
@@ -116,7 +116,7 @@ def movie(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) ->
     The ending of the name selects the format:
 
     \b
-    .mp4   H.264, which everything plays; an odd size repeats the last row or column
+    .mp4   H.264, which everything plays; odd sizes get one more row or column
     .webm  VP9, for web pages
     .mkv   H.264, or with --lossless FFV1, for archives
     .gif, .apng, .webp   pictures that move, with the exact colours
@@ -137,12 +137,8 @@ def movie(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) ->
 @click.option("--no-browser", cls=Option, is_flag=True, heading=PAGE, help="Print the address, and open no browser.")
 @click.option("--wait", cls=Option, is_flag=True, heading=PAGE, help="Wait for outputs that do not exist yet.")
 @click.option(
-    "--port", cls=Option, type=click.IntRange(0, 65535), default=0, metavar="PORT", heading=PAGE,
-    help="Serve the page at this port; without it a free one is taken.",
-)  # fmt: skip
-@click.option(
-    "--allow-host", "names", cls=Option, multiple=True, metavar="NAME", heading=PAGE,
-    help="Answer under this name of the machine too, as a proxy needs it; the option may be repeated.",
+    "--port", cls=Option, type=int, default=0, metavar="PORT", show_default=True, heading=PAGE,
+    help="Serve the page at this port; 0 takes a free one.",
 )  # fmt: skip
 @click.option(
     "--host", cls=Option, default="127.0.0.1", show_default=True, metavar="ADDRESS", heading=PAGE,
@@ -151,6 +147,10 @@ def movie(path: Path, output: Path, quiet: bool, debug: bool, **options: Any) ->
 @click.option(
     "--allow-others", cls=Option, is_flag=True, heading=PAGE,
     help="Let other machines reach the page at --host. Nothing is encrypted.",
+)  # fmt: skip
+@click.option(
+    "--allow-host", "names", cls=Option, multiple=True, metavar="NAME", heading=PAGE,
+    help="Answer under this name of the machine too, as a proxy needs it; the option may be repeated.",
 )  # fmt: skip
 @debug_option
 def view(

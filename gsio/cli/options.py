@@ -174,15 +174,15 @@ def completion(names: Callable[[], Any]) -> Callable[[click.Context, click.Param
 
 def selection(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that select a part of an output: export, frames and movie all have them."""
-    for name, metavar, default, text in (
+    for name, metavar, default, text in (  # the defaults take all
         ("--crop", "TOP:BOTTOM,LEFT:RIGHT", ":,:", "Take only these rows and columns."),
         ("--members", "N|START:STOP:STEP", ":", "Take only these members of a batch."),
         ("--fields", "NAMES", "", "Take only the field v, the field u, or both as u,v."),
         ("--frames", "N|START:STOP:STEP", "", "Take only these frames, in the notation of Python; -1 is the last."),
     ):
-        command = click.option(
-            name, cls=Option, default=default, show_default=bool(default), metavar=metavar, heading=SELECTION, help=text
-        )(command)
+        command = click.option(name, cls=Option, default=default, metavar=metavar, heading=SELECTION, help=text)(
+            command
+        )
     return command
 
 
@@ -209,6 +209,4 @@ def quiet_option(text: str) -> Callable[..., Any]:
     return click.option("-q", "--quiet", cls=Option, is_flag=True, heading=DISPLAY, help=text)
 
 
-debug_option = click.option(
-    "--debug", cls=Option, is_flag=True, help="Log every commit, and show a traceback with an error."
-)
+debug_option = click.option("--debug", cls=Option, is_flag=True, help="Log more, and show a traceback with an error.")

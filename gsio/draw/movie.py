@@ -78,7 +78,7 @@ def form_of(path: Path, fps: float, crf: int | None = None, *, lossless: bool = 
         raise UsageError(f"--output: expected a name that ends in {', '.join(FORMS)}, got '{path}'")
     if lossless:
         if path.suffix not in LOSSLESS:
-            raise UsageError(f"--lossless: expected a name that ends in .mkv with it, got '{path}'")
+            raise UsageError(f"--lossless: expected a name that ends in .mkv, got '{path}'")
         found = LOSSLESS[path.suffix]
     if not LEAST_FPS <= fps <= found.most_fps:
         raise UsageError(f"--fps: expected {LEAST_FPS} to {found.most_fps} with {path.suffix}, got {fps:g}")

@@ -1,11 +1,12 @@
 """Pictures of frames: one file, or a file for each frame."""
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gsio.draw.picture import image, png
+from gsio.draw.picture import Canvas, image, png
 from gsio.errors import DataError, UsageError, storage_errors
 from gsio.files import OR_OVERWRITE, Replaces, is_file, new_file, require_apart, require_folder, require_new
 from gsio.processes import terminable
@@ -86,10 +87,7 @@ def _write(
         for number, frame in zip(numbers, read, strict=True):
             canvas, path = drawn.canvas(number, frame), paths[number]
             with new_file("--output", path, replaces=replaces) as temporary:
-                if path.suffix == ".png":
-                    temporary.write_bytes(png(canvas, drawn.cmap))
-                else:  # every TIFF reader has PackBits, and it is fast
-                    image(canvas, drawn.cmap).save(temporary, "TIFF", compression="packbits")
+                temporary.write_bytes(png(canvas, drawn.cmap) if path.suffix == ".png" else _tiff(canvas, drawn.cmap))
         return ""
 
     with storage_errors(selection.stack.path, "pictures"), decoding_threads(selection.apart) as each:
@@ -97,6 +95,12 @@ def _write(
             lost |= dict.fromkeys(numbers, why) if why else {}
             advance(len(numbers))
     return lost
+
+
+def _tiff(canvas: Canvas, cmap: str) -> bytes:
+    """Return a picture as a TIFF: every reader has PackBits. In a file, libtiff would say on stderr what fails."""
+    image(canvas, cmap).save(buffer := io.BytesIO(), "TIFF", compression="packbits")
+    return buffer.getvalue()
 
 
 def _is_for_one(target: Path) -> bool:

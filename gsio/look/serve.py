@@ -38,6 +38,8 @@ def is_here(host: str) -> bool:
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """Return a listening socket; port 0 is a free one. Raises UsageError if the port or the address cannot be used."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port: expected 0 to 65535, got {port}")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=64)

@@ -244,7 +244,11 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
         if hasattr(root, "close"):
             root.close()
         found = isinstance(error, OSError) and error.errno is not None
-        reason = "no such file" if not os.path.lexists(path) else reason_of(error) if found else error
+        reason = reason_of(error) if found else error
+        if not os.path.lexists(path):
+            reason = "no such file"
+        elif path.is_dir() and not os.path.lexists(path / "zarr.json"):
+            reason = "it is a folder, and no Zarr group of version 3"
         raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
 
 

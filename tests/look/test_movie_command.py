@@ -339,7 +339,7 @@ def test_an_interrupt_leaves_nothing(source: Path, monkeypatch: Patch, capsys: C
 
     monkeypatch.setattr(Drawing, "canvas", interrupted)
     assert main(["movie", str(source), "-o", "run.mp4"]) == 130
-    assert capsys.readouterr().err.strip() == "gsio: error: interrupted before the first frame; nothing was written"
+    assert capsys.readouterr().err.strip() == "gsio: error: interrupted; nothing was written"
     assert sorted(Path().iterdir()) == before
 
 

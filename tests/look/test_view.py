@@ -127,6 +127,8 @@ def test_what_cannot_be_shown_is_refused_in_a_line(output: Path, capsys: pytest.
     assert "cannot read" in refused(other)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "--port: " in refused(output, "--port", taken.getsockname()[1])
+    assert "--port: expected 0 to 65535" in refused(output, "--port", 99999)
+    assert "it is a folder, and no Zarr group" in refused(output.parent)
     assert "expected --allow-others" in refused(output, "--host", "0.0.0.0")
     assert "--host, --port: 192.0.2.1" in refused(output, "--host", "192.0.2.1", "--allow-others")
 
