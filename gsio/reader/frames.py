@@ -195,8 +195,12 @@ class Frames:
                 table[frame // chunks[0], line // chunks[1]] = chunk.byte_offset, chunk.size
 
         self._array.id.chunk_iter(keep)
-        layout = ArrayLayout(self._array.shape, chunks, self._array.dtype, dict(self._array.attrs))
-        return Frames(layout, len(self), None, self._codec, Places(path, (found.st_dev, found.st_ino), table))
+        return self.placed(Places(path, (found.st_dev, found.st_ino), table))
+
+    def placed(self, places: Places) -> "Frames":
+        """Return the same frames, read from these places in a file of HDF5."""
+        layout = ArrayLayout(self._array.shape, self._array.chunks, self._array.dtype, dict(self._array.attrs))
+        return Frames(layout, len(self), None, self._codec, places)
 
     def for_page(self, number: int, slab: int) -> tuple[Any, str]:
         """Return a chunk of a slab as a browser decodes it, and the encoding by which it does; "" if there is none.

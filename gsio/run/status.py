@@ -15,6 +15,7 @@ from gsio.errors import DataError, Interrupted, TakenError
 from gsio.files import publish, temporary_beside
 from gsio.processes import started_at
 from gsio.reader import Stack, open_stack
+from gsio.reader.frames import Places
 from gsio.reader.verify import LOOK_SECONDS, LOOKS
 from gsio.run.progress import IDLE, Observe, Occupied, Progress
 from gsio.writer.journal import journal_of, read_journal
@@ -133,8 +134,8 @@ def is_written(output: Path) -> bool:
 def open_committed(output: Path) -> Stack:
     """Open an output with its committed frames; if a run is writing it, the journal says which these are.
 
-    HDF5 flushes a file piece by piece. Meanwhile some pieces are older than others, so a reader looks again. Raises
-    DataError if `output` is no output.
+    HDF5 flushes a file piece by piece. Meanwhile some pieces are older than others, so a reader looks again, and finds
+    the chunks by the journal. Raises DataError if `output` is no output.
     """
     for look in range(LOOKS):
         records = read_journal(output, first=-1) if is_written(output) else None
@@ -145,8 +146,22 @@ def open_committed(output: Path) -> Stack:
             stack = open_stack(output, committed)
             # The metadata of Zarr has new frames once a second.
             known = records.attributes.get("output_id") == stack.attributes.get("output_id")
-            if known and stack.attributes["status"] == "running" and (stack.frames == committed or output.is_dir()):
+            ready = known and stack.attributes["status"] == "running"
+            if ready and (output.is_dir() or (stack.frames == committed and _is_placed(stack))):
                 return stack
             stack.close()
         time.sleep(LOOK_SECONDS * look)
     return open_stack(output)
+
+
+def _is_placed(stack: Stack) -> bool:
+    """Let a file of HDF5 be read by the places of its chunks in the journal; return False if the journal has others."""
+    records, found = read_journal(stack.path), stack.path.stat()
+    if records is None or len(records.frames) < stack.frames:
+        return False
+    for number, name in enumerate(stack.config.output.fields.split(",")):
+        frames, table = stack.fields[name], records.frames["places"][: stack.frames : records.frames_per_chunk, number]
+        if (records.frames_per_chunk, table.shape[1]) != (frames.frames_per_chunk, frames.slabs):
+            return False
+        stack.fields[name] = frames.placed(Places(stack.path, (found.st_dev, found.st_ino), table))
+    return True
