@@ -71,7 +71,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(f"{error.strerror or error}; expected a place that can be written to", 74, debug=debug)
     except (KeyboardInterrupt, click.Abort) as error:  # click raises Abort from a KeyboardInterrupt
         code = 143 if isinstance(error.__cause__ or error, Terminated) else 130
-        return _fail(f"interrupted{MADE.get("".join(arguments[:1]), '')}", code)
+        return _fail("interrupted" + MADE.get("".join(arguments[:1]), ""), code)
     except Exception as error:
         if is_without_thread(error):
             return _fail(NO_THREAD, GsioError.exit_code, debug=debug)
