@@ -174,7 +174,8 @@ def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = (), least_width: in
 
 def _bar(bar: Bar, length: int, size: int) -> Canvas:
     """Return a colour bar with its name and lowest value on the left, and its highest value on the right."""
-    left, right = _text(f"{bar.name}  {bar.low:.3g}", size), _text(f"{bar.high:.3g}", size)
+    low = 0.0 if abs(bar.low) < bar.high / 10_000 else bar.low  # a person reads 0 for 1e-19
+    left, right = _text(f"{bar.name}  {low:.3g}", size), _text(f"{bar.high:.3g}", size)
     gap, height = size // 2, left.shape[0]
     piece = np.full((height, left.shape[1] + length + right.shape[1] + 2 * gap), PAPER, np.uint8)
     start = left.shape[1] + gap

@@ -157,3 +157,10 @@ def test_a_picture_without_a_caption_stays_as_it_is() -> None:
 def test_a_sheet_of_many_members_is_wider_than_high() -> None:
     canvas = sheet(tiles_of(24, 8, 8), [(str(place),) for place in range(24)])
     assert canvas.shape[0] < canvas.shape[1] < 4 * canvas.shape[0]
+
+
+def test_a_colour_bar_says_0_for_a_limit_that_is_nothing_beside_the_other() -> None:
+    canvas = np.zeros((40, 400), np.uint8)
+    nearly, nothing, little = (caption(canvas, "", [Bar("v", low, 0.42)]) for low in (1.24e-19, 0.0, 0.001))
+    assert np.array_equal(nearly, nothing)
+    assert not np.array_equal(little, nothing)
