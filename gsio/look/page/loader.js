@@ -25,6 +25,7 @@ export class Loader {
   }
 
   clear() {
+    clearTimeout(this.timer);
     this.pending?.controller.abort();
     Object.assign(this, { pending: null, patch: null, trouble: null, nextExact: 0, nextProxy: 0 });
   }
