@@ -79,6 +79,26 @@ def test_a_running_output_grows_on_the_page_and_is_followed(
     check_values(page, path, len(stored(path)) - 1)
 
 
+def test_a_page_beside_a_run_draws_about_once_a_second(
+    running: Callable[..., subprocess.Popen[bytes]], opened: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.h5"
+    page = opened(path, wait=True)
+    running(path)
+    wait_for(page, "output.state === 'running' && state.follow && output.frame > 20")
+    moments = page.evaluate(
+        """() => new Promise((resolve) => {
+          const moments = [];
+          const { dataset } = document.documentElement;
+          new MutationObserver(() => {
+            if (dataset.drawn === "true") moments.push(performance.now());
+            if (moments.length === 6) resolve(moments);
+          }).observe(document.documentElement, { attributeFilter: ["data-drawn"] });
+        })"""
+    )
+    assert moments[-1] - moments[0] > 3000, moments  # ms; two drawings for each event took 2 s
+
+
 def test_a_killed_run_is_named_and_its_frames_stay(
     running: Callable[..., subprocess.Popen[bytes]], opened: Open, tmp_path: Path
 ) -> None:

@@ -158,6 +158,19 @@ def test_the_slider_and_the_number_choose_the_frame(opened: Open, folder: Path) 
     assert page.input_value("#frame") == str(FRAMES - 2)
 
 
+def test_the_page_says_that_it_does_not_yet_show_the_newest_state(opened: Open, folder: Path) -> None:
+    page = open_exact(opened, folder / "batch.h5", frame=8)
+    drawn = page.locator("#member").evaluate(
+        """member => {
+            member.value = "1";
+            member.dispatchEvent(new Event("change"));
+            return document.documentElement.dataset.drawn;
+        }"""
+    )
+    assert drawn == "false"
+    wait_exact(page, 8)
+
+
 def test_previews_are_drawn_while_the_slider_moves(opened: Open, folder: Path) -> None:
     page = open_exact(opened, folder / "deflate.h5", frame=0)
     wait_for(page, previews=-(-FRAMES // 16))

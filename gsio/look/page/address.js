@@ -1,5 +1,6 @@
 // The fragment of the address names what is shown, so that a link can be shared.
 
+import { state } from "./dom.js";
 import { set, view } from "./view.js";
 
 const PAUSE = 250; // ms between two changes of the address; browsers refuse more than a few a second
@@ -84,6 +85,6 @@ export function writeAddress() {
     const address = fragment();
     if (address !== known) history.replaceState(null, "", address);
     known = location.hash;
-    document.documentElement.dataset.address = known;
+    state.address = known;
   }, PAUSE);
 }

@@ -2,6 +2,9 @@
 
 export const $ = (selector, within = document) => within.querySelector(selector);
 
+/** The state of the page as data of its root element, for style.css and for tests. */
+export const state = document.documentElement.dataset;
+
 /** Make an element: `el("p", { className: "note" }, "text", child)`. Keys with a dash become attributes. */
 export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -20,7 +23,7 @@ export function say(element, text) {
 
 /** Whether the page is "light" or "dark". */
 export function shade() {
-  return document.documentElement.dataset.shade;
+  return state.shade;
 }
 
 const tokens = new Map();

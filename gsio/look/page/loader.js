@@ -25,6 +25,7 @@ export class Loader {
   }
 
   clear() {
+    clearTimeout(this.timer);
     this.pending?.controller.abort();
     Object.assign(this, { pending: null, patch: null, trouble: null, nextExact: 0, nextProxy: 0 });
   }
@@ -83,6 +84,7 @@ export class Loader {
   async #fetch(wish, key, began) {
     const controller = new AbortController();
     const { signal } = controller;
+    clearTimeout(this.timer);
     this.pending = { key, controller };
     if (wish.live) this.nextProxy = began + LIVE.proxy; // one request for each event is enough
     try {

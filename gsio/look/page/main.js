@@ -2,14 +2,14 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { defaultMap, loadMaps, mapNames } from "./colours.js";
-import { $, say } from "./dom.js";
+import { $, say, state } from "./dom.js";
 import { Events } from "./events.js";
 import { brief } from "./format.js";
 import { listenToKeys } from "./keys.js";
 import { getJson } from "./net.js";
 import { Output } from "./output.js";
 import { Pane } from "./pane.js";
-import { Panel } from "./panel.js";
+import { CALM, Panel } from "./panel.js";
 import { Player } from "./player.js";
 import { startTheme } from "./theme.js";
 import { Exact } from "./values.js";
@@ -17,14 +17,12 @@ import { onChange, refresh, set, view } from "./view.js";
 
 const AGAIN = 2000; // ms until the next try to reach the server at the start
 const PACE = 900; // ms between two changes by events: a page beside a run is to leave the processors to the run
-const SERIES = 2500; // ms between two requests for the series of a running output
 const BY_ITSELF = new Set(["output", "loaded", "previews", "point"]); // what changes without a person
 const WIDE = 1000; // CSS pixels from which on the side panel is open at the start
 const [SIDE, HEAD] = [82, 52]; // CSS pixels beside and above a picture
 const LARGER = 1.25; // times
 const TILES = 320 * 2 ** 20; // bytes of previews of all members, above which tiles are drawn from exact values only
 
-const state = document.documentElement.dataset;
 const panes = [];
 const exact = new Exact();
 let panel;
@@ -92,9 +90,9 @@ function draw(changed) {
 /** Read the missing series, beside a run only now and then. */
 async function readSeries(output) {
   const now = performance.now();
-  if (output.live && now < output.read + SERIES) return;
+  if (output.live && now < output.read + CALM) return;
   output.read = now;
-  await output.readSeries().catch(() => null); // the connection's own line says that the server is lost; the next event asks again
+  await output.readSeries().catch(() => null); // the page says when the server is lost, and the next event asks again
 }
 
 /** Take the newest description of an output; while its state stays, the page changes only about once a second. */

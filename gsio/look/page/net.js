@@ -26,7 +26,7 @@ function pause(milliseconds, signal) {
 }
 
 /** Return the answer to a GET request. Throws Refused with one plain line, or AbortError. */
-export async function get(path, signal, priority = "auto") {
+async function get(path, signal, priority = "auto") {
   for (let attempt = 0; ; attempt++) {
     let answer;
     try {
@@ -45,8 +45,8 @@ export async function get(path, signal, priority = "auto") {
   }
 }
 
-export async function getJson(path, signal) {
-  return (await get(path, signal)).json();
+export async function getJson(path) {
+  return (await get(path)).json();
 }
 
 /** Return the bytes of an answer, which the browser has inflated. */

@@ -2,7 +2,7 @@
 
 import { gradient, mapNames } from "./colours.js";
 import { LineCurve, PointCurve } from "./curves.js";
-import { $, el, say, token } from "./dom.js";
+import { $, el, say, state, token } from "./dom.js";
 import { brief } from "./format.js";
 import { LimitsControl } from "./limits.js";
 import { legend, Plot } from "./plots.js";
@@ -10,7 +10,7 @@ import { refresh, set, view } from "./view.js";
 
 const PARTS = ["compute", "link", "encode", "write", "wait"];
 const KINDS = { f: "float", u: "uint" };
-const CALM = 2500; // ms between two drawings beside a run, which is to have the processors
+export const CALM = 2500; // ms between two changes of the curves beside a run, which is to have the processors
 const STRIP = 160; // moments in a lane
 const TALL = 40; // pixels of a lane, which the style stretches
 
@@ -49,7 +49,7 @@ export class Panel {
     const { output } = pane;
     const now = performance.now();
     clearTimeout(this.timer);
-    if (document.documentElement.dataset.panel === "closed") return;
+    if (state.panel === "closed") return;
     if (calm && now < this.due) {
       this.timer = setTimeout(refresh, CALM, "panel"); // for the last change
       return;
@@ -148,7 +148,8 @@ function reduce(value, name) {
 }
 
 function laneOf(part) {
-  return el("div", { className: "lane" }, el("span", {}, part), el("canvas", { width: STRIP, height: TALL, "aria-hidden": "true" }), el("output"));
+  const strip = el("canvas", { width: STRIP, height: TALL, "aria-hidden": "true" });
+  return el("div", { className: "lane" }, el("span", {}, part), strip, el("output"));
 }
 
 /** Draw a lane as bars, one for each moment, the newest at the right. */

@@ -163,9 +163,9 @@ export class Picture {
     const { canvas, context } = this;
     const ratio = window.devicePixelRatio || 1;
     const places = this.layers.map(({ sheet, top, left }) => `${sheet.key} ${top} ${left}`);
-    const key = [places, marks, this.shape, this.zoom, this.width, this.height, ratio, shade()];
-    if (JSON.stringify(key) === this.drawn) return;
-    this.drawn = JSON.stringify(key);
+    const key = JSON.stringify([places, marks, this.shape, this.zoom, this.width, this.height, ratio, shade()]);
+    if (key === this.drawn) return;
+    this.drawn = key;
     const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);

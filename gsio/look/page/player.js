@@ -91,7 +91,6 @@ export class Player {
     say($("#frames"), `/ ${count(this.last)}`);
     $("#speed").value = String(view.speed);
     const { playing } = view;
-    $("#play").setAttribute("aria-pressed", playing);
     $("#play").setAttribute("aria-label", playing ? "Pause" : "Play");
     $("#play-icon").setAttribute("href", playing ? "#i-pause" : "#i-play");
     for (const name of ["loop", "follow"]) $(`#${name}`).setAttribute("aria-pressed", view[name]);

@@ -7,7 +7,7 @@ const AT_ONCE = 2; // requests for groups
 const REST = 3000; // ms without requests after an error
 
 export class Proxies {
-  groups = new Map(); // "field member number" → {committed, frames: [proxy]}
+  groups = new Map(); // "field member number" → {size in bytes, frames: [proxy]}
   newest = new Map(); // "field member" → {frame, proxy}: the newest frame of a running output
   busy = new Map(); // key → AbortController
   failed = new Set();
@@ -150,23 +150,24 @@ export class Proxies {
   }
 
   /** Fetch the proxy of one frame, for the newest frame of a running output. */
-  async fetchOne(field, member, frame, signal) {
-    const bytes = await getBytes(`outputs/${this.output.number}/proxy/${field}/${member}/${frame}`, signal);
+  async fetchOne(field, member, frame) {
+    const bytes = await getBytes(`outputs/${this.output.number}/proxy/${field}/${member}/${frame}`);
     const [proxy] = this.#split(bytes);
     if (proxy) this.newest.set(`${field} ${member}`, { frame, proxy });
   }
 
   /** Return the values of a cell in all proxies in memory: [frames, values], about right. */
   series(field, member, row, col) {
-    const { proxy } = this.output;
+    const { frames: committed, proxy } = this.output;
     const at = Math.floor(row / this.factor) * proxy.cols + Math.floor(col / this.factor);
     const frames = [];
     const values = [];
-    for (let frame = 0; frame < this.output.frames; frame++) {
-      const found = this.get(field, member, frame);
-      if (!found) continue;
-      frames.push(frame);
-      values.push(found.low + (found.bytes[at] / 255) * (found.high - found.low));
+    for (let number = 0; number * proxy.group < committed; number++) {
+      this.groups.get(`${field} ${member} ${number}`)?.frames.forEach((found, i) => {
+        if (!found) return;
+        frames.push(number * proxy.group + i);
+        values.push(found.low + (found.bytes[at] / 255) * (found.high - found.low));
+      });
     }
     return [frames, values];
   }

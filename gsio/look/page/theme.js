@@ -1,6 +1,6 @@
 // Light and dark: as the system has it, or as the person chose.
 
-import { $ } from "./dom.js";
+import { $, state } from "./dom.js";
 import { repaintPlots } from "./plots.js";
 import { refresh } from "./view.js";
 
@@ -23,9 +23,8 @@ export function startTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let choice = CHOICES.includes(kept()) ? kept() : "auto";
   const show = () => {
-    const { dataset } = document.documentElement;
-    dataset.theme = choice;
-    dataset.shade = choice === "dark" || (choice === "auto" && dark.matches) ? "dark" : "light";
+    state.theme = choice;
+    state.shade = choice === "dark" || (choice === "auto" && dark.matches) ? "dark" : "light";
     $("#theme").setAttribute("aria-label", `Colours of the page: ${WORDS[choice]}`);
     $("#theme").title = `Colours of the page: ${WORDS[choice]}`;
     repaintPlots();

@@ -1,5 +1,7 @@
 // What the page shows, in one object. Every change goes through `set`, and the next animation frame draws the newest state.
 
+import { state } from "./dom.js";
+
 const REST = 120; // ms without a new frame number, after which the slider rests
 
 export const view = {
@@ -21,7 +23,6 @@ export const view = {
   zooming: false, // the zoom did
 };
 
-const state = document.documentElement.dataset;
 const listeners = new Set();
 let changed = new Set(); // names; a drawing is due while there are some
 const rests = {};
