@@ -76,16 +76,17 @@ def run(config: Config, output: Path, metrics_port: int | None, view: bool, quie
 
     structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     log_format, debug = options.pop("log_format"), options.pop("debug")
-    with shown(output, wanted=view), metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
+    with shown(output, wanted=view):
+        with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 
-        def watch(progress: Progress) -> None:
-            bar(progress)
-            show(progress)
+            def watch(progress: Progress) -> None:
+                bar(progress)
+                show(progress)
 
-        log.configure(log_format, quiet=quiet, debug=debug)  # after the bar, so that events are printed above it
-        summary = simulate(config, output, **options, watch=watch)
-    if not quiet and summary is not None:
-        say(summary)
+            log.configure(log_format, quiet=quiet, debug=debug)  # after the bar, so that events are printed above it
+            summary = simulate(config, output, **options, watch=watch)
+        if not quiet and summary is not None:
+            say(summary)
 
 
 @click.command(cls=Command)

@@ -7,7 +7,7 @@ plain file, so that many threads can read at once.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,18 @@ class Source:
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
 
     def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:
-        """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it."""
+        """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it.
+
+        A kill can also leave frames in the file that were not committed. The journal has only those that were.
+        """
         try:
-            return from_stack(self.path)
+            now = from_stack(self.path)
         except DataError:
             state = str(status.get("state", "killed"))
             return self._from_journal("killed" if state == "running" else state, status)
+        journal = self._from_journal(now.state, status)
+        same = journal is not None and journal.output_id == now.output_id
+        return replace(now, frames=min(now.frames, journal.frames)) if same and journal else now
 
     def _from_journal(self, state: str, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what the journal knows of the output, or None if there is none, or one of another output."""
@@ -177,15 +183,19 @@ class Source:
 
 
 def _read(path: Path, kept: Records | None) -> Records | None:
-    """Return the records of a journal; the chunks of those in `kept` that are full do not change."""
+    """Return the records of a journal; the chunks of those in `kept` that are full do not change.
+
+    The last of these is read again: a journal that lacks it was cut, and is read as a whole.
+    """
     full = len(kept.frames) // kept.frames_per_chunk * kept.frames_per_chunk if kept is not None else 0
-    new = read_journal(path, full)
+    first = max(0, full - 1)
+    new = read_journal(path, first)
     if not full or kept is None or new is None:
         return new
     same = (kept.frames.dtype, kept.attributes, kept.frames_per_chunk)
-    if same != (new.frames.dtype, new.attributes, new.frames_per_chunk) or not set(new.frames["frame"][:1]) <= {full}:
+    if same != (new.frames.dtype, new.attributes, new.frames_per_chunk) or set(new.frames["frame"][:1]) != {first}:
         return read_journal(path)
-    return new._replace(frames=np.concatenate([kept.frames[:full], new.frames]))
+    return new._replace(frames=np.concatenate([kept.frames[:first], new.frames]))
 
 
 def from_stack(path: Path) -> Snapshot:

@@ -18,9 +18,11 @@ from client import Client
 import gsio
 from gsio.cli import main
 from gsio.config import Config
+from gsio.errors import Interrupted
 from gsio.look.proxies import make_proxies
 from gsio.look.serve import Server, listen
 from gsio.look.source import Source, from_stack
+from gsio.run.progress import Progress
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
@@ -344,3 +346,22 @@ def test_a_pattern_that_has_nearly_died_out_has_proxies(
         file["v"][1] *= 1e-40
     low, high = struct.unpack("<ff", show(path).get("/outputs/0/proxy/v/0/1").body[:8])
     assert 0 <= low <= high < 1e-39
+
+
+def test_frames_behind_those_of_the_journal_are_not_shown(make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+
+    def stop(progress: Progress) -> None:
+        if progress.frames_committed >= 4:
+            raise Interrupted("stopped by the test")
+
+    with small_blocks(block_bytes=PLANE, chunk_bytes=PLANE), pytest.raises(Interrupted):
+        gsio.simulate(make_config({"run.frames": 100_000}), path, watch=stop)
+    source = Source(0, path)
+    source.look()
+    assert source.now is not None
+    committed = source.now.frames
+    journal = Path(f"{path}.journal")
+    os.truncate(journal, journal.stat().st_size - 1)  # as a kill leaves it between the flush and the last record
+    source.look()
+    assert source.now.frames == committed - 1
