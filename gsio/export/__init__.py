@@ -110,12 +110,7 @@ def export(
         An option cannot be used, a run writes the target, a frame cannot be read, or there is no space. What was at
         `target` before is still there.
     """
-    ending = max((end for end in FORMATS if target.name.endswith(end)), key=len, default="")
-    if not ending:
-        raise UsageError(f"TARGET: expected a name that ends in {', '.join(FORMATS)}, got '{target}'")
-    form = FORMATS[ending]
-    if form.prepare is None and compression != AUTO:
-        raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
+    form = FORMATS[ending := _ending_of(target, compression)]
     replaces = form.is_output if overwrite else None
     _check_target(source, target, replaces)
     temporary = temporary_beside(target, ending)
@@ -136,6 +131,16 @@ def export(
                 path.unlink()
             journal.remove()
         return len(selection.frames)
+
+
+def _ending_of(target: Path, compression: str) -> str:
+    """Return the ending that names the format of `target`; raise UsageError if it has none of this compression."""
+    ending = max((end for end in FORMATS if target.name.endswith(end)), key=len, default="")
+    if not ending:
+        raise UsageError(f"TARGET: expected a name that ends in {', '.join(FORMATS)}, got '{target}'")
+    if FORMATS[ending].prepare is None and compression != AUTO:
+        raise UsageError(f"--compression: expected it with .h5 and .zarr only, got it with {ending}")
+    return ending
 
 
 def _frames(selection: Selection, folder: Path, advance: Callable[[int], object]) -> Iterator[Frame]:

@@ -167,9 +167,8 @@ class Stack:
         frames, fields, members, crop
             What is taken, as the options of 'gsio movie' have it; empty `fields` are v, or the only field.
         size
-            The most pixels across and down, "1280x720"; by default 640 each for .gif, .apng and .webp, and 4096 each
-            for others. A picture with more is made smaller; if a size is asked for, a picture with fewer is made
-            larger by a whole number.
+            The most pixels across and down, "1280x720"; by default 640 each for .gif, .apng and .webp, 4096 for others.
+            Larger pictures are made smaller. Smaller ones are made larger, by a whole number, only if this is given.
         cmap
             The name of a colour map of `gsio.draw.colours`.
         limits
