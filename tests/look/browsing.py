@@ -12,6 +12,9 @@ import numpy as np
 import zarr
 from playwright.sync_api import Page
 
+Open = Callable[..., Page]  # opens the page of some outputs
+
+FOREIGN = "foreign.example"  # a name that the browser takes for this machine
 SHAPE = ROWS, COLS = 48, 64
 CELLS = [(0, 0), (5, 60), (24, 32), (25, 33), (47, 63)]
 

@@ -6,19 +6,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from browsing import COLS, FOREIGN, ROWS, Open
+from patience import DEADLINE
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import gsio
 from gsio.config import Config
 from gsio.look.serve import Server, listen
 from gsio.testing import small_blocks
-from tests.look.browsing import COLS, ROWS
-from tests.patience import DEADLINE
 
 CHROMIUM = shutil.which("chromium")
-FOREIGN = "foreign.example"  # a name that the browser takes for this machine
 
-Open = Callable[..., Page]
 Make = Callable[..., Config]
 
 

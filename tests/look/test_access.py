@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import pytest
+from browsing import Open, check_values, wait_for
 from playwright.sync_api import Page
-
-from tests.look.browsing import check_values, wait_for
-from tests.look.conftest import Open
 
 CONTRAST = 4.5  # of text, by WCAG 2.2, level AA
 

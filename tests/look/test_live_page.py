@@ -11,15 +11,14 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from browsing import CELLS, COLS, ROWS, Open, check_values, http_server, shown, stored, wait_for
+from patience import DEADLINE
 from playwright.sync_api import expect
 
 import gsio
 from gsio.cli import main
 from gsio.config import Config
 from gsio.look.serve import Server, listen
-from tests.look.browsing import CELLS, COLS, ROWS, check_values, http_server, shown, stored, wait_for
-from tests.look.conftest import Open
-from tests.patience import DEADLINE
 
 Make = Callable[..., Config]
 Serve = Callable[..., Server]

@@ -10,13 +10,13 @@ import hdf5plugin  # noqa: F401 - reads Blosc
 import numpy as np
 import pytest
 import zarr
+from browsing import Open
 from PIL import Image
 from playwright.sync_api import Page
 
 import gsio
 from gsio.draw.colours import DEFAULT, table
 from gsio.testing import small_blocks
-from tests.look.conftest import Open
 
 ROWS, COLS, FRAMES = 24, 37, 40
 COMMON = {

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import Open, wait_for
 from PIL import Image
 from playwright.sync_api import Page
 
 import gsio
-from tests.look.browsing import wait_for
-from tests.look.conftest import Open
 
 SHOWN = Path(__file__).parents[2] / "docs" / "page.png"
 FRAMES, FRAME = 40, 33

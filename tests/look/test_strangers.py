@@ -11,12 +11,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from browsing import FOREIGN, Open, check_values, http_server
+from patience import DEADLINE
 from playwright.sync_api import BrowserContext
 
 from gsio.look.serve import Server
-from tests.look.browsing import check_values, http_server
-from tests.look.conftest import FOREIGN, Open
-from tests.patience import DEADLINE
 
 Serve = Callable[..., Server]
 

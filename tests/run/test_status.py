@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import DEADLINE
 
 import gsio
 from gsio.config import Config
@@ -21,7 +22,6 @@ from gsio.run.status import follow, open_committed, status_file
 from gsio.testing import KeepingWriter, random_block, small_blocks
 from gsio.trace import Counter, Trace
 from gsio.writer.status_file import read_status
-from tests.patience import DEADLINE
 
 Make = Callable[..., Config]
 NOW = Progress(
