@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,12 @@ from gsio.cli.options import (
     quiet_option,
     selection,
 )
+from gsio.draw.colours import DEFAULT, NAMES
 from gsio.errors import UsageError
 from gsio.processes import Terminated
 from gsio.streams import say
 
 PICTURE, MOVIE, PAGE = "How the picture looks", "The movie", "The page"
-
-
-def _colour_maps() -> tuple[str, ...]:
-    from gsio.draw.colours import NAMES
-
-    return NAMES
 
 
 def drawing(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,8 +41,8 @@ def drawing(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Give LO the first colour and HI the last; auto takes the range of all frames, frame that of each.",
         ),
         click.option(
-            "--cmap", cls=Option, metavar="NAME", default="navia", show_default=True, heading=PICTURE,
-            shell_complete=completion(_colour_maps), help="Use this colour map of the package cmap.",
+            "--cmap", cls=Option, metavar="NAME", default=DEFAULT, show_default=True, heading=PICTURE,
+            shell_complete=completion(lambda: NAMES), help="Use this colour map of the package cmap.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -183,11 +179,9 @@ def view(
         if sys.stdin is not None and sys.stdin.isatty():
             say("Ctrl-C ends the page.", err=True)
         try:
-            if no_browser or not has_display():
-                if not has_display() and is_here(host):
-                    say(how_to_forward(server.port), err=True)
-                server.wait()
-            with opened_browser(server):
+            if not has_display() and is_here(host):
+                say(how_to_forward(server.port), err=True)
+            with nullcontext() if no_browser or not has_display() else opened_browser(server):
                 server.wait()
         except KeyboardInterrupt as error:
             if isinstance(error, Terminated):

@@ -1,11 +1,13 @@
 """Colour maps by name, from the package cmap: one set of names for pictures, movies and the page."""
 
 from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from gsio.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DEFAULT = "navia"
 # All rise in lightness evenly, and people who are colour-blind can read them; cmap knows many more.
@@ -18,11 +20,12 @@ NAMES = (
 
 
 @cache
-def table(name: str) -> NDArray[np.uint8]:
+def table(name: str) -> "NDArray[np.uint8]":
     """Return a colour map as 256 steps of red, green and blue, uint8 [256, 3]; the array cannot be written to.
 
     Raises UsageError if neither `NAMES` nor cmap has the name.
     """
+    import numpy as np  # the command line needs only the names
     from cmap import Colormap
 
     try:

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Set
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 REQUESTS = 24  # requests that are answered at once; a browser has six connections
-STREAMS = 24  # streams of events are open at once
+LISTENERS = 24  # clients listen to events at once
 THREADS = 4  # these read frames
 STRANGE = 403, 405, 421  # answers to those who may not ask; their connections end, because few are free
 PIECE_SECONDS = 0.1  # the time to read a piece of a curve, which is sent at once
@@ -51,7 +51,7 @@ BYTES, JSON, TEXT, EVENTS = "application/octet-stream", "application/json", KIND
 
 
 class Answer(NamedTuple):
-    """What a request gets: bytes, or pieces of a stream of events."""
+    """What a request gets: bytes, or events one after another."""
 
     body: bytes | AsyncGenerator[bytes, None]
     kind: str = BYTES
@@ -121,7 +121,7 @@ class App:
         self._threads, self._patient = trio.CapacityLimiter(THREADS), trio.CapacityLimiter(1)
         self._opened = opened
         self._static = _static_files()
-        requests, streams = Busy(REQUESTS), Busy(STREAMS)
+        requests, listeners = Busy(REQUESTS), Busy(LISTENERS)
         self._routes = [
             Route(re.compile(pattern), function, busy)
             for pattern, function, busy in (
@@ -129,13 +129,13 @@ class App:
                 (r"/page/([A-Za-z0-9_.-]+)", self._page, requests),
                 (r"/outputs", self._outputs, requests),
                 (r"/colours", self._colours, requests),
-                (r"/events", self._events, streams),
+                (r"/events", self._events, listeners),
                 (rf"/outputs/{NUMBER}/series", self._series, requests),
                 (rf"/outputs/{NUMBER}/chunk/{FIELD}/{NUMBER}/{NUMBER}", self._chunk, requests),
                 (rf"/outputs/{NUMBER}/window/{FIELD}/{NUMBER}/{NUMBER}/{RANGE}/{RANGE}", self._window, requests),
                 (rf"/outputs/{NUMBER}/proxies/{FIELD}/{NUMBER}/{NUMBER}", self._group, requests),
                 (rf"/outputs/{NUMBER}/proxy/{FIELD}/{NUMBER}/{NUMBER}", self._proxy, requests),
-                (rf"/outputs/{NUMBER}/point/{FIELD}/{NUMBER}/{NUMBER}/{NUMBER}", self._point, streams),
+                (rf"/outputs/{NUMBER}/point/{FIELD}/{NUMBER}/{NUMBER}/{NUMBER}", self._point, listeners),
             )
         ]
 
@@ -324,7 +324,7 @@ def _reason(error: Exception) -> str:
 
 
 async def _send(answer: Answer, method: str, receive: Receive, send: Send) -> None:
-    """Send an answer; the stream of one ends when the client goes away."""
+    """Send an answer; its events end when the client goes away."""
     body = answer.body
     headers = {**dict(HEADERS), "Cache-Control": "no-store", "Content-Type": answer.kind, **dict(answer.headers)}
     if isinstance(body, bytes):
@@ -351,9 +351,7 @@ async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
 def _static_files() -> dict[str, Any]:
     """Return the files of the page by name; nothing else can be asked for."""
     folder = files("gsio.look") / "page"
-    with suppress(FileNotFoundError):
-        return {file.name: file for file in folder.iterdir() if file.name.rpartition(".")[2] in KINDS}
-    return {}
+    return {file.name: file for file in folder.iterdir() if file.name.rpartition(".")[2] in KINDS}
 
 
 def _colour_maps() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from gsio.look.proxies import Proxies
 from gsio.look.source import Source
 
 LOOK_SECONDS = 0.25
-QUIET_SECONDS = 15.0  # at most, between two pieces of a stream
+QUIET_SECONDS = 15.0  # a listener gets something at least as often
 
 
 class Live:

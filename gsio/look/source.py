@@ -137,7 +137,8 @@ class Source:
 
     def look(self) -> bool:
         """Look at the files again; return whether anything has changed. Only one thread calls this."""
-        status, written = read_status(self.path), is_written(self.path)
+        status = read_status(self.path)
+        written = is_written(self.path, status)
         mark = (_mark(self.path), _mark(journal_of(self.path)), written, status)
         if mark == self._mark:
             return False
@@ -167,8 +168,9 @@ class Source:
             state = str(status.get("state", "killed"))
             return self._from_journal("killed" if state == "running" else state, status)
         journal = self._from_journal(now.state, status)
-        same = journal is not None and journal.output_id == now.output_id
-        return replace(now, frames=min(now.frames, journal.frames)) if same and journal else now
+        if journal is None or journal.output_id != now.output_id:
+            return now
+        return replace(now, frames=min(now.frames, journal.frames))
 
     def _from_journal(self, state: str, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what the journal knows of the output, or None if there is none, or one of another output."""

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import html
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from gsio.config.schema import Map
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
-from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, resize, sheet
+from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, png, resize, sheet
 from gsio.errors import DataError
 from gsio.inputs import printable
 from gsio.log import configure
@@ -167,9 +166,8 @@ def html_of(stack: Stack) -> str:
     for number in sorted(set(np.linspace(0, stack.frames - 1, THUMBNAILS).round().astype(int).tolist())):
         times = f"time {stack.times[number]:.10g}"
         try:
-            buffer = io.BytesIO()
-            drawn.image(number, drawn.selection.read(number)).save(buffer, format="PNG")
-            data = base64.b64encode(buffer.getvalue()).decode()
+            canvas = drawn.canvas(number, drawn.selection.read(number))
+            data = base64.b64encode(png(canvas, drawn.cmap)).decode()
             shown = f'<img src="data:image/png;base64,{data}" alt="frame {number}">'
         except DataError:
             shown = "cannot be read"

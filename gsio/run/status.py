@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -125,9 +126,12 @@ def state_of(output: Path, recorded: str) -> str:
     return "running" if is_alive(status) else "killed"
 
 
-def is_written(output: Path) -> bool:
-    """Return whether a run writes an output now; a run on another machine may be alive, and counts."""
-    status = read_status(output)
+def is_written(output: Path, status: dict[str, Any] | None = None) -> bool:
+    """Return whether a run writes an output now; a run on another machine may be alive, and counts.
+
+    `status` is what `read_status` has returned, if the caller knows that.
+    """
+    status = read_status(output) if status is None else status
     return status.get("state") == "running" and is_alive(status) and journal_of(output).exists()
 
 

@@ -15,7 +15,7 @@ from patience import DEADLINE
 import gsio
 from gsio.config import Config
 from gsio.look import serve
-from gsio.look.app import STREAMS
+from gsio.look.app import LISTENERS
 from gsio.look.serve import CONNECTIONS, Server, listen
 
 Make = Callable[..., Config]
@@ -241,7 +241,7 @@ def test_no_connection_changes_to_http_2(client: Client) -> None:
 def test_streams_are_few_and_end_with_their_client(client: Client) -> None:
     request = f"GET /events HTTP/1.1\r\nHost: localhost\r\nCookie: {client.headers['Cookie']}\r\n\r\n".encode()
     connections = []
-    for _ in range(STREAMS):
+    for _ in range(LISTENERS):
         connections.append(socket.create_connection(("127.0.0.1", client.port), timeout=DEADLINE))
         connections[-1].sendall(request)
         assert b"200" in connections[-1].recv(4096)

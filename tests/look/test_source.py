@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client import Client
+from cuts import CUTS, OUTPUTS, PLANE
 
 import gsio
 from gsio.cli import main
@@ -26,16 +27,6 @@ from gsio.run.progress import Progress
 from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
-PLANE = 12 * 17 * 4
-OUTPUTS = [
-    *(("run.h5", compression) for compression in ("deflate", "lz4", "zstd", "none")),
-    *(("run.zarr", compression) for compression in ("lz4", "zstd", "none")),
-]
-CUTS = {  # of chunks, blocks and slabs, in bytes of a field
-    "a frame a chunk": (PLANE, 2 * PLANE, PLANE, PLANE),
-    "frames that share chunks": (3 * PLANE, 12 * PLANE, PLANE, PLANE),
-    "slabs": (PLANE, PLANE, PLANE - 1, PLANE * 5 // 12),  # of five rows: the last is shorter
-}
 STORES = [
     *(("run.h5", store) for store in ("float32", "uint16", "uint8")),
     *(("run.zarr", store) for store in ("float32", "float16", "uint16", "uint8")),

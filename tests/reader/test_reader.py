@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 import xarray
+from cuts import CUTS, OUTPUTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -21,16 +22,6 @@ from gsio.testing import small_blocks
 
 Make = Callable[..., Config]
 Expected = Callable[[Config], dict[str, np.ndarray]]
-PLANE = 12 * 17 * 4
-OUTPUTS = [
-    *(("run.h5", compression) for compression in ("deflate", "lz4", "zstd", "none")),
-    *(("run.zarr", compression) for compression in ("lz4", "zstd", "none")),
-]
-CUTS = {  # of chunks, blocks and slabs, in bytes of a field
-    "a frame a chunk": (PLANE, 2 * PLANE, PLANE, PLANE),
-    "frames that share chunks": (3 * PLANE, 12 * PLANE, PLANE, PLANE),
-    "slabs": (PLANE, PLANE, PLANE - 1, PLANE * 5 // 12),  # of five rows: the last is shorter
-}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import crc32c
 import h5py
 import numpy as np
 import pytest
+from cuts import OUTPUTS
 
 import gsio
 from gsio.cli import main
@@ -23,15 +24,6 @@ from gsio.writer.status_file import status_of
 
 Make = Callable[..., Config]
 Captured = pytest.CaptureFixture[str]
-OUTPUTS = [
-    ("run.h5", "deflate"),
-    ("run.h5", "lz4"),
-    ("run.h5", "zstd"),
-    ("run.h5", "none"),
-    ("run.zarr", "lz4"),
-    ("run.zarr", "zstd"),
-    ("run.zarr", "none"),
-]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ export function mapNames() {
   return [...maps.keys()];
 }
 
-export function palette(name) {
+function palette(name) {
   return maps.get(name) ?? maps.get(defaultMap);
 }
 
