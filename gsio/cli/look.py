@@ -171,16 +171,16 @@ def view(
     if not is_here(host) and not allow_others:
         raise UsageError(f"--host: {host} can be reached from other machines; expected --allow-others with it")
     with Server(paths, listen(host, port), names, wait=wait) as server:
-        if wait or any(source.is_computing for source in server.sources):
-            os.nice(10)  # a run on this machine needs its processors more than its page does
-        say(server.url)
-        if not is_here(host):
-            say("Nothing is encrypted: whoever reads this address on the network can see these outputs.", err=True)
-        if sys.stdin is not None and sys.stdin.isatty():
-            say("Ctrl-C ends the page.", err=True)
         try:
-            if not has_display() and is_here(host):
+            if wait or any(source.is_computing for source in server.sources):
+                os.nice(10)  # a run on this machine needs its processors more than its page does
+            say(server.url)
+            if not is_here(host):
+                say("Nothing is encrypted: whoever reads this address on the network can see these outputs.", err=True)
+            elif not has_display():
                 say(how_to_forward(server.port), err=True)
+            if sys.stdin is not None and sys.stdin.isatty():
+                say("Ctrl-C ends the page.", err=True)
             with nullcontext() if no_browser or not has_display() else opened_browser(server):
                 server.wait()
         except KeyboardInterrupt as error:
