@@ -25,14 +25,17 @@ def small_blocks(block_bytes: int = 4 * 2 * 3072, chunk_bytes: int = 2 * 3072, *
 def random_block(layout: BlockLayout, first: int = 0, count: int = 1) -> Block:
     """Return a block of random values in `count` frames, the first of which has the number `first`.
 
-    A frame of a number has the same values in each block.
+    A frame of a number has the same values in each block; its step is the next number, and its time half of that.
     """
     block, frame = Block(layout, np.zeros(layout.block_nbytes, np.uint8)), layout.frame
     block.first, block.count = first, count
+    block.steps[:] = np.arange(first + 1, first + 1 + layout.frames_per_block)
+    block.times[:] = block.steps / 2
     for number in range(count):
         planes = np.random.default_rng(first + number).random((len(frame.fields), *frame.shape))
+        most = frame.stored_one or (1 if frame.dtype.kind == "f" else np.iinfo(frame.dtype).max // 2)
         for field, plane in enumerate(planes):
-            block.put(number, field, plane * (frame.stored_one or 1))
+            block.put(number, field, plane * most)
     return block
 
 

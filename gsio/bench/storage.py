@@ -31,6 +31,7 @@ from gsio.compute import open_solver
 from gsio.compute.solver import Solver, fields
 from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory
 from gsio.run.initial import initial_state
@@ -173,7 +174,7 @@ def stored(config: Config, output: Path, layout: BlockLayout, solver: Any, pool:
     trace = Trace()
     attributes = root_attributes(config, solver.backend, solver.device)
     with Journal(output) as journal:
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace))
+        writer = open_writer(Target(output, Content.of(config), layout, attributes, journal, trace))
         use_page_cache(output.parent, config.run.frames * layout.frame.frame_nbytes)
         pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config, layout))
         journal.remove()

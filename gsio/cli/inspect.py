@@ -39,7 +39,7 @@ def info(path: Path, follow: bool, debug: bool) -> None:
             say(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
             say(f"  {name:12} {' '.join(stack.attributes[name].split())}")
-        say("\n" + stack.attributes["config"].rstrip())
+        say("\n" + stack.attributes["config" if stack.is_of_run else "content"].rstrip())
 
 
 @click.command(cls=Command)

@@ -71,8 +71,9 @@ def prepend(block: Block, before: Sequence[NDArray[Any]]) -> None:
             block.put(kept + frame, field, fresh[field][frame])
     else:
         block.data[kept : kept + count] = block.data[:count].copy()
-    block.statistics[kept : kept + count] = block.statistics[:count].copy()
-    block.statistics[:kept] = 0
+    for series in (block.statistics, block.times, block.steps):
+        series[kept : kept + count] = series[:count].copy()
+        series[:kept] = 0
     for frame, field in np.ndindex(kept, len(layout.frame.fields)):
         block.put(frame, field, before[field][frame])
     block.first, block.count, block.kept = block.first - kept, kept + count, kept

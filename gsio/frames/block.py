@@ -21,6 +21,9 @@ class Block:
         copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
+    times, steps
+        float64 and int64 [frame], the model time and the number of steps behind each frame; whoever fills a block sets
+        them.
     data
         uint8 [frame, field, byte], a view of `buffer`: each field in C order, or its byte planes if the layout shuffles
         (all first bytes, then all second bytes, …).
@@ -49,6 +52,7 @@ class Block:
         self.buffer = buffer
         numbers = layout.statistics_nbytes
         self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
+        self.times, self.steps = np.zeros(frames), np.zeros(frames, np.int64)
         self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
         self.ends = buffer[layout.ends_start :][: 4 * layout.chunks.chunks_of(frames)].view(np.uint32)
         data = buffer[layout.header_nbytes :][: frames * layout.frame.frame_nbytes]

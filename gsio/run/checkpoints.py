@@ -131,9 +131,9 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
     return int(crc32c(np.ascontiguousarray(kill).tobytes(), crc32c(np.ascontiguousarray(feed).tobytes())))
 
 
-def check_same_run(config: Config, before: str, what: str) -> None:
-    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`, TOML."""
-    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
+def check_same_run(config: Config, before: Config, what: str) -> None:
+    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`."""
+    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, before))
     differing = [key for key in now if key not in KEYS_THAT_MAY_CHANGE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)

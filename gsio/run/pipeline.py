@@ -23,6 +23,7 @@ from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.errors import Interrupted, StorageError, reason_of
 from gsio.frames.block import Block, BlockPool
+from gsio.frames.metadata import frame_steps
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Occupied, Progress
 from gsio.run.signals import listening
@@ -204,6 +205,8 @@ class Pipeline:
                 self._checkpoints.take_if_due(first)
                 end = self._block_end(first)
                 block.first, block.count = first, end - first
+                block.steps[: block.count] = frame_steps(self.config, first, block.count)
+                block.times[:] = block.steps * self.config.model.dt
                 with self.trace.span("advance", first):
                     self.solver.fill(block)
                 alone = first < self._earlier.frames or first % self.pool.layout.chunks.frames_together

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS, decode
 from gsio.codec.checksum import frame_checksum
-from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
 from gsio.frames.block import Block
+from gsio.frames.content import content_of
 from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
 from gsio.reader import Stack, open_stack
 from gsio.reader.frames import encoded_in_folder, most_encoded
-from gsio.run.plan import layout_of
+from gsio.run.plan import content_layout
 from gsio.run.survey import Survey, joined_series, own_journal, survey
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
 from gsio.writer.session import new_output
@@ -138,14 +138,14 @@ class Wreck:
             }
             self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
         self._attributes.pop(DAMAGED, None)
-        self._config = Config.from_toml(self._attributes["config"])
-        if (compression := self._config.output.compression) not in CODECS:
+        self._content = stack.content if stack is not None else content_of(self._attributes)
+        if (compression := self._content.compression) not in CODECS:
             raise DataError(f"{output}: expected the compression {', '.join(CODECS)}, found {compression}")
-        self._layout = layout_of(self._config, frames_per_chunk=per_chunk)
+        self._layout = content_layout(self._content, frames_per_chunk=per_chunk)
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
         self.saved = 0
-        names = list(frame_series(self._config, self._layout, []))
+        names = list(frame_series(self._layout, []))
         self._series = {name: joined_series(records, stack, name, self.frames) for name in names}
 
     def write(self, target: Path) -> list[int]:
@@ -166,7 +166,7 @@ class Wreck:
         attributes = self._attributes | ({DAMAGED: damaged} if damaged else {})
         known = self._series["integrity/crc32c"]
         with new_output(
-            target, self._config, layout, attributes, "stopped", checksums=known, keep_journal=True
+            target, self._content, layout, attributes, "stopped", checksums=known, keep_journal=True
         ) as append:
             for first in range(0, self.saved, layout.frames_per_block):
                 block, _ = self._block(layout, first)
@@ -190,10 +190,12 @@ class Wreck:
                     block.put(frame - first, field, values[field][place] if values else missing)
                 if not whole[place]:
                     damaged.append(frame)
+        held = slice(first, first + block.count)
+        block.times[: block.count], block.steps[: block.count] = (self._series[name][held] for name in ("time", "step"))
         for field, name in enumerate(layout.frame.fields):
             for statistic, word in enumerate(STATISTICS):
                 if (series := self._series.get(f"stats/{name}_{word}")) is not None:
-                    block.statistics[: block.count, field, statistic] = series[first : first + block.count]
+                    block.statistics[: block.count, field, statistic] = series[held]
         return block, damaged
 
     def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
@@ -218,7 +220,7 @@ class Wreck:
             places = records.frames["places"][frames.start]
             encoded = [[self._encoded(number, field, slab, *places[field, slab].tolist())
                         for slab in range(chunks.slabs)] for field in range(len(frame.fields))]  # fmt: skip
-            codec = CODECS[self._config.output.compression]
+            codec = CODECS[self._content.compression]
             with suppress(ValueError):
                 yield [
                     np.concatenate([

@@ -80,7 +80,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
     if found.wrong:
         raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
     with open_stack(output) as stack:
-        check_same_run(config, stack.attributes["config"], f"'{output}'")
+        check_same_run(config, stack.config, f"'{output}'")
         if "selection" in stack.attributes:
             raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
         frames = found.frames
@@ -127,7 +127,7 @@ def compare(before: Restart, device: str, block: Block) -> None:
 
 def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
     """Return, for each field, the stored values of the frames behind the last whole chunk or shard; [] without any."""
-    fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
+    fields = list(stack.fields.values())
     first = frames - frames % fields[0].frames_together
     per_chunk = fields[0].frames_per_chunk
     chunks = range(first // per_chunk, -(-frames // per_chunk))

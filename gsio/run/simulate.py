@@ -17,6 +17,7 @@ from gsio.config import Config, parse_interval
 from gsio.errors import DataError, StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, remove_temporaries, require_new
 from gsio.frames.block import BlockPool
+from gsio.frames.content import Content
 from gsio.log import configure
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
@@ -206,7 +207,7 @@ def _pipeline(
         series = before.series if before is not None else None
         if before is not None:
             checkpoints.discard(output, before.frames)
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
+        writer = open_writer(Target(output, Content.of(config), layout, attributes, journal, trace, series, overwrite))
         for path in checkpoints.paths_of(output):
             if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
                 path.unlink()

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from gsio.config import Config
 from gsio.frames.block import Block
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.trace import Trace
 from gsio.writer.journal import Journal
@@ -30,7 +30,7 @@ class Target(NamedTuple):
     """
 
     path: Path
-    config: Config
+    content: Content
     layout: BlockLayout
     attributes: Mapping[str, Any]
     journal: Journal

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.config import Config
 from gsio.frames.block import Block
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.trace import Trace
 from gsio.writer.formats import open_writer
@@ -20,7 +20,7 @@ from gsio.writer.protocol import Target
 @contextmanager
 def new_output(
     path: Path,
-    config: Config,
+    content: Content,
     layout: BlockLayout,
     attributes: Mapping[str, Any],
     status: str,
@@ -44,7 +44,7 @@ def new_output(
         block.chunks = {}
 
     with Journal(path) as journal:
-        writer = open_writer(Target(path, config, layout, attributes, journal, Trace()))
+        writer = open_writer(Target(path, content, layout, attributes, journal, Trace()))
         ended = "failed"
         try:
             yield append

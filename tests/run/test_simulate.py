@@ -25,6 +25,7 @@ from gsio.compute.solver import fields
 from gsio.config import Config, config_folder, load_config
 from gsio.errors import DivergenceError, GsioError, Interrupted, StorageError, UsageError
 from gsio.frames.block import Block, BlockPool
+from gsio.frames.content import Content
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
@@ -191,7 +192,7 @@ def test_a_failing_solver_keeps_the_frames_before_it(make_config: Make) -> None:
 def test_the_file_of_a_failed_run_opens_with_what_was_committed(make_config: Make, tmp_path: Path) -> None:
     config = make_config(ONE_FRAME_A_BLOCK)
     writer = open_writer(
-        Target(tmp_path / "run.h5", config, layout_of(config), {}, Journal(tmp_path / "run.h5"), Trace())
+        Target(tmp_path / "run.h5", Content.of(config), layout_of(config), {}, Journal(tmp_path / "run.h5"), Trace())
     )
 
     def fail(blocks: Sequence[Block]) -> None:

@@ -41,13 +41,14 @@ class ChunkWriter:
 
     def __init__(self, target: Target, place: Path) -> None:
         """Lay the file out at `place`, then rename it to `target.path`, which is the same for an extended output."""
-        self._path, self._config, self._layout, self._trace = target.path, target.config, target.layout, target.trace
+        self._path, self._layout, self._trace = target.path, target.layout, target.trace
         self._journal = target.journal
         self._saved: tuple[str, NDArray[np.void]] | None = (
             None  # the group of the copies, and the places of the originals
         )
         self._disk = Disk(place, new=target.series is None)
         self._file: Any = None
+        self._vtk_steps: Any = None  # an attribute of the image for VTK, if the output has one
         try:
             with self._disk.raising():
                 self._open(target)
@@ -63,16 +64,16 @@ class ChunkWriter:
 
     def _open(self, target: Target) -> None:
         """Lay the file out, or cut it to the frames of `target.series`."""
-        config, layout, attributes = target.config, target.layout, target.attributes
+        content, layout, attributes = target.content, target.layout, target.attributes
         # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
         raw = CODECS[layout.chunks.codec].raw
         pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if raw else {}
         self._disk.reserve(0)
         self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
-        series = frame_series(config, layout, []) if target.series is None else target.series
+        series = frame_series(layout, []) if target.series is None else target.series
         frames, stale = len(series["step"]), []
         if target.series is None:
-            create_arrays(self._file, config, layout, attributes)
+            create_arrays(self._file, content, layout, attributes)
         self._fields = [self._file[name].id for name in layout.frame.fields]
         places = self._places(frames)
         # From here on the journal can restore a file that a kill tears, even an output that was complete and had none.
@@ -82,11 +83,13 @@ class ChunkWriter:
             self._journal.sync()
             stale = [name for name in self._file if name.startswith(SAVED)]  # a kill has left these
             reopen(self._file, attributes, frames)
-        along_time = {**series, OFFSETS + layout.frame.fields[0]: np.arange(frames)}
+        along_time = dict(series)
+        if VTK in self._file:
+            along_time[OFFSETS + layout.frame.fields[0]] = np.arange(frames)
+            self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
+            self._vtk_steps.write(np.array(frames))
         self._series = {name: _GrowingSeries(self._file[name], values) for name, values in along_time.items()}
         self._cut(frames, places)
-        self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
-        self._vtk_steps.write(np.array(frames))
         for name in stale:
             del self._file[name]
         self._file.flush()
@@ -119,11 +122,12 @@ class ChunkWriter:
                         places[start : start + layout.chunks.frames_per_chunk, i, slab] = offset, len(encoded)
             self._disk.write_placed()
         with self._trace.span("commit", first), self._disk.raising():
-            series = frame_series(self._config, layout, blocks)
+            series = frame_series(layout, blocks)
             for name, values in series.items():
                 self._series[name].append(first + kept, values)
-            self._series[OFFSETS + layout.frame.fields[0]].append(first + kept, np.arange(first + kept, frames))
-            self._vtk_steps.write(np.array(frames))
+            if self._vtk_steps is not None:
+                self._series[OFFSETS + layout.frame.fields[0]].append(first + kept, np.arange(first + kept, frames))
+                self._vtk_steps.write(np.array(frames))
             self._file.flush()
         self._journal.append(first + kept, series, places[kept:])
         if kept:

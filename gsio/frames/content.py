@@ -1,0 +1,185 @@
+"""The content of an output: what its frames are, in the words that its readers need, whoever computed them.
+
+The content of a run follows from its configuration, which the output records. Any other output records its content, as
+TOML in the attribute `content`, and has no configuration.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from gsio.config import AUTO, CODECS, Config
+from gsio.config.schema import Natural, Positive
+from gsio.config.units import one_of
+from gsio.errors import DataError, UsageError
+from gsio.frames.format import FrameFormat
+from gsio.inputs import parse_toml
+
+NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"  # of a field or an axis: a name in every format, and in an address of the page
+MEMBER = "member"  # the axis of a batch
+MOST_FIELDS, MOST_AXES, MOST_CELLS = 64, 4, 2**62
+RESERVED = {"time", "step", "stats", "integrity", "pyramid", "matrix", "quantization_info", "VTKHDF", "status"}
+Name = Annotated[str, Meta(pattern=f"^{NAME}$")]
+Words = Annotated[str, Meta(max_length=1000)]
+Dtype = Literal[
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
+]
+
+
+class Quantity(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the numbers of a field, or of a series along time, mean: a name in words, and units as in UDUNITS."""
+
+    long_name: Words = ""
+    units: Words = "1"
+
+
+class Axis(Struct, frozen=True, forbid_unknown_fields=True):
+    """An axis of a frame: `size` places at the coordinates first, first + spacing, first + 2 spacing and so on."""
+
+    name: Name
+    size: Positive
+    long_name: Words = ""
+    units: Words = "1"
+    first: float = 0.0
+    spacing: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.first) and math.isfinite(self.spacing) and self.spacing):
+            raise ValueError(f"axis {self.name}: expected finite coordinates that differ")
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The coordinates, [place]."""
+        return self.first + self.spacing * np.arange(self.size, dtype=np.float64)
+
+    def part(self, kept: range) -> "Axis":
+        """Return the axis of the places that are `kept`; the members of a batch are counted anew."""
+        if self.name == MEMBER:
+            return replace(self, size=len(kept))
+        return replace(self, size=len(kept), first=self.first + self.spacing * kept.start,
+                       spacing=self.spacing * kept.step)  # fmt: skip
+
+
+class Content(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the frames of an output are, and how they are stored.
+
+    Attributes
+    ----------
+    fields
+        The saved fields by name, in the order of their checksums. Viewers show the last one first.
+    axes
+        The axes of a frame, one to four, the slowest first.
+    precision, store
+        The names of the dtypes in which values are computed, and stored. Floats can be stored as "uint8" or "uint16",
+        which stand for 0 to 1.
+    keep_bits, compression, level, shard_frames, pyramid
+        As in the section `output` of a configuration.
+    time, step
+        What the series along time mean, which have the model time and the number of steps behind each frame.
+    interval
+        Model time between two frames; 0: unknown.
+    """
+
+    fields: Annotated[dict[Name, Quantity], Meta(min_length=1, max_length=MOST_FIELDS)]
+    axes: Annotated[tuple[Axis, ...], Meta(min_length=1, max_length=MOST_AXES)]
+    precision: Dtype
+    store: Dtype
+    keep_bits: Annotated[int, Meta(ge=0, le=52)] = 0
+    compression: str = AUTO
+    level: Annotated[int, Meta(ge=0, le=9)] = 1
+    shard_frames: Natural = 0
+    pyramid: Annotated[int, Meta(ge=0, le=16)] = 0
+    time: Quantity = Quantity("time")
+    step: Quantity = Quantity("number of the step")
+    interval: float = 0.0
+
+    def __post_init__(self) -> None:
+        names = [*self.fields, *(axis.name for axis in self.axes)]
+        if len({*names, *RESERVED}) < len(names) + len(RESERVED):
+            raise ValueError(
+                f"expected names of fields and axes that differ, and none of {', '.join(sorted(RESERVED))}"
+            )
+        if math.prod(self.shape) > MOST_CELLS:
+            raise ValueError(f"expected frames of at most {MOST_CELLS} cells, found {' × '.join(map(str, self.shape))}")
+        packed = self.store in ("uint8", "uint16")
+        both = all(kind.startswith("float") for kind in (self.precision, self.store))
+        if not (both or self.store == self.precision or (packed and self.precision.startswith("float"))):
+            raise ValueError(f"store: expected {self.precision} as computed, found {self.store}")
+        if self.compression not in (AUTO, *CODECS):
+            raise ValueError(f"compression: expected {one_of((AUTO, *CODECS))}, found another")
+        if not 0 <= self.interval < math.inf:
+            raise ValueError("interval: expected a time of 0 or more")
+
+    @classmethod
+    def of(cls, config: Config) -> "Content":
+        """Return the content of the output of a run."""
+        grid, output, members = config.grid, config.output, config.model.members
+        batch = [Axis(MEMBER, members, "member of the batch")] if members > 1 else []
+        rows, cols = Axis("y", grid.rows, "row, in grid spacings"), Axis("x", grid.cols, "column, in grid spacings")
+        return cls(
+            fields={name: Quantity(f"concentration of {name.upper()}") for name in output.fields.split(",")},
+            axes=(*batch, rows, cols),
+            precision=config.model.precision,
+            store=config.stored,  # type: ignore[arg-type]  # a name of the configuration's own list
+            keep_bits=output.keep_bits,
+            compression=output.compression,
+            level=output.level,
+            shard_frames=output.shard_frames,
+            pyramid=output.pyramid,
+            time=Quantity("model time"),
+            step=Quantity("time steps since the initial state"),
+            interval=config.run.steps_per_frame * config.model.dt,
+        )
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Content":
+        """Return the content in `text`, which `to_toml` made. Raises DataError for any other text."""
+        try:
+            return msgspec.convert(parse_toml(text), cls)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise DataError(f"expected the content of an output, found another text ({error})") from None
+
+    def to_toml(self) -> str:
+        """Return the content as TOML that `from_toml` reads back unchanged."""
+        return msgspec.toml.encode(self).decode()
+
+    def checked(self) -> "Content":
+        """Return the same content; raise UsageError if a name, a number or a text is not as it may be."""
+        try:
+            return msgspec.convert(msgspec.to_builtins(self), Content)
+        except msgspec.ValidationError as error:
+            raise UsageError(str(error)) from None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Cells of a frame along each axis."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def volume(self) -> tuple[Axis, Axis, Axis]:
+        """The members, rows and columns of a frame as pictures show it.
+
+        The axes before the last two are one axis of members, and a frame of one axis has one row.
+        """
+        *before, rows, cols = self.axes if len(self.axes) > 1 else (Axis("row", 1), *self.axes)
+        members = before[0] if len(before) == 1 else Axis(MEMBER, math.prod(axis.size for axis in before))
+        return members, rows, cols
+
+    def frame(self, *, shuffle: bool = False) -> FrameFormat:
+        """Return the format of a frame; `shuffle`: the codec gets byte planes."""
+        store = np.dtype(self.store).newbyteorder("<")
+        return FrameFormat(self.shape, tuple(self.fields), np.dtype(self.precision), store, self.keep_bits, shuffle)
+
+
+def content_of(attributes: Mapping[str, Any]) -> Content:
+    """Return the content of an output with these attributes; raise DataError if they tell none."""
+    for name, read in (("config", lambda text: Content.of(Config.from_toml(text))), ("content", Content.from_toml)):
+        if isinstance(text := attributes.get(name), str):
+            return read(text)
+    raise DataError("expected the attribute 'config' or 'content', a text, found none")
