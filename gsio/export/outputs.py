@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gsio.compute.host import stage
 from gsio.export.provenance import attributes_of
-from gsio.frames.block import Block
+from gsio.frames.block import FilledBlock
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
 from gsio.frames.metadata import AXES, SERIES_CHUNK
@@ -41,17 +41,21 @@ def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     rows, cols = selection.shape[-2:]
     config = replace(config, grid=replace(config.grid, rows=rows, cols=cols), run=replace(config.run, frames=count))
     layout = layout_of(config)
-    block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     status = selection.stack.attributes["status"]
     status = "stopped" if status == "running" else status
-    with new_output(path, config, layout, attributes_of(selection), status) as append:
+    with new_output(path, config, layout, attributes_of(selection), status) as session:
+        block = None
         for number, frame in enumerate(frames):
             place = number % layout.frames_per_block
+            if place == 0:
+                block = session.acquire()
+            if block is None:  # the session has failed
+                break
             for field, plane in enumerate(frame):
                 stage(plane, layout.frame, block.data[place, field], block.statistics[place, field])
             if place + 1 == layout.frames_per_block or number + 1 == count:
                 block.first, block.count = number - place, place + 1
-                append(block)
+                session.submit(FilledBlock(block))
     _amend(path, selection)
 
 
