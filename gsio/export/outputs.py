@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gsio.compute.host import stage
 from gsio.export.provenance import attributes_of
-from gsio.frames.block import Block
+from gsio.frames.block import FilledBlock
 from gsio.frames.chunking import Chunking
 from gsio.frames.format import FrameFormat
 from gsio.frames.sizes import default_sizes
@@ -40,18 +40,22 @@ def write_output(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     stack, content, count = selection.stack, selection.content, len(selection.frames)
     steps = stack.config.run.steps_per_frame if stack.is_of_run else 0
     layout = content_layout(content, frames=count, steps=steps)
-    block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
     status = stack.attributes["status"]
     status = "stopped" if status == "running" else status
-    with new_output(path, content, layout, attributes_of(selection), status) as append:
+    with new_output(path, content, layout, attributes_of(selection), status) as session:
+        block = None
         for number, frame in enumerate(frames):
             place = number % layout.frames_per_block
+            if place == 0:
+                block = session.acquire()
+            if block is None:  # the session has failed
+                break
             block.times[place], block.steps[place] = selection.times[number], selection.steps[number]
             for field, plane in enumerate(frame):
                 stage(plane, layout.frame, block.data[place, field], block.statistics[place, field])
             if place + 1 == layout.frames_per_block or number + 1 == count:
                 block.first, block.count = number - place, place + 1
-                append(block)
+                session.submit(FilledBlock(block))
     _amend(path, selection)
 
 

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,12 @@ class Block:
             return self._tasks_done == 0
 
 
+# The phases of a block: the pool gives a Block; who has put frames there submits a FilledBlock; a writer commits
+# an EncodedBlock.
+FilledBlock = NewType("FilledBlock", Block)
+EncodedBlock = NewType("EncodedBlock", Block)
+
+
 class BlockPool:
     """A fixed number of blocks, the only bound in the system: a solver waits for a free block, and nowhere else."""
 
@@ -97,11 +103,12 @@ class BlockPool:
         self._free: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         for _ in range(blocks):
             self._free.put(Block(layout, allocate(layout.block_nbytes)))
+        self._closed = False
 
     @property
     def in_use(self) -> int:
         """The number of blocks that are acquired and not released."""
-        return self.blocks - self._free.qsize()
+        return self.blocks + self._closed - self._free.qsize()
 
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None once the pool is closed and no block is free."""
@@ -117,4 +124,6 @@ class BlockPool:
 
     def close(self) -> None:
         """Wake the callers that wait for a block."""
-        self._free.put(None)
+        if not self._closed:
+            self._closed = True
+            self._free.put(None)

@@ -6,9 +6,8 @@ damage.
 """
 
 import os
-import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,18 +143,11 @@ def _flat(layer: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, values in layer.items() for key, value in values.items()}
 
 
-class Snapshot(NamedTuple):
-    """The state after `frames` frames; `fields` waits for u and v, and returns them."""
-
-    frames: int
-    fields: Callable[[], tuple[Field, Field]]
-
-
 class Checkpointer:
-    """Takes snapshots of the state when a checkpoint is due, and keeps each until its frames are committed.
+    """Takes snapshots of the state when a checkpoint is due, and makes the functions that save them.
 
-    The solver's thread takes, between two blocks. The writer's thread says how many frames are committed. A thread of
-    its own saves. No snapshot is taken while the one before is not saved yet.
+    The solver's thread takes, between two blocks. The session of the output saves, once the frames before a snapshot
+    are safe. No snapshot is taken while the one before is not saved yet, except for the last one.
 
     Parameters
     ----------
@@ -181,51 +173,33 @@ class Checkpointer:
         self._taken, self._taken_at = first, time.monotonic()
         self._asked = False
         self._saving = False  # a snapshot waits, or is being saved
-        self._waiting: Snapshot | None = None  # until its frames are committed
-        self._ready: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
-        self._last: Snapshot | None = None  # is saved when the output is closed
 
     def ask(self) -> None:
         """Take a snapshot before the next block."""
         self._asked = True
 
-    def take_if_due(self, first: int) -> None:
-        """Take a snapshot of the state after `first` frames if a checkpoint is due; the solver does not wait for it."""
-        if self._snapshot is None or self._saving or first == self._taken:
-            return
+    def take_if_due(self, first: int) -> Callable[[], None] | None:
+        """Take a snapshot of the state after `first` frames if a checkpoint is due, as `take` does."""
+        if self._saving or first == self._taken:
+            return None
         now = time.monotonic()
         late = 0 < self._every_frames <= first - self._taken or 0 < self._every_seconds <= now - self._taken_at
         asked, self._asked = self._asked, False
-        if late or asked:
-            self._taken, self._taken_at, self._saving = first, now, True
-            self._waiting = Snapshot(first, self._snapshot())
+        return self.take(first) if late or asked else None
 
-    def take_last(self, first: int) -> None:
-        """Take a snapshot of the state after the last frame, number `first`, that is computed."""
-        if self._snapshot is not None:
-            self._last = Snapshot(first, self._snapshot())
+    def take(self, first: int) -> Callable[[], None] | None:
+        """Take a snapshot of the state after `first` frames, and return the function that makes a checkpoint of it.
 
-    def committed(self, frames: int) -> None:
-        """Let the waiting snapshot be saved if all its frames are among the first `frames`, which are committed."""
-        if (waiting := self._waiting) is not None and waiting.frames <= frames:
-            self._waiting = None
-            self._ready.put(waiting)
+        The solver does not wait for the snapshot. The result is None if there are no checkpoints.
+        """
+        if self._snapshot is None:
+            return None
+        self._taken, self._taken_at, self._saving = first, time.monotonic(), True
+        fields = self._snapshot()
 
-    def end(self) -> None:
-        """Let `ready` end."""
-        self._ready.put(None)
-
-    def ready(self) -> Iterator[Snapshot]:
-        """Yield each snapshot whose frames are committed, and wait for the next, until `end`."""
-        while (snapshot := self._ready.get()) is not None:
-            yield snapshot
+        def save() -> None:
+            self._save(first, *fields())
             self._saving = False
+            log.info("checkpoint written", frame=first)
 
-    def last(self, frames: int) -> Snapshot | None:
-        """Return the last snapshot if all its frames are among the first `frames`, which are committed."""
-        return self._last if self._last is not None and self._last.frames <= frames else None
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Make a checkpoint of a snapshot."""
-        self._save(snapshot.frames, *snapshot.fields())
-        log.info("checkpoint written", frame=snapshot.frames)
+        return save

@@ -19,7 +19,7 @@ from gsio.codec import CODECS, decode
 from gsio.codec.checksum import frame_checksum
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
-from gsio.frames.block import Block
+from gsio.frames.block import Block, EncodedBlock, FilledBlock
 from gsio.frames.content import content_of
 from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
@@ -153,8 +153,9 @@ class Wreck:
         # One commit holds the frames of one chunk or shard: they are stored, or lost, together.
         chunks = self._layout.chunks
         layout = BlockLayout(chunks, chunks.frames_together, chunks.frames_together)
-        blocks = [(first, *self._block(layout, first)[1:]) for first in range(0, self.frames, layout.frames_per_block)]
-        damaged = [frame for _, of_block in blocks for frame in of_block]
+        unsaved = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+        firsts = range(0, self.frames, layout.frames_per_block)
+        damaged = [frame for first in firsts for frame in self._fill(unsaved, first)]
         self.saved = self.frames
         while self.saved and self.saved - 1 in damaged[-1:]:
             self.saved = damaged.pop()
@@ -165,18 +166,24 @@ class Wreck:
             )
         attributes = self._attributes | ({DAMAGED: damaged} if damaged else {})
         known = self._series["integrity/crc32c"]
+
+        def inspect(block: EncodedBlock) -> None:
+            block.checksums[: block.count] = known[block.first : block.first + block.count]
+
         with new_output(
-            target, self._content, layout, attributes, "stopped", checksums=known, keep_journal=True
-        ) as append:
+            target, self._content, layout, attributes, "stopped", inspect=inspect, keep_journal=True
+        ) as session:
             for first in range(0, self.saved, layout.frames_per_block):
-                block, _ = self._block(layout, first)
+                if (block := session.acquire()) is None:
+                    break
+                self._fill(block, first)
                 block.count = min(block.count, self.saved - first)
-                append(block)
+                session.submit(FilledBlock(block))
         return damaged
 
-    def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:
-        """Return a block of the frames from `first` on, and which of them are damaged."""
-        block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+    def _fill(self, block: Block, first: int) -> list[int]:
+        """Fill a block with the frames from `first` on, and return which of them are damaged."""
+        layout = block.layout
         block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
         damaged = []
         missing = np.full(layout.frame.shape, np.nan if layout.frame.dtype.kind == "f" else 0, layout.frame.dtype)
@@ -196,7 +203,7 @@ class Wreck:
             for statistic, word in enumerate(STATISTICS):
                 if (series := self._series.get(f"stats/{name}_{word}")) is not None:
                     block.statistics[: block.count, field, statistic] = series[held]
-        return block, damaged
+        return damaged
 
     def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
         """Return the values of a chunk by the source with the most whole frames, and which frames are whole."""

@@ -25,7 +25,7 @@ from gsio.run import checkpoints
 from gsio.run.checkpoints import Checkpoint, Checkpointer
 from gsio.run.initial import initial_state, rates
 from gsio.run.limits import limits, time_limit
-from gsio.run.pipeline import Earlier, Pipeline
+from gsio.run.pipeline import Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.progress import Observe
 from gsio.run.resume import Restart, compare, find_restart
@@ -34,11 +34,11 @@ from gsio.run.summary import Summary, summarise
 from gsio.run.tunings import recall
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
-from gsio.writer import format_of, open_writer
+from gsio.writer import format_of
 from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
-from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
+from gsio.writer.session import Earlier, open_session
 from gsio.writer.status_file import is_status, status_of
 
 Resume = Literal["no", "auto", "must"]
@@ -153,7 +153,7 @@ def _run(
                 "run started" if before is None else "run resumed",
                 output=str(output),
                 frames=pipeline.config.run.frames,
-                first=pipeline.frames_committed,
+                first=pipeline.session.frames_committed,
                 **({} if before is None else {"computed_from": before.computed_from}),
                 backend=pipeline.solver.backend,
                 device=pipeline.solver.device,
@@ -203,11 +203,17 @@ def _pipeline(
     def save(frames: int, u: Field, v: Field) -> None:
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
+    earlier, series, check = Earlier(), None, None
+    if before is not None:
+        earlier, series = Earlier(before.frames, before.computed_from, before.last), before.series
+        check = partial(compare, before, solver.device)
     try:
-        series = before.series if before is not None else None
         if before is not None:
             checkpoints.discard(output, before.frames)
-        writer = open_writer(Target(output, Content.of(config), layout, attributes, journal, trace, series, overwrite))
+        session = open_session(
+            output, Content.of(config), attributes, journal, pool, planned.threads,
+            trace=trace, series=series, overwrite=overwrite, earlier=earlier,
+        )  # fmt: skip
         for path in checkpoints.paths_of(output):
             if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
                 path.unlink()
@@ -216,16 +222,13 @@ def _pipeline(
         if isinstance(error, TakenError) or not os.path.lexists(output):
             journal.remove()
         if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            frames = before.frames if before is not None else 0
+            frames = earlier.frames
             safe = f"the {frames} frames committed before are safe" if frames else "no frame was written"
             raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
         raise
-    earlier, every = Earlier(), parse_interval("run.checkpoint_every", config.run.checkpoint_every)
-    if before is not None:
-        check = partial(compare, before, solver.device)
-        earlier = Earlier(before.frames, before.computed_from, before.last, check)
+    every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
     checkpointer = Checkpointer(earlier.computed_from, every, solver.snapshot, save)
-    return Pipeline(config, solver, pool, writer, trace, planned.threads, earlier, checkpointer)
+    return Pipeline(config, solver, session, checkpointer, check)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:

@@ -25,7 +25,7 @@ from gsio.testing import encode, random_block, small_blocks
 from gsio.trace import Trace
 from gsio.writer.formats import FORMATS, open_writer
 from gsio.writer.journal import Journal
-from gsio.writer.protocol import FrameWriter, Target
+from gsio.writer.protocol import Target, Writer
 from gsio.writer.provenance import root_attributes
 
 Make = Callable[..., Config]
@@ -46,7 +46,7 @@ class Output:
         self._attributes = root_attributes(config, "test", "test")
 
     @contextmanager
-    def writer(self, after: int | None = None) -> Iterator[FrameWriter]:
+    def writer(self, after: int | None = None) -> Iterator[Writer]:
         """Give a writer of a new output, or of one that goes on after so many frames."""
         series = None
         if after is not None:

@@ -19,7 +19,7 @@ from gsio import codec
 from gsio.codec import CODECS
 from gsio.errors import StorageError
 from gsio.files import is_file, publish, sync_folder
-from gsio.frames.block import Block
+from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.chunking import PLACE
 from gsio.frames.layout import PAGE
 from gsio.frames.metadata import SERIES_CHUNK, frame_series
@@ -95,12 +95,12 @@ class ChunkWriter:
         self._file.flush()
         self.nbytes = self._disk.size
 
-    def encode(self, block: Block, task: int) -> None:
+    def encode(self, block: FilledBlock, task: int) -> None:
         """Compress one task of `block`, and take the checksums of its frames."""
         with self._trace.span("encode", block.first):
             codec.encode(block, task)
 
-    def commit(self, blocks: Sequence[Block]) -> None:
+    def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Append the frames of `blocks` and flush, so that readers find them."""
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept

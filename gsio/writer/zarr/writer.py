@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gsio import codec
 from gsio.codec import CODECS
 from gsio.files import changed, publish, require_same, temporary_beside
-from gsio.frames.block import Block
+from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.chunking import PLACE
 from gsio.frames.metadata import DAMAGED, OF_SESSION, SERIES_CHUNK, frame_series
 from gsio.writer.formats import is_zarr
@@ -92,7 +92,7 @@ class ZarrWriter:
                 self._put_metadata(key, value)
         self._publish()
 
-    def encode(self, block: Block, task: int) -> None:
+    def encode(self, block: FilledBlock, task: int) -> None:
         """Compress one task of `block`, take checksums, and store its chunks; no reader looks at them yet."""
         with self._trace.span("encode", block.first):
             codec.encode(block, task)
@@ -112,7 +112,7 @@ class ZarrWriter:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, task)
 
-    def _encode_levels(self, block: Block, task: int) -> None:
+    def _encode_levels(self, block: FilledBlock, task: int) -> None:
         """Compress and store the smaller levels of one task of `block`."""
         layout = self._layout
         itemsize, compress = layout.frame.dtype.itemsize, CODECS[layout.chunks.codec].encode
@@ -133,7 +133,7 @@ class ZarrWriter:
                         key, [compress(values.reshape(-1).view(np.uint8), itemsize, layout.chunks.level)]
                     )
 
-    def commit(self, blocks: Sequence[Block]) -> None:
+    def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see new frames once a second."""
         with self._trace.span("commit", blocks[0].first), self._lock:
             series = frame_series(self._layout, blocks)
