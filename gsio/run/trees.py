@@ -226,6 +226,8 @@ def _typed(array: NDArray[Any], how: dict[str, Any], path: str) -> NDArray[Any]:
         dtype = np.dtype(getattr(import_module("ml_dtypes"), name))
     except (ImportError, AttributeError) as error:
         raise DataError(f"{path} has the dtype {name}, which needs a newer ml_dtypes ({error}); install it") from None
+    if dtype.isbuiltin != 2 or array.dtype != f"u{dtype.itemsize}":
+        raise ValueError(f"{path}: expected the bits of {name}, found {array.dtype}")
     return array.view(dtype)
 
 
@@ -255,8 +257,8 @@ def _restore_jax(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
     made = jax.numpy.array(array)
     if made.dtype != array.dtype:
         raise DataError(f"{path} is {array.dtype}, of which JAX makes {made.dtype}; set jax_enable_x64 before")
-    if "weak" in how:  # such an array takes the dtype of what it meets
-        weak = jax.lax.convert_element_type(made, {"i": int, "f": float, "c": complex}[array.dtype.kind])
+    if "weak" in how:  # such an array, made of numbers of Python, takes the dtype of what it meets
+        weak = jax.numpy.full(made.shape, {"i": 0, "c": 0j}.get(array.dtype.kind, 0.0)).at[...].set(made)
         made = weak if weak.dtype == made.dtype else made
     return made
 
