@@ -104,8 +104,7 @@ def _check_fields(value: Any, path: str, names: tuple[str, ...]) -> None:
     kind = type(value)
     if _class(kind.__module__, kind.__qualname__) is not kind:
         raise UsageError(
-            f"{path}: the class {kind.__module__}.{kind.__qualname__} cannot be found by its name; define it in a "
-            "module, outside of functions"
+            f"{path}: the class {_name(kind)} cannot be found by its name; define it in a module, outside of functions"
         )
     if missing := [name for name in names if not hasattr(value, name)]:
         raise UsageError(f"{path}.{missing[0]}: expected a value, found none; set the field before the state is saved")
@@ -211,7 +210,7 @@ def _array(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
         try:
             import_module(library)
         except Exception as error:
-            log.warning(f"{path} was an array of {library}, which cannot be imported ({_line(error)}); it is of NumPy")
+            log.warning(f"{path} is now an array of NumPy, because {library} cannot be imported ({_line(error)})")
         else:
             return LIBRARIES[library].restore(array, how, path)
     array = _typed(array, how, path)
@@ -256,7 +255,9 @@ def _restore_jax(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
     array = _typed(array, how, path)
     made = jax.numpy.array(array)
     if made.dtype != array.dtype:
-        raise DataError(f"{path} is {array.dtype}, of which JAX makes {made.dtype}; set jax_enable_x64 before")
+        raise DataError(
+            f"{path} is {array.dtype}, but JAX makes {made.dtype} of it; set jax_enable_x64 before it is read"
+        )
     if "weak" in how:  # such an array, made of numbers of Python, takes the dtype of what it meets
         weak = jax.numpy.full(made.shape, {"i": 0, "c": 0j}.get(array.dtype.kind, 0.0)).at[...].set(made)
         made = weak if weak.dtype == made.dtype else made
@@ -282,7 +283,7 @@ def _restore_torch(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
     try:
         made = made.to(how["device"])
     except Exception as error:
-        log.warning(f"{path} was on {how['device']}, which PyTorch cannot use ({_line(error)}); it is on the CPU")
+        log.warning(f"{path} is now on the CPU, because PyTorch cannot use {how['device']} ({_line(error)})")
     return made.requires_grad_() if "grad" in how else made
 
 
@@ -297,7 +298,7 @@ def _restore_cupy(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
     try:
         return cupy.asarray(array)
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        log.warning(f"{path} was an array of CuPy, which cannot use a GPU ({_line(error)}); it is of NumPy")
+        log.warning(f"{path} is now an array of NumPy, because CuPy cannot use a GPU ({_line(error)})")
         return array
 
 

@@ -192,10 +192,10 @@ def test_fields_without_a_value_and_values_without_a_field_are_refused() -> None
     restored = restore(*flatten(state))
     assert same(restored, state)
     assert restored.total == 2
-    state.other = 5  # type: ignore[attr-defined]
+    state.other = 5
     with pytest.raises(UsageError, match=r"state\.other: expected fields only"):
         flatten(state)
-    del state.other, state.steps  # type: ignore[attr-defined]
+    del state.other, state.steps
     with pytest.raises(UsageError, match=r"state\.steps: expected a value"):
         flatten(state)
 
@@ -235,6 +235,31 @@ def test_a_hostile_structure_is_an_error_of_data(text: str) -> None:
         restore(text, [np.zeros(2, np.uint16), np.zeros(2)])
     assert len(str(caught.value).splitlines()) == 1
     assert not {name for name in set(sys.modules) - before if not name.startswith("ml_dtypes")}
+
+
+words = st.sampled_from(["tuple", "dict", "OrderedDict", "complex", "class", "fields", "array", "dtype", "scalar"])
+classes = st.sampled_from([[__name__, name] for name in ("Moments", "Model", "Frozen", "Empty", "Tensor", "__name__")])
+nodes = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.sampled_from(["bfloat16", "int4"]), classes
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(words, inner, max_size=3),
+        st.fixed_dictionaries({"class": classes, "fields": st.dictionaries(st.sampled_from(["count", "mu"]), inner)}),
+        st.fixed_dictionaries({"array": st.dictionaries(words, inner, max_size=2)}),
+    ),
+)
+
+
+@given(nodes)
+def test_whatever_a_structure_says_is_a_state_or_an_error_of_data(node: Any) -> None:
+    text, found = json.dumps(node), False
+    for count in range(3):
+        with suppress(DataError):
+            restore(text, [np.zeros(2, np.uint16) for _ in range(count)])
+            assert not found  # no other number of arrays fits
+            found = True
 
 
 def test_each_array_is_used_once() -> None:
@@ -368,7 +393,7 @@ def test_a_tensor_comes_back_on_its_device_or_on_the_cpu(device: str, torch: Any
     assert (brain.dtype, brain.values.tolist()) == ("torch.bfloat16", bits.tolist())
     if device == "cuda:7":
         assert plain.device == brain.device == "cpu"
-        assert events[0]["event"] == "state[0] was on cuda:7, which PyTorch cannot use (no cuda:7); it is on the CPU"
+        assert events[0]["event"] == "state[0] is now on the CPU, because PyTorch cannot use cuda:7 (no cuda:7)"
     else:
         assert plain.device == brain.device == device
         assert events == []
@@ -379,7 +404,7 @@ def test_a_tensor_without_its_library_comes_back_as_numpy(torch: Any, monkeypatc
     monkeypatch.setitem(sys.modules, "torch", None)
     with capture_logs() as events:
         assert same(restore(text, arrays), [np.arange(3.0)])
-    assert "state[0] was an array of torch, which cannot be imported" in events[0]["event"]
+    assert "state[0] is now an array of NumPy, because torch cannot be imported" in events[0]["event"]
 
 
 @pytest.mark.parametrize("has_gpu", [True, False])
@@ -403,7 +428,7 @@ def test_an_array_of_cupy_comes_back_on_a_gpu_or_as_numpy(has_gpu: bool, monkeyp
         assert (type(found), found.values.tolist(), events) == (Tensor, [0, 1, 2], [])
     else:
         assert same(found, np.arange(3.0))
-        assert "cannot use a GPU (no device)" in events[0]["event"]
+        assert "because CuPy cannot use a GPU (no device)" in events[0]["event"]
 
 
 def jax_state(jax: Any) -> dict[str, Any]:
@@ -471,7 +496,7 @@ def test_float64_of_jax_needs_a_jax_that_has_float64() -> None:
     with jax.experimental.enable_x64() if not hasattr(jax, "enable_x64") else jax.enable_x64(True):
         text, arrays = flatten({"u": jax.numpy.ones(3, "float64")})
         assert restore(text, arrays)["u"].dtype == "float64"
-    with pytest.raises(DataError, match=r"state\['u'\] is float64, of which JAX makes float32; set jax_enable_x64"):
+    with pytest.raises(DataError, match=r"state\['u'\] is float64, but JAX makes float32 of it; set jax_enable_x64"):
         restore(text, arrays)
 
 
