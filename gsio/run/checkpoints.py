@@ -1,14 +1,15 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
-A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
-written under a temporary name, synced and renamed; the previous one stays as ``_prev``. A CRC-32 of each array shows
-damage.
+A checkpoint is an .npz beside the output: the output and frame that it belongs to, and u, v and the configuration of a
+run, or the state of another loop. It is written under a temporary name, synced and renamed; the previous one stays as
+``_prev``. A CRC-32 of each array shows damage.
 """
 
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gsio.errors import DataError
 from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
 from gsio.model.gray_scott import Field
+from gsio.run.trees import KINDS
 
 # Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
 KEYS_THAT_MAY_CHANGE = {
@@ -48,21 +50,32 @@ class Checkpoint(NamedTuple):
     rates: int
 
 
+class SavedState(NamedTuple):
+    """The state of another loop after `frames` frames, as `gsio.run.trees.flatten` makes `structure` and `leaves`."""
+
+    output_id: str
+    frames: int
+    structure: str
+    leaves: list[NDArray[Any]]
+
+
 def paths_of(output: Path) -> tuple[Path, Path]:
     """Return the paths of the newest checkpoint of an output and of the previous one."""
     return Path(f"{output}.checkpoint.npz"), Path(f"{output}.checkpoint_prev.npz")
 
 
-def save(output: Path, checkpoint: Checkpoint) -> None:
+def save(output: Path, checkpoint: Checkpoint | SavedState) -> None:
     """Put a checkpoint beside `output`, durably; raises OSError if storage fails, and the previous one stays.
 
     A file of another kind that has the name of a checkpoint gets another name.
     """
+    values = checkpoint._asdict()
+    values |= {f"leaf_{i}": leaf for i, leaf in enumerate(values.pop("leaves", ()))}
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **checkpoint._asdict())
+            np.savez(file, allow_pickle=False, **values)
             file.flush()
             os.fsync(file.fileno())
         for taken in (path, previous):
@@ -76,10 +89,19 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
-    """Return the intact checkpoints of an output, or those that name `output_id`, the newest first.
+    """Return the intact checkpoints of a run, or those that name `output_id`, the newest first.
 
     Raises DataError if all checkpoints are damaged.
     """
+    return [each for each in _load(output, output_id) if isinstance(each, Checkpoint)]
+
+
+def load_states(output: Path, output_id: str) -> list[SavedState]:
+    """Return the intact states that name `output_id`, the newest first; raises as `load`."""
+    return [each for each in _load(output, output_id) if isinstance(each, SavedState)]
+
+
+def _load(output: Path, output_id: str | None) -> list[Checkpoint | SavedState]:
     found, damaged = [], []
     for path in paths_of(output):
         try:
@@ -92,23 +114,27 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
         raise DataError(
             f"--resume: {' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay"
         )
-    return [checkpoint for checkpoint in found if output_id in (None, checkpoint.output_id)]
+    return [each for each in found if output_id in (None, each.output_id)]
 
 
-def _read(path: Path) -> Checkpoint:
-    # A checkpoint is not compressed: no array can be larger than the file.
-    values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
-    if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
-        raise ValueError("u and v differ in shape or type")
-    numbers = {name: int(values[name]) for name in ("frames", "rates")}
-    return Checkpoint(**{**values, **numbers, **{name: str(values[name]) for name in ("output_id", "config")}})
+def _read(path: Path) -> Checkpoint | SavedState:
+    # A checkpoint is not compressed: all arrays together cannot be larger than the file.
+    values: dict[str, Any] = read_npz(path, kinds=KINDS, compressed=False)
+    output_id, frames = str(values["output_id"]), index(values["frames"].item())
+    if "structure" in values:
+        leaves = [values[f"leaf_{i}"] for i in range(len(values) - 3)]
+        return SavedState(output_id, frames, str(values["structure"]), leaves)
+    u, v = values["u"], values["v"]
+    if u.dtype.kind not in "fiu" or (u.shape, u.dtype) != (v.shape, v.dtype):
+        raise ValueError("u and v are not numbers of one shape and type")
+    return Checkpoint(output_id, frames, u, v, str(values["config"]), index(values["rates"].item()))
 
 
 def discard(output: Path, frames: int) -> None:
     """Delete, durably, the checkpoints that lie behind the first `frames` frames, which the output keeps."""
     for path in paths_of(output):
         with suppress(Exception):  # a damaged one is of no use
-            if is_checkpoint(path) and _read(path).frames > frames:
+            if is_checkpoint(path) and read_npz(path, ["frames"], compressed=False)["frames"].item() > frames:
                 path.unlink()
     sync_folder(output.parent)
 
