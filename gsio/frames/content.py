@@ -5,7 +5,8 @@ TOML in the attribute `content`, and has no configuration.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +24,7 @@ from gsio.inputs import parse_toml
 
 NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"  # of a field or an axis: a name in every format, and in an address of the page
 MEMBER = "member"  # the axis of a batch
+AXES = (MEMBER, "z", "y", "x")  # names of the last axes of a frame whose caller gives none
 MOST_FIELDS, MOST_AXES, MOST_CELLS = 64, 4, 2**62
 RESERVED = {"time", "step", "stats", "integrity", "pyramid", "matrix", "quantization_info", "VTKHDF", "status"}
 Name = Annotated[str, Meta(pattern=f"^{NAME}$")]
@@ -183,3 +185,46 @@ def content_of(attributes: Mapping[str, Any]) -> Content:
         if isinstance(text := attributes.get(name), str):
             return read(text)
     raise DataError("expected the attribute 'config' or 'content', a text, found none")
+
+
+def quantity_of(name: str, words: Mapping[str, Any]) -> Quantity:
+    """Return a quantity from its "long_name", by default its name, and "units"."""
+    try:
+        return Quantity(**{"long_name": name, **words})
+    except TypeError:
+        raise UsageError(f"{name}: expected 'long_name' and 'units', got {', '.join(map(str, words))}") from None
+
+
+def quantities_of(fields: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
+    """Return fields by name from "v", "u,v", a sequence of names, or a mapping to their "long_name" and "units"."""
+    if isinstance(fields, str):
+        fields = fields.split(",")
+    described = fields if isinstance(fields, Mapping) else {name: {} for name in fields}
+    return {name: quantity_of(name, words) for name, words in described.items()}
+
+
+def axes_of(shape: Sequence[int], coords: Mapping[str, Any] | None) -> tuple[Axis, ...]:
+    """Return the axes of a frame, with the coordinates of the caller if there are any."""
+    try:
+        sizes = [index(size) for size in shape]
+    except TypeError:
+        raise UsageError(f"shape: expected one to four numbers of cells, got {shape!r}") from None
+    if not 1 <= len(sizes) <= len(AXES):
+        raise UsageError(f"shape: expected one to four axes, got {len(sizes)}")
+    if coords is None:
+        return tuple(Axis(name, size, name) for name, size in zip(AXES[-len(sizes) :], sizes, strict=True))
+    if len(coords) != len(sizes):
+        raise UsageError(f"coords: expected {len(sizes)} axes, as `shape` has, got {', '.join(coords) or 'none'}")
+    return tuple(_axis(name, size, given) for (name, given), size in zip(coords.items(), sizes, strict=True))
+
+
+def _axis(name: str, size: int, given: Any) -> Axis:
+    values, words = given if isinstance(given, tuple) else (given, {})
+    places = np.asarray(values, np.float64)
+    if places.shape != (size,):
+        raise UsageError(f"coords: expected {size} numbers along {name}, got the shape {places.shape}")
+    spacing = float(places[-1] - places[0]) / (size - 1) if size > 1 else 1.0
+    if not np.allclose(places, places[0] + spacing * np.arange(size), rtol=0, atol=1e-6 * abs(spacing)):
+        raise UsageError(f"coords: expected evenly spaced numbers along {name}, got others; leave them out")
+    quantity = quantity_of(name, words)
+    return Axis(name, size, quantity.long_name, quantity.units, float(places[0]), spacing)

@@ -24,6 +24,7 @@ from gsio.errors import DataError
 from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
 from gsio.model.gray_scott import Field
+from gsio.reader import Stack
 from gsio.run.trees import KINDS
 
 # Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
@@ -96,7 +97,7 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
     return [each for each in _load(output, output_id) if isinstance(each, Checkpoint)]
 
 
-def load_states(output: Path, output_id: str) -> list[SavedState]:
+def load_states(output: Path, output_id: str | None = None) -> list[SavedState]:
     """Return the intact states that name `output_id`, the newest first; raises as `load`."""
     return [each for each in _load(output, output_id) if isinstance(each, SavedState)]
 
@@ -156,13 +157,15 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
     return int(crc32c(np.ascontiguousarray(kill).tobytes(), crc32c(np.ascontiguousarray(feed).tobytes())))
 
 
-def check_same_run(config: Config, before: Config, what: str) -> None:
-    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`."""
-    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, before))
+def check_same_run(config: Config, before: Stack) -> None:
+    """Raise DataError, which names the keys, unless a run of `config` can extend the output `before`."""
+    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, before.config))
     differing = [key for key in now if key not in KEYS_THAT_MAY_CHANGE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)
-        raise DataError(f"--resume: {what} has another configuration: {keys}; use the same, or another --output")
+        raise DataError(
+            f"--resume: '{before.path}' has another configuration: {keys}; use the same, or another --output"
+        )
 
 
 def _flat(layer: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gsio.errors import NO_THREAD, GsioError, Interrupted
 from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.metadata import frame_steps
 from gsio.run.checkpoints import Checkpointer
-from gsio.run.progress import Observe, Occupied, Progress
+from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.signals import listening
 from gsio.run.stages import run_trio
 from gsio.run.values import ValueCheck
@@ -71,33 +71,16 @@ class Pipeline:
     def progress(self) -> Progress:
         """Return how far the run is now."""
         end = self.finished or time.perf_counter()
-        session, layout = self.session, self.session.pool.layout
-        return Progress(
+        self.trace.update()
+        return progress_of(
+            self.session,
+            end - self.started if self.started else 0.0,
+            self._nbytes_before,
+            compute=self._compute_seconds or self.trace.advance.busy,  # where no device tells, computing is `fill`
+            link=self._link_seconds,
             frames_total=self.config.run.frames,
             steps_per_frame=self.config.run.steps_per_frame,
-            first=session.earlier.frames,
-            frames_committed=session.frames_committed,
-            frames_durable=session.frames_durable,
-            cells=layout.frame.cells,
-            frame_nbytes=layout.frame.frame_nbytes,
-            nbytes=session.writer.nbytes,
-            nbytes_before=self._nbytes_before,
-            frames_per_block=layout.frames_per_block,
-            blocks_in_use=session.pool.in_use,
-            seconds=end - self.started if self.started else 0.0,
-            occupied=self._occupied(),
             outside=self._values.outside,
-        )
-
-    def _occupied(self) -> Occupied:
-        trace = self.trace
-        trace.update()
-        return Occupied(
-            compute=self._compute_seconds or trace.advance.busy,  # where no device tells, computing is `fill`
-            link=self._link_seconds,
-            encode=trace.encode.total / self.session.threads,
-            write=trace.write.busy,
-            wait=trace.wait.busy,
         )
 
     async def _supervise(self, observers: Sequence[Observe]) -> None:
@@ -149,7 +132,7 @@ class Pipeline:
         while first < self.config.run.frames and (block := session.acquire()) is not None:
             if (save := self._checkpoints.take_if_due(first)) is not None:
                 session.checkpoint(first, save)
-            end = self._block_end(first)
+            end = min(session.end_of(first), self.config.run.frames)
             block.first, block.count = first, end - first
             block.steps[: block.count] = frame_steps(self.config, first, block.count)
             block.times[:] = block.steps * self.config.model.dt
@@ -159,13 +142,6 @@ class Pipeline:
             first = end  # the block belongs to other threads now
         if (save := self._checkpoints.take(first)) is not None:
             session.checkpoint(first, save)
-
-    def _block_end(self, first: int) -> int:
-        """Return where the block from frame `first` on ends: all its frames are in the output already, or none."""
-        held = self.session.earlier.frames
-        if first < held:
-            return min(first + self.session.pool.layout.frames_per_block, held)
-        return min(self.session.pool.layout.end_of(first), self.config.run.frames)
 
     def _inspect(self, block: EncodedBlock) -> GsioError | None:
         """Count the seconds of a block, and look at its values."""

@@ -185,30 +185,39 @@ def content_layout(
 
 
 def encoding_threads(config: Config, layout: BlockLayout) -> int:
-    """Return the number of threads that encode: by default one for each core that this process may use.
+    """Return the number of threads that encode a run."""
+    return config.output.threads or default_threads(layout)
+
+
+def default_threads(layout: BlockLayout) -> int:
+    """Return the number of threads that encode: one for each core that this process may use.
 
     With a GPU that encodes and many cores, there are fewer threads than cores. Threads that only write take turns at
     the interpreter: with more of them, the thread of the solver waits longer for its turn.
     """
     cores = usable_cores()
-    return config.output.threads or (min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores)
+    return min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores
 
 
 def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -> int:
-    """Return the number of blocks: as many as `output.memory` holds, or else enough to keep encoders and link busy.
+    """Return the number of blocks of a run, which needs no more than hold all its frames; raises as `blocks_of`."""
+    in_the_run = -(-config.run.frames // layout.frames_per_block)
+    return min(in_the_run, blocks_of(layout, encoding_threads(config, layout), config.output.memory, sizes))
 
-    Raises UsageError if `output.memory` is less than two blocks: one is filled while another is written.
+
+def blocks_of(layout: BlockLayout, threads: int, memory: str, sizes: Sizes | None = None) -> int:
+    """Return the number of blocks: as many as `memory` holds, or else enough to keep encoding `threads` and link busy.
+
+    Raises UsageError if `memory` is less than two blocks: one is filled while another is written.
     """
-    if memory := config.output.memory:
+    if memory:
         blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
         if blocks < 2:
             least = -(-2 * layout.block_nbytes // 2**20)
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
-    else:
-        wanted = -(-encoding_threads(config, layout) // layout.chunks.slabs) + 4
-        # Small blocks too cover the pauses of a disk.
-        wanted *= max(1, (sizes or default_sizes()).block_bytes // layout.block_nbytes)
-        affordable = available_memory() // 4 // (2 * layout.block_nbytes)
-        blocks = max(2, min(wanted, int(affordable)))
-    in_the_run = -(-config.run.frames // layout.frames_per_block)
-    return min(in_the_run, blocks)
+        return blocks
+    wanted = -(-threads // layout.chunks.slabs) + 4
+    # Small blocks too cover the pauses of a disk.
+    wanted *= max(1, (sizes or default_sizes()).block_bytes // layout.block_nbytes)
+    affordable = available_memory() // 4 // (2 * layout.block_nbytes)
+    return max(2, min(wanted, int(affordable)))

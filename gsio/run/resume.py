@@ -1,27 +1,28 @@
 """Resume: from which frame a stopped run goes on, and which of its frames stay."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio.config import Config
 from gsio.errors import DataError, UsageError
 from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
 from gsio.reader import Stack, open_stack
-from gsio.run.checkpoints import Checkpoint, check_same_run, load
+from gsio.run.checkpoints import Checkpoint, SavedState
 from gsio.run.repair import rebuild
 from gsio.run.survey import joined_series, own_journal, survey
 from gsio.writer.journal import Journal
 
+State = TypeVar("State", bound=Checkpoint | SavedState)
+
 log = structlog.get_logger()
 
 
-class Restart(NamedTuple):
+class Restart(NamedTuple, Generic[State]):
     """An output that a run extends.
 
     Attributes
@@ -42,7 +43,7 @@ class Restart(NamedTuple):
         The output has all frames of its run, and keeps them.
     """
 
-    checkpoint: Checkpoint | None
+    checkpoint: State | None
     series: Mapping[str, NDArray[Any]]
     checksums: NDArray[np.uint32]
     last: list[NDArray[Any]]
@@ -62,11 +63,25 @@ class Restart(NamedTuple):
         return self.checkpoint.frames if self.checkpoint is not None else 0
 
 
-def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
-    """Return where a run of `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+class Load(Protocol[State]):
+    """Returns the intact checkpoints of an output, or only those that name its identity, the newest first."""
 
-    An output that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint has
-    another configuration or is damaged, and UsageError if the output has fewer frames than `discard_after`.
+    def __call__(self, output: Path, output_id: str | None = None, /) -> list[State]:
+        """Return them; raise DataError if all are damaged."""
+
+
+def find_restart(
+    output: Path,
+    journal: Journal,
+    check: Callable[[Stack], object],
+    load: Load[State],
+    discard_after: int | None = None,
+) -> Restart[State]:
+    """Return where a run goes on with `output`: all committed frames stay, or the first `discard_after`.
+
+    An output that cannot be read is rebuilt from its `journal`. `check` raises DataError if the run cannot extend the
+    output, and `load` if its checkpoints are damaged. Raises DataError for a damaged output too, and UsageError if the
+    output has fewer frames than `discard_after`.
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
@@ -80,7 +95,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
     if found.wrong:
         raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
     with open_stack(output) as stack:
-        check_same_run(config, stack.config, f"'{output}'")
+        check(stack)
         if "selection" in stack.attributes:
             raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
         frames = found.frames
@@ -113,7 +128,7 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
         )
 
 
-def compare(before: Restart, device: str, block: Block) -> None:
+def compare(before: Restart[Any], device: str, block: Block) -> None:
     """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output."""
     found = block.checksums[block.kept : block.count]
     known = before.checksums[block.first + block.kept :][: len(found)]

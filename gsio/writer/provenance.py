@@ -44,10 +44,11 @@ def history_line() -> str:
     return f"{now()} {command_line()}"
 
 
-def root_attributes(recorded: Config | Content, backend: str, device: str) -> Attributes:
+def root_attributes(recorded: Config | Content, backend: str, device: str, output_id: str = "") -> Attributes:
     """Return the attributes of the file as a whole: conventions and provenance.
 
-    The output of a run records its configuration, and any other output its content.
+    The output of a run records its configuration, and any other output its content. An output that goes on keeps its
+    `output_id`.
     """
     title, name = "Gray-Scott reaction-diffusion simulation", "config"
     if isinstance(recorded, Content):
@@ -57,7 +58,7 @@ def root_attributes(recorded: Config | Content, backend: str, device: str) -> At
         "title": title,
         "source": f"gsio {__version__}",
         "history": history_line(),
-        "output_id": secrets.token_hex(16),
+        "output_id": output_id or secrets.token_hex(16),
         "gsio_version": __version__,
         "gsio_commit": commit(),
         name: recorded.to_toml(),

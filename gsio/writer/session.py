@@ -113,10 +113,15 @@ class Session:
             return None
         return block
 
+    def end_of(self, first: int) -> int:
+        """Return where a block from frame `first` on ends at most: the output has all its frames already, or none."""
+        layout, held = self.pool.layout, self.earlier.frames
+        return min(first + layout.frames_per_block, held) if first < held else layout.end_of(first)
+
     def submit(self, block: FilledBlock) -> None:
         """Let the frames of `block`, which follow those of the block before, be written.
 
-        The block ends at `BlockLayout.end_of` or before. A block may begin inside a chunk or shard: what the output has
+        The block ends at `end_of` or before. A block may begin inside a chunk or shard: what the output has
         of this piece is then encoded and stored again, with the frames of the block.
         """
         layout = self.pool.layout
@@ -265,8 +270,9 @@ class Session:
 
     def _keep_last(self, block: EncodedBlock) -> None:
         """Keep what the next block is encoded with, if it begins inside a chunk or shard of `block`."""
-        behind = (block.first + block.count) % self.pool.layout.chunks.frames_together
-        if behind and not self._finishing:
+        end = block.first + block.count
+        behind = end % self.pool.layout.chunks.frames_together
+        if behind and not (self._finishing and end == self._submitted):
             self._last = codec.values(block, block.count - behind)
 
     def _save(self) -> None:

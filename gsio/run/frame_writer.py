@@ -1,0 +1,333 @@
+"""FrameWriter: any loop that owns arrays saves its frames in the files of gsio, without waiting for the storage."""
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter as clock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import structlog
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from gsio.compute.staging import host_plane
+from gsio.config import AUTO
+from gsio.errors import DataError, GsioError, UsageError
+from gsio.frames.content import Content, axes_of, quantities_of, quantity_of
+from gsio.log import configure
+from gsio.reader import Stack
+from gsio.run import checkpoints, trees
+from gsio.run.output import Resume, check_output, restart
+from gsio.run.plan import content_with_codec
+from gsio.run.recording import Recording
+from gsio.run.summary import Summary
+from gsio.streams import say
+from gsio.writer.formats import format_of
+from gsio.writer.journal import Journal
+
+PATIENCE_SECONDS = 1.0  # the longest time that a frame waits for others to fill its block
+
+# Attributes that gsio sets.
+OWN = {
+    "Conventions", "source", "history", "output_id", "content", "config", "argv", "versions", "backend", "device",
+    "host", "platform", "started", "ended", "status", "gsio_version", "gsio_commit",
+}  # fmt: skip
+
+log = structlog.get_logger()
+
+Described = Mapping[str, Any]  # the words "long_name" and "units"
+
+
+class FrameWriter:
+    """A file or Zarr group that grows by the frames that a loop appends; a context manager that closes it.
+
+    `append` copies a frame and returns. Threads compress and write the frames, in order, and `append` waits only where
+    all blocks of the pool are full. The file is one of `gsio run`: `gsio info`, `verify`, `repair`, `export` and `view`
+    work on it, also while the loop goes on. Several threads may call the methods.
+
+    Parameters
+    ----------
+    path
+        The file or folder to make; its ending, .h5, .hdf5 or .zarr, names the format.
+    shape
+        The shape of a frame, one to four axes.
+    fields
+        The names of the fields of a frame: "v", "u,v", a sequence of names, or a mapping from each name to its
+        "long_name" and "units".
+    dtype
+        The type of the stored values; None: that of the first frame. Floats can be stored as "uint8" or "uint16",
+        which stand for 0 to 1. The series stats/NAME_error has the largest error of each frame that is not stored
+        exactly.
+    coords
+        A mapping from the name of each axis to its evenly spaced coordinates, or to (coordinates, {"units": …}).
+    time
+        The "long_name" and "units" of the time that `append` gets.
+    compression, level, keep_bits, shard_frames, pyramid
+        As in the section `output` of a configuration.
+    attrs
+        More attributes of the file as a whole: texts, numbers, and lists of these.
+    resume
+        Go on with the output at `path`: "auto" begins a missing one, "must" raises UsageError. `checkpoint` then has
+        the state to go on from, and `len` the number of its frame.
+    discard_after
+        With `resume`: keep only this number of the committed frames.
+    overwrite
+        Replace the file, or the Zarr group of gsio, at `path`, which is an error otherwise.
+    memory
+        The most memory of the blocks in which frames wait, such as "512MiB"; by default it fits the machine.
+    threads
+        Threads that encode; 0: one for each core.
+
+    Attributes
+    ----------
+    checkpoint
+        The state that `save` got last, of which the output has all frames; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        An argument cannot be used, the output exists, or another program writes it.
+    DataError
+        The output or its checkpoint is damaged, or holds other frames than these arguments say.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        shape: Sequence[int],
+        *,
+        fields: str | Sequence[str] | Mapping[str, Described] = "v",
+        dtype: Any = None,
+        coords: Mapping[str, Any] | None = None,
+        time: Described | None = None,
+        compression: str = AUTO,
+        level: int = 1,
+        keep_bits: int = 0,
+        shard_frames: int = 0,
+        pyramid: int = 0,
+        attrs: Mapping[str, Any] | None = None,
+        resume: Resume = "no",
+        discard_after: int | None = None,
+        overwrite: bool = False,
+        memory: str = "",
+        threads: int = 0,
+    ) -> None:
+        if not structlog.is_configured():  # called from a program that has said nothing about logging
+            configure("text", quiet=True)
+        self.path = Path(os.path.realpath(path)) if resume != "no" else Path(path)  # as for a run: see `simulate`
+        self._began = clock()
+        self._overwrite, self._threads, self._memory = overwrite, threads, memory
+        self._attributes = _checked(attrs or {})
+        self._dtype = None if dtype is None else np.dtype(dtype).name
+        self._content = Content(
+            fields=quantities_of(fields), axes=axes_of(shape, coords), precision=self._dtype or "float32",
+            store=self._dtype or "float32", keep_bits=keep_bits, compression=compression, level=level,
+            shard_frames=shard_frames, pyramid=pyramid, time=quantity_of("time", time or {}),
+        ).checked()  # fmt: skip
+        self._content = content_with_codec(self._content, self.path)
+        how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
+        check_output(self.path, **how)
+        with ExitStack() as opened:
+            self._journal = opened.enter_context(Journal(self.path))
+            self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
+            self._release = opened.pop_all()  # unlocks the journal
+        self._lock = threading.RLock()  # of all below
+        self._appended = 0 if self._before is None else self._before.computed_from
+        self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
+        self._closed = False
+        atexit.register(self._exit)
+
+    @property
+    def frames_committed(self) -> int:
+        """The number of frames that the output holds."""
+        if self._open is not None:
+            return self._open.session.frames_committed
+        return self._before.frames if self._before is not None else 0
+
+    @property
+    def waited_seconds(self) -> float:
+        """The seconds for which `append` has waited for a free block."""
+        return self._open.session.trace.wait.total if self._open is not None else 0.0
+
+    @cached_property
+    def checkpoint(self) -> Any:
+        """The state that `save` got last, of which the output has all frames; None if there is none."""
+        state = self._before.checkpoint if self._before is not None else None
+        return None if state is None else trees.restore(state.structure, state.leaves)
+
+    def __len__(self) -> int:
+        """Return the number of frames before the next one: those before `checkpoint`, and those appended since."""
+        return self._appended
+
+    def append(self, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
+        """Save a frame: one array for each field, in their order or by name.
+
+        Each array has the shape of a frame, and may be changed as soon as `append` returns. It can be of any library
+        that shares arrays by ``__array__`` or DLPack. `time` and `step` are those of the frame; by default both are its
+        number.
+
+        Raises
+        ------
+        UsageError
+            The arrays are not those of a frame of this output, or the output is closed.
+        StorageError
+            The storage has failed; the message has the number of frames that are safe.
+        DataError
+            A frame that the output has already differs from it.
+        """
+        arrays = self._planes(planes, named)
+        with self._lock:
+            opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
+            expected = self._content.precision
+            wrong = next((array for array in arrays if not np.can_cast(array.dtype, expected, "safe")), None)
+            if wrong is not None:
+                raise UsageError(
+                    f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
+                    f"convert them, or open the writer with dtype='{wrong.dtype}'"
+                )
+            number = self._appended
+            opened.put(number, arrays, number if time is None else time, number if step is None else step)
+            self._appended = number + 1
+
+    def flush(self) -> None:
+        """Return when the disk has all frames that were appended; raises as `append`."""
+        self._require_open()
+        if self._open is not None:
+            self._open.flush()
+
+    def save(self, state: Any) -> None:
+        """Keep the state after the last frame, so that the loop can go on from it: a dict, list, tuple or other tree.
+
+        The arrays of `state` are copied. The copy becomes the checkpoint of the output when the disk has its frames.
+        Raises UsageError if the state has something that no checkpoint can hold, and else as `append`.
+        """
+        structure, leaves = trees.flatten(state)
+        with self._lock:
+            if self._open is None and self._before is None:
+                raise UsageError("save: expected a frame before the first state; append the frame first")
+            opened = self._opened(np.dtype(self._content.precision))
+            opened.save(checkpoints.SavedState(opened.output_id, self._appended, structure, leaves))
+
+    def summary(self) -> Summary:
+        """Return what the loop took so far, and what bounds it."""
+        if self._open is None:
+            raise UsageError("summary: expected a frame; append one first")
+        return self._open.summary(clock() - self._began)
+
+    def close(self) -> None:
+        """Commit all frames and close the output as "complete"; raises as `append`. A second call does nothing."""
+        self._close("complete")
+
+    def __enter__(self) -> "FrameWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._close("complete")
+            return
+        try:
+            self._close("stopped")
+        except GsioError as other:
+            log.warning(f"{self.path}: {other}")  # the error of the loop is the one to raise
+
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self._content.shape))
+        state = "closed" if self._closed else "open"
+        names = ", ".join(self._content.fields)
+        return f"<gsio.FrameWriter {self.path}: {self._appended} frames of {names}, {shape}, {state}>"
+
+    def _planes(self, planes: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
+        """Return the arrays of a frame in the order of the fields; raise UsageError if they are not those."""
+        names = list(self._content.fields)
+        if (named and (planes or named.keys() != set(names))) or (not named and len(planes) != len(names)):
+            got = ", ".join([*("an array" for _ in planes), *named]) or "none"
+            raise UsageError(f"append: expected an array for each of {', '.join(names)}, got {got}")
+        arrays = [host_plane(array) for array in planes or (named[name] for name in names)]
+        for name, array in zip(names, arrays, strict=True):
+            if array.shape != self._content.shape:
+                raise UsageError(f"append: expected {name} of the shape {self._content.shape}, got {array.shape}")
+        return arrays
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"'{self.path}' is closed; expected an open writer")
+
+    def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Recording:
+        """Return the output for frames of a dtype; the first call creates it, or opens the one that is extended."""
+        self._require_open()
+        if self._open is None:
+            content = self._content
+            if self._before is None:
+                content = _with_dtype(content, found, self._dtype, self.path)
+            library = type(arrays[0]).__module__.partition(".")[0] if arrays else ""
+            self._open = Recording(
+                self.path, content, self._journal, self._before, self._attributes, library,
+                self._lock, overwrite=self._overwrite, memory=self._memory, threads=self._threads,
+            )  # fmt: skip
+            self._content = content
+        return self._open
+
+    def _check_same(self, stack: Stack) -> None:
+        """Raise DataError unless this writer can extend an output; take from it what no argument says."""
+        if "config" in stack.attributes:
+            raise DataError(f"resume: '{self.path}' is an output of 'gsio run', which goes on with it; choose another")
+        there = stack.content
+        here = replace(self._content, precision=there.precision)
+        if self._dtype is None:
+            here = replace(here, store=there.store)
+        if differing := [name for name in here.__struct_fields__ if getattr(here, name) != getattr(there, name)]:
+            what = f"resume: '{self.path}' has other {', '.join(differing)}"
+            raise DataError(f"{what}; open the writer as before, or choose another name")
+        self._content = there
+
+    def _close(self, status: str) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            unfinished = self._before is not None and not self._before.is_complete
+            if self._open is None and unfinished and status == "complete":  # a kill came after the last frame
+                self._opened(np.dtype(self._content.precision))
+            self._closed = True
+            atexit.unregister(self._exit)
+            with self._release:
+                if self._open is not None:
+                    self._open.close(status)
+
+    def _exit(self) -> None:
+        """Close the output at the end of the program, and say so."""
+        with suppress(GsioError):
+            self._close("stopped")
+        say(f"gsio: '{self.path}' was not closed by the program; {self.frames_committed} frames are safe", err=True)
+
+
+def _with_dtype(content: Content, found: np.dtype[Any], wanted: str | None, path: Path) -> Content:
+    """Return `content` for frames of a dtype, stored as they are or as `wanted`."""
+    if wanted is not None and np.can_cast(found, wanted, "safe"):
+        found = np.dtype(wanted)
+    if found == np.float16 and wanted is None and not format_of(path).float16:
+        found = np.dtype(np.float32)
+    try:
+        return content_with_codec(replace(content, precision=found.name, store=wanted or found.name).checked(), path)
+    except ValueError as error:
+        raise UsageError(f"append: {error}; convert the frames") from None
+
+
+def _checked(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes of the caller; raise UsageError for a name of gsio's own, or a value that no file can hold."""
+    for name, value in attrs.items():
+        if name in OWN:
+            raise UsageError(f"attrs: '{name}' is an attribute that gsio sets; choose another name")
+        plain = value if isinstance(value, (list, tuple)) else [value]
+        if not isinstance(name, str) or not all(
+            isinstance(each, (str, bool, int, float, np.generic)) for each in plain
+        ):
+            raise UsageError(f"attrs: expected texts, numbers and lists of these, got {name}={value!r}")
+    return dict(attrs)

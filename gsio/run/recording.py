@@ -1,0 +1,154 @@
+"""The output that a FrameWriter fills: its blocks, its session, and a thread that watches both."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import perf_counter as clock
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gsio.compute.staging import HostStager
+from gsio.errors import GsioError, Interrupted, StorageError
+from gsio.frames.block import Block, BlockPool, FilledBlock
+from gsio.frames.content import Content
+from gsio.run import checkpoints
+from gsio.run.checkpoints import SavedState
+from gsio.run.output import open_output
+from gsio.run.plan import blocks_of, content_layout, default_threads
+from gsio.run.progress import Progress, progress_of
+from gsio.run.resume import Restart, compare
+from gsio.run.status import status_file
+from gsio.run.summary import Summary, summarise
+from gsio.trace import Trace
+from gsio.writer.journal import Journal
+from gsio.writer.provenance import root_attributes
+
+PATIENCE_SECONDS = 1.0  # the longest time that a frame waits for others to fill its block
+
+
+class Recording:
+    """The output of a FrameWriter from its first frame on; whoever calls `put`, `save` and `close` holds `lock`."""
+
+    def __init__(
+        self,
+        path: Path,
+        content: Content,
+        journal: Journal,
+        before: Restart[SavedState] | None,
+        attributes: dict[str, Any],
+        library: str,
+        lock: threading.RLock,
+        *,
+        overwrite: bool,
+        memory: str,
+        threads: int,
+    ) -> None:
+        self._path, self._journal, self._lock = path, journal, lock
+        layout = content_layout(content, frames_per_chunk=before.frames_per_chunk if before is not None else 0)
+        self._stager = HostStager(layout)
+        threads = threads or default_threads(layout)
+        pool = BlockPool(layout, blocks_of(layout, threads, memory), self._stager.allocate)
+        known = root_attributes(content, library, self._stager.device, before.output_id if before is not None else "")
+        self.output_id = known["output_id"]
+        self.session = open_output(
+            path, content, known | attributes, journal, pool, threads, Trace(), before, overwrite=overwrite
+        )
+        self._block: Block | None = None  # its frames wait for others
+        self._block_began = 0.0
+        self._nbytes_before = self.session.writer.nbytes if before is not None else 0
+        self._began, self._ended = clock(), 0.0
+        self._inside = 0.0  # seconds in `put`
+        self._failed: BaseException | None = None
+        self._closing, self._state = threading.Event(), "failed"
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self.session.start(
+            self._stager.wait, (lambda block: None) if before is None else partial(compare, before, self._stager.device)
+        )
+        self._watcher.start()
+
+    def put(self, number: int, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
+        """Copy a frame into the block that is filled, and submit the block if that is full."""
+        began = clock()
+        if self._block is None:
+            self._block = self.session.acquire()
+            self._block_began = clock()
+            if self._block is not None:
+                self._block.first, self._block.count = number, 0
+        self._check()
+        assert self._block is not None  # else the session has failed
+        block, place = self._block, self._block.count
+        self._stager.snapshot(block, place, planes)
+        block.times[place], block.steps[place] = time, step
+        block.count += 1
+        if number + 1 == self.session.end_of(block.first):
+            self._submit()
+        self._inside += clock() - began
+
+    def flush(self) -> None:
+        """Return when the disk has all frames."""
+        with self._lock:
+            self._submit()
+        try:
+            self.session.flush()
+        finally:
+            self._check()
+
+    def save(self, state: SavedState) -> None:
+        """Let `state` be the checkpoint as soon as its frames are safe."""
+        self._check()
+        self._submit()
+        self.session.checkpoint(state.frames, partial(checkpoints.save, self._path, state))
+
+    def close(self, status: str) -> None:
+        """Commit all frames, and close the output with a status."""
+        try:
+            self._submit()
+            self.session.finish()
+            self._ended = clock()
+            self.session.close(status)
+            if status == "complete":
+                self._journal.remove()
+            self._state = status
+        finally:
+            self._closing.set()
+            self._watcher.join()
+
+    def _submit(self) -> None:
+        if self._block is not None and self._block.count:
+            block, self._block = self._block, None
+            self.session.submit(FilledBlock(block))
+
+    def _check(self) -> None:
+        """Raise the error of the session, again and again: no frame can be appended any more."""
+        try:
+            self.session.raise_error()
+        except BaseException as error:
+            self._failed = error
+        if self._failed is not None:
+            raise self._failed
+
+    def progress(self) -> Progress:
+        """Return how far the loop is; what it does outside of `append` counts as computing."""
+        seconds = (self._ended or clock()) - self._began
+        self.session.trace.update()
+        return progress_of(self.session, seconds, self._nbytes_before, compute=max(0.0, seconds - self._inside))
+
+    def summary(self, wall_seconds: float) -> Summary:
+        """Return what the loop took."""
+        return summarise(self.progress(), self.session.trace, self._stager.device, self._path, wall_seconds)
+
+    def _watch(self) -> None:
+        """Keep the status file up to date, and let no frame wait long for others."""
+        with suppress(GsioError), status_file(self._path, self.progress) as observe:
+            while not self._closing.wait(PATIENCE_SECONDS / 4):
+                observe(self.progress())
+                if clock() > self._block_began + PATIENCE_SECONDS and self._lock.acquire(blocking=False):
+                    try:
+                        self._submit()
+                    finally:
+                        self._lock.release()
+            if self._state != "complete":
+                raise Interrupted if self._state == "stopped" else StorageError
