@@ -194,6 +194,8 @@ class Session:
         """Raise the first error of the session, once."""
         if self._error is not None and not self._raised:
             self._raised = True
+            if isinstance(self._error, StorageError) and isinstance(cause := self._error.__cause__, Exception):
+                raise self._storage_error(cause) from cause  # frames were committed since
             raise self._error
 
     def _encode(self) -> None:
@@ -265,8 +267,9 @@ class Session:
 
     def _keep_last(self, block: EncodedBlock) -> None:
         """Keep what the next block is encoded with, if it begins inside a chunk or shard of `block`."""
-        behind = (block.first + block.count) % self.pool.layout.chunks.frames_together
-        if behind and not self._finishing:
+        end = block.first + block.count
+        behind = end % self.pool.layout.chunks.frames_together
+        if behind and not (self._finishing and end == self._submitted):
             self._last = codec.values(block, block.count - behind)
 
     def _save(self) -> None:
@@ -307,14 +310,18 @@ class Session:
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
-        """Turn an error of the storage into one that says what is safe."""
+        """Turn an error of the storage into one of gsio."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # h5py raises either
-            raise StorageError(
-                f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
-                f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
-            ) from error
+            raise self._storage_error(error) from error
+
+    def _storage_error(self, error: Exception) -> StorageError:
+        """Return the error that says what is safe now."""
+        return StorageError(
+            f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
+            f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
+        )
 
 
 def open_session(
