@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -281,54 +281,97 @@ def test_frames_are_flushed_in_the_middle_of_chunks_and_shards(
 
 
 def restorable(path: Path, layout: BlockLayout) -> int:
-    """Return how many frames the journal of an output knows, and check that each can be restored from its chunk."""
+    """Return how many frames an output has for whoever must restore it, and check that each of these has its bits."""
+    if path.is_dir():
+        with open_stack(path) as stack:
+            assert list(problems(stack)) == []
+            return stack.frames
     records = read_journal(path)
     assert records is not None
-    data = path.read_bytes()
+    data, chunks = path.read_bytes(), layout.chunks
     for frame, record in enumerate(records.frames):
-        offset, nbytes = record["places"][0, 0].tolist()
-        codec, chunks = CODECS[layout.chunks.codec], layout.chunks
-        values = decode(codec, data[offset : offset + nbytes], layout.frame.dtype, chunks.chunk_nbytes)
-        plane = values.reshape(chunks.chunk_shape)[frame % chunks.frames_per_chunk]
+        slabs = [
+            decode(CODECS[chunks.codec], data[offset : offset + nbytes], layout.frame.dtype, chunks.chunk_nbytes)
+            for offset, nbytes in record["places"][0].tolist()
+        ]
+        place = frame % chunks.frames_per_chunk
+        plane = np.concatenate([slab.reshape(chunks.chunk_shape)[place] for slab in slabs])[: layout.frame.shape[0]]
         assert frame_checksum([plane], layout.frame.shuffle) == record["integrity/crc32c"]
     return len(records.frames)
 
 
+def after_each_write(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
+    """Call `look` after each call that changes a file."""
+
+    def looking(call: Callable[..., Any]) -> Callable[..., Any]:
+        def then_look(*arguments: Any, **named: Any) -> Any:
+            result = call(*arguments, **named)
+            look()
+            return result
+
+        return then_look
+
+    for name in ("pwrite", "pwritev", "write", "ftruncate", "rename", "link"):
+        monkeypatch.setattr(os, name, looking(getattr(os, name)))
+    monkeypatch.setattr(Path, "rename", looking(Path.rename))
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "shard", "slab"),
+    [(".h5", "deflate", 0, PLANE), (".h5", "none", 0, PLANE * 5 // 12), (".zarr", "lz4", 3 * CHUNK, PLANE)],
+    ids=["chunks", "slabs", "shards"],
+)
 def test_a_kill_at_any_write_of_a_commit_that_replaces_a_chunk_loses_no_frame(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, codec: str, shard: int, slab: int, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, path, seen = (
-        make_config({"run.frames": 60, "output.compression": "deflate"}),
-        tmp_path / "run.h5",
-        set[int](),
-    )
+    small_blocks(block_bytes=BLOCK * PLANE, chunk_bytes=CHUNK * PLANE, large_bytes=slab, slab_bytes=slab)
+    changes = {"run.frames": 60, "output.compression": codec, "output.shard_frames": shard}
+    config, path, seen = make_config(changes), tmp_path / f"run{ending}", set[int]()
     with Journal(path) as journal:
         session = open_new(path, config, journal, threads=1)
         layout, safe = session.pool.layout, 0
 
-        def looking(call: Callable[..., Any]) -> Callable[..., Any]:
-            def look(*arguments: Any) -> Any:
-                result = call(*arguments)
-                found = restorable(path, layout)
-                assert found >= safe
-                seen.add(found)
-                return result
+        def look() -> None:
+            found = restorable(path, layout)
+            assert found >= safe
+            seen.add(found)
 
-            return look
-
-        for name in ("pwrite", "pwritev", "write", "ftruncate"):
-            monkeypatch.setattr(os, name, looking(getattr(os, name)))
         session.start()
-        first = 0
-        for count in COUNTS:
-            assert submit(session, first, count)
-            first += count
-            session.flush()
-            safe = first
+        with monkeypatch.context() as watched:
+            after_each_write(watched, look)
+            for count in COUNTS[:4]:
+                assert submit(session, safe, count)
+                session.flush()
+                safe += count
         session.close("stopped")
-    monkeypatch.undo()
-    assert set(itertools.accumulate(COUNTS)) <= seen
-    check(path, layout, first)
+    assert {0, *itertools.accumulate(COUNTS[:4])} <= seen
+    check(path, layout, safe)
+
+
+@pytest.mark.parametrize("nth", range(1, 30, 4))
+def test_an_error_at_any_write_of_a_commit_that_replaces_a_chunk_loses_no_frame(
+    nth: int, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path, left = make_config({"run.frames": 60}), tmp_path / "run.h5", itertools.count(nth - 1, -1)
+
+    def fail_late() -> None:
+        if next(left) <= 0:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Journal(path) as journal:
+        session = open_new(path, config, journal, threads=1)
+        session.start()
+        assert submit(session, 0, 2)
+        session.flush()
+        with monkeypatch.context() as broken:
+            after_each_write(broken, fail_late)
+            submit(session, 2, 1)
+            with suppress(StorageError):
+                session.flush()
+            assert restorable(path, session.pool.layout) >= session.frames_committed >= 2
+            with suppress(StorageError):
+                session.close("stopped")
+        assert restorable(path, session.pool.layout) >= session.frames_committed >= 2
 
 
 def test_ten_sessions_write_side_by_side(make_config: Make, tmp_path: Path) -> None:
