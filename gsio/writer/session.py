@@ -199,6 +199,8 @@ class Session:
         """Raise the first error of the session, once."""
         if self._error is not None and not self._raised:
             self._raised = True
+            if isinstance(self._error, StorageError) and isinstance(cause := self._error.__cause__, Exception):
+                raise self._storage_error(cause) from cause  # frames were committed since
             raise self._error
 
     def _encode(self) -> None:
@@ -313,14 +315,18 @@ class Session:
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
-        """Turn an error of the storage into one that says what is safe."""
+        """Turn an error of the storage into one of gsio."""
         try:
             yield
         except (OSError, RuntimeError) as error:  # h5py raises either
-            raise StorageError(
-                f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
-                f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
-            ) from error
+            raise self._storage_error(error) from error
+
+    def _storage_error(self, error: Exception) -> StorageError:
+        """Return the error that says what is safe now."""
+        return StorageError(
+            f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
+            f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
+        )
 
 
 def open_session(
