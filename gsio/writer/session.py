@@ -63,11 +63,14 @@ class Session:
     ----------
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
+    advice
+        What an error of the storage tells the user to do.
     """
 
     def __init__(self, writer: Writer, pool: BlockPool, trace: Trace, threads: int, earlier: Earlier = NOTHING) -> None:
         self.writer, self.pool, self.trace, self.threads, self.earlier = writer, pool, trace, threads, earlier
         self.frames_committed, self.frames_durable = earlier.frames, 0
+        self.advice = "make space, then go on with --resume"
         self._position = self._submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
@@ -136,13 +139,17 @@ class Session:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until the disk has all frames that were submitted; raise the error of the session if they get lost."""
+        """Wait until the disk has all frames that were submitted; raise the error of the session if some get lost.
+
+        After `abandon` the function returns at once.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
         if self._position >= self._submitted:
             with self._storage():
                 self._sync()
         else:
+            self._raised = False  # each time: nobody may take these frames for durable
             self.raise_error()
 
     def stop(self) -> None:
@@ -320,7 +327,7 @@ class Session:
         """Return the error that says what is safe now."""
         return StorageError(
             f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
-            f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
+            f"{self.frames_durable} of these are known to be safe on the disk; {self.advice}"
         )
 
 
