@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import structlog
 import trio
 
 from gsio.compute.solver import Solver
@@ -22,6 +23,8 @@ from gsio.run.values import ValueCheck
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
+
+log = structlog.get_logger()
 
 
 class Pipeline:
@@ -134,7 +137,9 @@ class Pipeline:
         try:
             with self.trace.span("loop", 0):
                 try:
-                    session.start(self.solver.wait, self._inspect)
+                    session.start(
+                        self.solver.wait, self._inspect, lambda frame: log.debug("block committed", frame=frame)
+                    )
                     self._compute()
                 finally:
                     session.finish()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio import codec
@@ -27,8 +26,6 @@ from gsio.trace import Trace
 from gsio.writer.formats import open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target, Writer
-
-log = structlog.get_logger()
 
 
 class Earlier(NamedTuple):
@@ -86,6 +83,7 @@ class Session:
         self,
         wait: Callable[[FilledBlock], object] = lambda block: None,
         inspect: Callable[[EncodedBlock], GsioError | None] = lambda block: None,
+        committed: Callable[[int], object] = lambda frames: None,
     ) -> None:
         """Start all threads; raise GsioError where the system allows no more.
 
@@ -96,8 +94,10 @@ class Session:
         inspect
             Called in frame order before a block is committed. It may cut the block, and return an error, which ends the
             session once the frames that are left are committed.
+        committed
+            Called after each commit with the number of frames that the output holds.
         """
-        self._wait, self._inspect = wait, inspect
+        self._wait, self._inspect, self._committed = wait, inspect, committed
         try:
             for run in (self._save, self._commit, *[self._encode] * self.threads):
                 thread = threading.Thread(target=run, name=run.__name__, daemon=True)
@@ -260,11 +260,12 @@ class Session:
                 with self._storage():
                     self.writer.commit(new)
                 self._keep_last(new[-1])
-                log.debug("block committed", frame=position)
             with self._changed:
                 self._position = position
                 self.frames_committed = max(self.frames_committed, position)
                 self._changed.notify_all()
+            if new:
+                self._committed(position)
             if error is not None:
                 raise error
         except BaseException as error:

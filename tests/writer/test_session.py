@@ -88,7 +88,9 @@ def nothing_left(session: Session) -> Iterator[Session]:
     assert session.pool.in_use == 0
 
 
-def test_blocks_that_many_threads_encode_are_committed_in_order(layout: BlockLayout) -> None:
+def test_blocks_that_many_threads_encode_are_committed_in_order(
+    layout: BlockLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
     writer, encoding = KeepingWriter(), threading.Barrier(4)
     writer.before_encode = lambda block: encoding.wait(DEADLINE)  # four tasks at once, of several blocks
     with nothing_left(session_of(writer, layout, threads=4)) as session:
@@ -97,6 +99,7 @@ def test_blocks_that_many_threads_encode_are_committed_in_order(layout: BlockLay
         session.close("complete")
     assert writer.committed == list(range(4 * BLOCK))
     assert (writer.status, session.frames_committed) == ("complete", 4 * BLOCK)
+    assert capsys.readouterr() == ("", "")  # also where nobody has said how to log
 
 
 @pytest.mark.parametrize("failing", ["encode", "commit"])
