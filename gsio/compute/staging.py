@@ -36,15 +36,6 @@ def host_plane(array: Any) -> NDArray[Any]:
     return found.view(np.uint8) if found.dtype.kind == "b" else found
 
 
-NAMES = {
-    "float16",
-    "float32",
-    "float64",
-    "bool",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
-
-
 class HostStager:
     """Copies planes into host memory of its own; the threads that encode bring them into the form of the file."""
 
