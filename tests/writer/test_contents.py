@@ -9,6 +9,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import zarr
+from crc32c import crc32c
 from msgspec.structs import replace
 
 from gsio import open_stack
@@ -241,6 +242,18 @@ def test_a_torn_file_is_rebuilt_from_its_journal(name: str, tmp_path: Path) -> N
     with open_stack(path) as stack:
         assert (stack.content, list(problems(stack))) == (expected, [])
         np.testing.assert_array_equal(stack.times, [time_of(frame) for frame in range(FRAMES)])
+
+
+def test_a_journal_that_contradicts_itself_is_an_error_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    write(path, CONTENTS["volume"], keep_journal=True)
+    line, _, records = journal_of(path).read_bytes().partition(b"\n")
+    text = line.rpartition(b" ")[0].replace(b"fields.b]", b"fields.e]")
+    assert b"fields.e]" in text
+    journal_of(path).write_bytes(b"%b %08x\n" % (text, crc32c(text)) + records)
+    path.write_bytes(bytes(100))
+    with pytest.raises(DataError, match="has records of other frames than its head says"):
+        repair(path)
 
 
 @every_content
