@@ -145,10 +145,12 @@ class Session:
         with self._changed:
             self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
         if self._position >= self._submitted:
-            with self._storage():
-                self._sync()
-        else:
-            self.raise_error()
+            try:
+                with self._storage():
+                    self._sync()
+            except StorageError as error:
+                self._fail(error, math.inf)
+        self.raise_error()
 
     def stop(self) -> None:
         """Give no further block, and wake the thread that waits for one."""
@@ -194,6 +196,11 @@ class Session:
             except BaseException as error:
                 self._fail(error, 0)
         self.raise_error()
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first error of the session."""
+        return self._error
 
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""
