@@ -151,11 +151,15 @@ class Session:
         with self._changed:
             self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
         if self._position >= self._submitted:
-            with self._storage():
-                self._sync()
+            try:
+                with self._storage():
+                    self._sync()
+            except StorageError as error:
+                self._fail(error, math.inf)
+                self._raised = False
         else:
             self._raised = False  # each time: nobody may take these frames for durable
-            self.raise_error()
+        self.raise_error()
 
     def stop(self) -> None:
         """Give no further block, and wake the thread that waits for one."""
@@ -201,6 +205,11 @@ class Session:
             except BaseException as error:
                 self._fail(error, 0)
         self.raise_error()
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first error of the session."""
+        return self._error
 
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""
