@@ -54,7 +54,7 @@ def prepend(block: FilledBlock, before: Sequence[NDArray[Any]]) -> None:
     decoded, so that all frames of the block are encoded together.
     """
     kept, count, fields = len(before[0]), block.count, len(block.layout.frame.fields)
-    if block.chunks:
+    if block.layout.encoded_nbytes:
         fresh, block.chunks = values(block), {}
         for frame, field in np.ndindex(count, fields):
             block.put(kept + frame, field, fresh[field][frame])
@@ -69,24 +69,31 @@ def prepend(block: FilledBlock, before: Sequence[NDArray[Any]]) -> None:
 
 
 def values(block: Block, first: int = 0) -> list[NDArray[Any]]:
-    """Return the stored values of each field, [frame, …], of the frames of an encoded block.
+    """Return the stored values of each field, [frame, …], of the frames of `block` from place `first` on.
 
-    `first`, a place in the block, is the first of them, and begins a chunk.
+    If the solver encodes, the chunks are decoded, and the frame at `first` begins one.
     """
-    layout, per_chunk = block.layout, block.layout.chunks.frames_per_chunk
-    codec, dtype, found = CODECS[layout.chunks.codec], layout.frame.dtype, []
-    numbers = range(first // per_chunk, -(-block.count // per_chunk))
-    for field in range(len(layout.frame.fields)):
-        slabs = [
+    layout, shape, dtype = block.layout, block.layout.frame.shape, block.layout.frame.dtype
+    fields, count = range(len(layout.frame.fields)), block.count - first
+    if not layout.encoded_nbytes:
+        planes = dtype.itemsize if layout.frame.shuffle else 1
+        raw = block.data[first : block.count].reshape(count, len(fields), planes, -1)
+        plain = raw.swapaxes(2, 3).tobytes()
+        return list(np.frombuffer(plain, dtype).reshape(count, len(fields), *shape).swapaxes(0, 1))
+    codec, chunks = CODECS[layout.chunks.codec], layout.chunks
+    numbers = range(first // chunks.frames_per_chunk, -(-block.count // chunks.frames_per_chunk))
+    slabs = [
+        [
             np.concatenate([
-                decode(codec, bytes(block.chunks[number, slab][field]), dtype, layout.chunks.chunk_nbytes)
-                .reshape(layout.chunks.chunk_shape)
+                decode(codec, bytes(block.chunks[number, slab][field]), dtype, chunks.chunk_nbytes)
+                .reshape(chunks.chunk_shape)
                 for number in numbers
             ])
-            for slab in range(layout.chunks.slabs)
-        ]  # fmt: skip
-        found.append(np.concatenate(slabs, axis=1)[: block.count - first, : layout.frame.shape[0]])
-    return found
+            for slab in range(chunks.slabs)
+        ]
+        for field in fields
+    ]  # fmt: skip
+    return [np.concatenate(of_field, axis=1)[:count, : shape[0]] for of_field in slabs]
 
 
 def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:

@@ -27,7 +27,7 @@ def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> 
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
     }
     stack = selection.stack
-    step = stack.config.model.dt if stack.is_of_run else selection.interval
+    dt = stack.config.model.dt if stack.is_of_run else selection.interval
     mesh = {
         "geometry": np.bytes_("cartesian"),
         "dataOrder": np.bytes_("C"),
@@ -45,7 +45,7 @@ def write_openpmd(path: Path, selection: Selection, frames: Iterator[Frame]) -> 
         file.attrs["openPMDextension"] = np.uint32(0)
         for step, time, frame in zip(selection.steps, selection.times, frames, strict=True):
             iteration = file.create_group(f"data/{step}")
-            iteration.attrs.update({"time": time, "dt": np.float64(step), "timeUnitSI": np.float64(1)})
+            iteration.attrs.update({"time": time, "dt": np.float64(dt), "timeUnitSI": np.float64(1)})
             meshes = iteration.create_group("meshes")
             for name, plane in zip(selection.fields, frame, strict=True):
                 record = create_array(meshes, name, selection, selection.shape)

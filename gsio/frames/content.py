@@ -27,8 +27,8 @@ MEMBER = "member"  # the axis of a batch
 AXES = (MEMBER, "z", "y", "x")  # names of the last axes of a frame whose caller gives none
 MOST_FIELDS, MOST_AXES, MOST_CELLS = 64, 4, 2**62
 RESERVED = {"time", "step", "stats", "integrity", "pyramid", "matrix", "quantization_info", "VTKHDF", "status"}
-Name = Annotated[str, Meta(pattern=f"^{NAME}$")]
-Words = Annotated[str, Meta(max_length=1000)]
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
+Words = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 Dtype = Literal[
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
 ]
@@ -78,8 +78,8 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
     axes
         The axes of a frame, one to four, the slowest first.
     precision, store
-        The names of the dtypes in which values are computed, and stored. Floats can be stored as "uint8" or "uint16",
-        which stand for 0 to 1.
+        The names of the dtypes in which values are computed, and stored. Values of "float32" or "float64" can be
+        stored as "uint8" or "uint16", which stand for 0 to 1.
     keep_bits, compression, level, shard_frames, pyramid
         As in the section `output` of a configuration.
     time, step
@@ -109,9 +109,9 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
             )
         if math.prod(self.shape) > MOST_CELLS:
             raise ValueError(f"expected frames of at most {MOST_CELLS} cells, found {' × '.join(map(str, self.shape))}")
-        packed = self.store in ("uint8", "uint16")
-        both = all(kind.startswith("float") for kind in (self.precision, self.store))
-        if not (both or self.store == self.precision or (packed and self.precision.startswith("float"))):
+        kinds = self.precision, self.store
+        packed = self.precision in ("float32", "float64") and self.store in ("uint8", "uint16")
+        if not (packed or self.store == self.precision or all(kind.startswith("float") for kind in kinds)):
             raise ValueError(f"store: expected {self.precision} as computed, found {self.store}")
         if self.compression not in (AUTO, *CODECS):
             raise ValueError(f"compression: expected {one_of((AUTO, *CODECS))}, found another")

@@ -12,10 +12,10 @@ class Summary:
     """What a session of a run took to add `frames` frames to the `first` ones of its output.
 
     Times are in seconds; all but `wall_seconds` are those of the frame loop. `compute` and `link` are times in which
-    the device was busy, or a loop outside gsio was outside of `append`; `encode` and `write` times in which at least one thread was, and `wait` is the time for which
-    computing waited for a free block. `cells` counts time steps of single cells, 0 where nobody knows these. `hidden` is the share of I/O (encode,
-    write, link) during which the device computed. `outside` is the first value that is not from 0 to 1, in words; ""
-    if there is none.
+    the device was busy, or in which a loop outside gsio was outside of `append`. `encode` and `write` are times in
+    which at least one thread was, and `wait` is the time for which computing waited for a free block. `cells` counts
+    time steps of single cells; 0: nobody knows them. `hidden` is the share of I/O (encode, write, link) during which
+    the device computed. `outside` is the first value that is not from 0 to 1, in words; "" if there is none.
     """
 
     output: Path

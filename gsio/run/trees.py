@@ -159,15 +159,14 @@ def _class(module: str, name: str) -> Any:
 
 
 def _same_class(module: str, name: str, path: str, fields: tuple[str, ...]) -> type:
-    kind, full = _class(module, name), f"{module}.{name}"
+    kind, full = _class(module, name), ascii(f"{module}.{name}")
     if kind is None:
         raise DataError(f"{path} is a {full}, which is not imported; import the class before the checkpoint is read")
     if not isinstance(kind, type) or (names := _fields(kind)) is None:
         raise DataError(f"{path} is a {full}, which is no NamedTuple or dataclass now; put the class back")
     if set(names) != set(fields):
         raise DataError(
-            f"{path} is a {full} with the fields {', '.join(fields) or 'none'}, but the class has "
-            f"{', '.join(names) or 'none'} now; put the fields back"
+            f"{path} is a {full} with the fields {[*fields]!a}, but the class has {[*names]} now; put the old ones back"
         )
     return kind
 
@@ -224,7 +223,9 @@ def _typed(array: NDArray[Any], how: dict[str, Any], path: str) -> NDArray[Any]:
     try:
         dtype = np.dtype(getattr(import_module("ml_dtypes"), name))
     except (ImportError, AttributeError) as error:
-        raise DataError(f"{path} has the dtype {name}, which needs a newer ml_dtypes ({error}); install it") from None
+        raise DataError(
+            f"{path} has the dtype {name!a}, which needs a newer ml_dtypes ({_line(error)}); install it"
+        ) from None
     if dtype.isbuiltin != 2 or array.dtype != f"u{dtype.itemsize}":
         raise ValueError(f"{path}: expected the bits of {name}, found {array.dtype}")
     return array.view(dtype)
@@ -283,7 +284,7 @@ def _restore_torch(array: NDArray[Any], how: dict[str, Any], path: str) -> Any:
     try:
         made = made.to(how["device"])
     except Exception as error:
-        log.warning(f"{path} is now on the CPU, because PyTorch cannot use {how['device']} ({_line(error)})")
+        log.warning(f"{path} is now on the CPU, because PyTorch cannot use {how['device']!a} ({_line(error)})")
     return made.requires_grad_() if "grad" in how else made
 
 

@@ -35,6 +35,8 @@ HOSTILE = [
     '{"array": {"dtype": "finfo"}}',
     '{"dict": [[[], 1]]}',
     '{"dict": [1]}',
+    '{"array": {"dtype": "a\\nb"}}',
+    '{"class": ["a\\nb", "c"], "fields": {}}',
     '{"complex": ["a", []]}',
     '{"set": [1]}',
     '{"class": ["os", "system"], "fields": {}}',
@@ -215,9 +217,9 @@ def test_a_class_is_looked_up_and_never_imported(module: str, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, module, theirs)
     text, arrays = flatten([theirs.State(1, 2)])
     assert same(restore(text, arrays), [theirs.State(1, 2)])
-    full = rf"state\[0\] is a {module}\.State"
+    full = rf"state\[0\] is a '{module}\.State'"
     exec("class State(NamedTuple):\n    u: int\n    w: int", vars(theirs))
-    with pytest.raises(DataError, match=f"{full} with the fields u, v, but the class has u, w now"):
+    with pytest.raises(DataError, match=rf"{full} with the fields \['u', 'v'\], but the class has \['u', 'w'\] now"):
         restore(text, arrays)
     exec("class State(tuple):\n    pass", vars(theirs))
     with pytest.raises(DataError, match=f"{full}, which is no NamedTuple or dataclass"):
@@ -343,7 +345,7 @@ def test_dtypes_of_ml_dtypes_keep_their_bits() -> None:
 
 def test_a_dtype_that_is_missing_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(DataError, match=r"state\['x'\] has the dtype bfloat16, which needs .*ml_dtypes.*install"):
+    with pytest.raises(DataError, match=r"state\['x'\] has the dtype 'bfloat16', which needs .*ml_dtypes.*install"):
         restore('{"dict": [["x", {"array": {"dtype": "bfloat16"}}]]}', [np.zeros(2, np.uint16)])
 
 
@@ -393,7 +395,7 @@ def test_a_tensor_comes_back_on_its_device_or_on_the_cpu(device: str, torch: Any
     assert (brain.dtype, brain.values.tolist()) == ("torch.bfloat16", bits.tolist())
     if device == "cuda:7":
         assert plain.device == brain.device == "cpu"
-        assert events[0]["event"] == "state[0] is now on the CPU, because PyTorch cannot use cuda:7 (no cuda:7)"
+        assert events[0]["event"] == "state[0] is now on the CPU, because PyTorch cannot use 'cuda:7' (no cuda:7)"
     else:
         assert plain.device == brain.device == device
         assert events == []

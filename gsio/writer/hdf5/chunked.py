@@ -43,9 +43,8 @@ class ChunkWriter:
         """Lay the file out at `place`, then rename it to `target.path`, which is the same for an extended output."""
         self._path, self._layout, self._trace = target.path, target.layout, target.trace
         self._journal = target.journal
-        self._saved: tuple[str, NDArray[np.void]] | None = (
-            None  # the group of the copies, and the places of the originals
-        )
+        self._saved: tuple[str, NDArray[np.void]] | None = None  # the group of the copies, and where the originals are
+        self._last = np.zeros(0, PLACE)  # the places of the last chunk, if it is not full, [frame, field, slab]
         self._disk = Disk(place, new=target.series is None)
         self._file: Any = None
         self._vtk_steps: Any = None  # an attribute of the image for VTK, if the output has one
@@ -109,7 +108,11 @@ class ChunkWriter:
         with self._trace.span("write", first), self._disk.raising():
             self._disk.reserve(
                 sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
+                + (int(self._last[0]["nbytes"].sum()) if len(self._last) else 0)
             )
+            if kept and self._saved is None:
+                self._save(first, self._last)
+            saved, self._saved = self._saved, None  # whatever happens from here on, the journal has the copies
             for field in self._fields:
                 field.set_extent((frames, *layout.frame.shape))
             for block in blocks:
@@ -132,30 +135,20 @@ class ChunkWriter:
         self._journal.append(first + kept, series, places[kept:])
         if kept:
             self._journal.move(first, places[:kept])
-            if self._saved is not None:
-                del self._file[self._saved[0]]
-                self._saved = None
+            if saved is not None:
+                self.sync()  # HDF5 may use the space of the copies again from now on
+                del self._file[saved[0]]
+        self._last = places[len(places) - frames % layout.chunks.frames_per_chunk :]
         self.nbytes = self._disk.size
 
     def _cut(self, frames: int, places: NDArray[np.void]) -> None:
         """Cut the fields to `frames` frames, whose chunks are at `places` [frame, field, slab].
 
-        The next commit replaces a last chunk that is not full, and HDF5 may use its space again before that commit is
-        complete. A copy of the chunk therefore stays until then, and the journal has the place of the copy. When HDF5
-        cuts a chunk, it would decode it, for which it may lack the filter: the chunk is stored again as it was.
+        When HDF5 cuts a chunk, it would decode it, for which it may lack the filter: the chunk is stored again as it
+        was.
         """
         layout, behind = self._layout, frames % self._layout.chunks.frames_per_chunk
-        last, chunks = places[frames - behind :], {}
-        if behind:
-            group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
-            self._saved, last = (group, last), last.copy()
-            for field, slab in np.ndindex(places.shape[1:]):
-                offset, nbytes = (int(number) for number in last[0, field, slab])
-                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
-                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
-                last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
-            self._file.flush()
-            self._journal.move(frames - behind, last)
+        chunks = self._save(frames - behind, places[frames - behind :]) if behind else {}
         for number, field in enumerate(self._fields):
             if field.shape[0] == frames:
                 continue
@@ -166,6 +159,26 @@ class ChunkWriter:
                 if len(chunk := chunks[number, slab]):
                     places["offset"][frames - behind :, number, slab] = self._disk.place(field, place, chunk)
         self._disk.write_placed()
+
+    def _save(self, first: int, places: NDArray[np.void]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        """Copy the last chunk, which has the frames from `first` on, and return its bytes by field and slab.
+
+        The next commit replaces a last chunk that is not full, and HDF5 may use its space again before that commit is
+        complete. A copy of the chunk therefore stays until then, and the journal has the place of the copy. The disk
+        has both before this function returns.
+        """
+        group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
+        self._saved, copies, chunks = (group, places), places.copy(), {}
+        with self._disk.raising():
+            for field, slab in np.ndindex(places.shape[1:]):
+                offset, nbytes = (int(number) for number in places[0, field, slab])
+                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
+                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
+                copies["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
+            self._file.flush()
+        self._journal.move(first, copies)
+        self.sync()
+        return chunks
 
     def sync(self) -> None:
         """Wait until the disk has the committed frames, and the journal, which can restore a torn file."""
