@@ -274,7 +274,7 @@ def torn(name: str, job: Job, trials: int) -> str:
     of its array are in the queue. Then the array is changed at once, in place or by donation, or it is dropped, and a
     new array of the same size is filled. The frames are whole numbers, and thus known without a copy.
     """
-    library, bad = LIBRARIES[name](job.config), dict[int, list[int]]()
+    library, bad = LIBRARIES[name](job.config), list[str]()
     for trial in range(trials):
         dice = random.Random(trial)
         shape = dice.randint(8, 600), dice.randint(8, 600)
@@ -300,9 +300,8 @@ def torn(name: str, job: Job, trials: int) -> str:
             out.close()
             for number in range(TORN_FRAMES):
                 if (read_frame(path, number, shape) != first + 1 + 2 * (number // arrays)).any():
-                    bad.setdefault(trial, []).append(number)
-    places = "; ".join(f"loop {trial}: {frames}" for trial, frames in list(bad.items())[:5])
-    return f"| {name} | {trials} | {trials * TORN_FRAMES} | {sum(map(len, bad.values()))} | {places} |"
+                    bad.append(f"{trial}/{number}")
+    return f"| {name} | {trials} | {trials * TORN_FRAMES} | {len(bad)} | {' '.join(bad[:5])} |"
 
 
 def flat(name: str, job: Job, frames: int) -> str:
@@ -373,7 +372,7 @@ def main() -> None:
     job = job_of((rows, cols), options.frames, options.steps, options.repeats, options.folder)
     libraries = options.libraries.split(",")
     if options.torn:
-        print("| library | loops | frames | torn | where |\n|---|---:|---:|---:|---|", flush=True)
+        print("| library | loops | frames | torn | the first, loop/frame |\n|---|---:|---:|---:|---|", flush=True)
         for name in libraries:
             print(apart(torn, name, job, options.torn), flush=True)
     elif options.flat:
