@@ -21,7 +21,7 @@ def host_plane(array: Any) -> NDArray[Any]:
     bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises UsageError if `array` is none.
     """
     if type(array).__module__.split(".")[0] == "torch":
-        array = array.detach()
+        array = array.detach().resolve_neg()
         array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).cpu()
     elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
         array = array.get()

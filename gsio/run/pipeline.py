@@ -3,10 +3,13 @@
 Session.acquire ──► solver.fill ──► Session.submit ──► see gsio/writer/session.py
 """
 
+import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import structlog
 import trio
 
 from gsio.compute.solver import Solver
@@ -17,11 +20,12 @@ from gsio.frames.metadata import frame_steps
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.signals import listening
-from gsio.run.stages import run_trio
 from gsio.run.values import ValueCheck
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
+
+log = structlog.get_logger()
 
 
 class Pipeline:
@@ -56,7 +60,7 @@ class Pipeline:
 
         The `observers` are called four times a second, in their order, by the thread that calls `run`.
         """
-        run_trio(partial(self._supervise, observers), partial(self.stop, "KeyboardInterrupt"))
+        _run_trio(partial(self._supervise, observers), partial(self.stop, "KeyboardInterrupt"))
         done, wanted = self.session.frames_committed, self.config.run.frames
         if done < wanted:
             raise Interrupted(
@@ -117,7 +121,9 @@ class Pipeline:
         try:
             with self.trace.span("loop", 0):
                 try:
-                    session.start(self.solver.wait, self._inspect)
+                    session.start(
+                        self.solver.wait, self._inspect, lambda frame: log.debug("block committed", frame=frame)
+                    )
                     self._compute()
                 finally:
                     session.finish()
@@ -153,3 +159,28 @@ class Pipeline:
         if self._check is not None:
             self._check(block)
         return self._values.error(block.first + block.count) if diverged else None
+
+
+def _run_trio(main: Callable[[], Awaitable[None]], interrupt: Callable[[], None]) -> None:
+    """Run `main` in a trio loop, in a thread of its own if the caller's thread is inside such a loop.
+
+    Raises the error that ended it: the first that gsio raised, or else the first. A KeyboardInterrupt of the caller's
+    loop calls `interrupt`, and is raised once `main` has ended.
+    """
+    try:
+        if not trio.lowlevel.in_trio_run():
+            trio.run(main)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            ended = thread.submit(contextvars.copy_context().run, partial(trio.run, main))
+            try:
+                ended.result()
+            except KeyboardInterrupt:  # the caller's loop raises it here; the loop of `main` hears no signals
+                interrupt()
+                raise
+    except BaseExceptionGroup as group:
+        ours, _ = group.split(GsioError)
+        error: BaseException = ours or group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None

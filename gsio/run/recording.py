@@ -56,6 +56,7 @@ class Recording:
         self.session = open_output(
             path, content, known | attributes, journal, pool, threads, Trace(), before, overwrite=overwrite
         )
+        self.session.advice = "make space, then go on with resume='auto'"
         self._block: Block | None = None  # its frames wait for others
         self._block_began = 0.0
         self._nbytes_before = self.session.writer.nbytes if before is not None else 0

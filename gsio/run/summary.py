@@ -13,9 +13,9 @@ class Summary:
 
     Times are in seconds; all but `wall_seconds` are those of the frame loop. `compute` and `link` are times in which
     the device was busy, or in which a loop outside gsio was outside of `append`. `encode` and `write` are times in
-    which at least one thread was, and `wait` is the time for which computing waited for a free block. `cells` counts time
-    steps of single cells; 0: nobody knows them. `hidden` is the share of I/O (encode, write, link) during which the
-    device computed. `outside` is the first value that is not from 0 to 1, in words; "" if there is none.
+    which at least one thread was, and `wait` is the time for which computing waited for a free block. `cells` counts
+    time steps of single cells; 0: nobody knows them. `hidden` is the share of I/O (encode, write, link) during which
+    the device computed. `outside` is the first value that is not from 0 to 1, in words; "" if there is none.
     """
 
     output: Path

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio import codec
@@ -27,8 +26,6 @@ from gsio.trace import Trace
 from gsio.writer.formats import open_writer
 from gsio.writer.journal import Journal
 from gsio.writer.protocol import Target, Writer
-
-log = structlog.get_logger()
 
 
 class Earlier(NamedTuple):
@@ -63,11 +60,14 @@ class Session:
     ----------
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
+    advice
+        What an error of the storage tells the user to do.
     """
 
     def __init__(self, writer: Writer, pool: BlockPool, trace: Trace, threads: int, earlier: Earlier = NOTHING) -> None:
         self.writer, self.pool, self.trace, self.threads, self.earlier = writer, pool, trace, threads, earlier
         self.frames_committed, self.frames_durable = earlier.frames, 0
+        self.advice = "make space, then go on with --resume"
         self._position = self._submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
@@ -83,6 +83,7 @@ class Session:
         self,
         wait: Callable[[FilledBlock], object] = lambda block: None,
         inspect: Callable[[EncodedBlock], GsioError | None] = lambda block: None,
+        committed: Callable[[int], object] = lambda frames: None,
     ) -> None:
         """Start all threads; raise GsioError where the system allows no more.
 
@@ -93,8 +94,10 @@ class Session:
         inspect
             Called in frame order before a block is committed. It may cut the block, and return an error, which ends the
             session once the frames that are left are committed.
+        committed
+            Called after each commit with the number of frames that the output holds.
         """
-        self._wait, self._inspect = wait, inspect
+        self._wait, self._inspect, self._committed = wait, inspect, committed
         try:
             for run in (self._save, self._commit, *[self._encode] * self.threads):
                 thread = threading.Thread(target=run, name=run.__name__, daemon=True)
@@ -141,7 +144,10 @@ class Session:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until the disk has all frames that were submitted; raise the error of the session if they get lost."""
+        """Wait until the disk has all frames that were submitted; raise the error of the session if some get lost.
+
+        After `abandon` the function returns at once.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
         if self._position >= self._submitted:
@@ -150,6 +156,9 @@ class Session:
                     self._sync()
             except StorageError as error:
                 self._fail(error, math.inf)
+                self._raised = False
+        else:
+            self._raised = False  # each time: nobody may take these frames for durable
         self.raise_error()
 
     def stop(self) -> None:
@@ -265,11 +274,12 @@ class Session:
                 with self._storage():
                     self.writer.commit(new)
                 self._keep_last(new[-1])
-                log.debug("block committed", frame=position)
             with self._changed:
                 self._position = position
                 self.frames_committed = max(self.frames_committed, position)
                 self._changed.notify_all()
+            if new:
+                self._committed(position)
             if error is not None:
                 raise error
         except BaseException as error:
@@ -332,7 +342,7 @@ class Session:
         """Return the error that says what is safe now."""
         return StorageError(
             f"storage failed: {reason_of(error)}; {self.frames_committed} frames are committed, and "
-            f"{self.frames_durable} of these are known to be safe on the disk; make space, then go on with --resume"
+            f"{self.frames_durable} of these are known to be safe on the disk; {self.advice}"
         )
 
 

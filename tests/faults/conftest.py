@@ -13,13 +13,14 @@ import pytest
 
 pytest.register_assert_rewrite("harness")
 
-from harness import HERE, OUTPUTS, Case, Launcher, Tally  # noqa: E402 - its assertions are rewritten first
+from harness import HERE, LOOPS, OUTPUTS, Case, Launcher, Tally  # noqa: E402 - its assertions are rewritten first
 
 ONE_EACH = {  # modules and tests
     "test_damage", "test_repair", "test_surroundings",
     "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
     "test_a_complete_run_that_is_extended_and_killed_keeps_its_frames",
 }  # fmt: skip
+OF_LOOPS_TOO = {"test_kills", "test_storage"}  # modules
 ROWS: dict[tuple[str, str], Counter[str]] = {}
 
 
@@ -53,7 +54,7 @@ def cases(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """In the short form random kills and sweeps meet every output there is, everything else one each."""
     if "case" in metafunc.fixturenames:
-        names = list(OUTPUTS)
+        names = [*OUTPUTS, *(LOOPS if metafunc.module.__name__ in OF_LOOPS_TOO else ())]
         meant = {metafunc.module.__name__, metafunc.function.__name__}
         if metafunc.config.getoption("--rounds") == 1 and ONE_EACH & meant:
             names = [names[zlib.crc32(metafunc.function.__name__.encode()) % len(names)]]

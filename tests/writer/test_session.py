@@ -74,16 +74,23 @@ def submit(session: Session, first: int, count: int) -> bool:
     return True
 
 
+def threads_there() -> set[threading.Thread]:
+    """Return the threads that are alive, but for those of zarr-python, which reads the outputs."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(("asyncio_", "zarr_io"))}
+
+
 @contextmanager
 def nothing_left(session: Session) -> Iterator[Session]:
     """Start a session, and check at the end that all its threads and blocks are back."""
-    before = set(threading.enumerate())
+    before = threads_there()
     yield session
-    assert set(threading.enumerate()) <= before
+    assert threads_there() <= before
     assert session.pool.in_use == 0
 
 
-def test_blocks_that_many_threads_encode_are_committed_in_order(layout: BlockLayout) -> None:
+def test_blocks_that_many_threads_encode_are_committed_in_order(
+    layout: BlockLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
     writer, encoding = KeepingWriter(), threading.Barrier(4)
     writer.before_encode = lambda block: encoding.wait(DEADLINE)  # four tasks at once, of several blocks
     with nothing_left(session_of(writer, layout, threads=4)) as session:
@@ -92,6 +99,7 @@ def test_blocks_that_many_threads_encode_are_committed_in_order(layout: BlockLay
         session.close("complete")
     assert writer.committed == list(range(4 * BLOCK))
     assert (writer.status, session.frames_committed) == ("complete", 4 * BLOCK)
+    assert capsys.readouterr() == ("", "")  # also where nobody has said how to log
 
 
 @pytest.mark.parametrize("failing", ["encode", "commit"])
@@ -150,8 +158,9 @@ def test_whoever_waits_for_a_block_hears_at_once_that_the_session_has_failed(lay
         assert submit(session, 0, 2 * BLOCK)
         waits.set()
         assert session.acquire() is None
-        with pytest.raises(StorageError):
-            session.flush()
+        for _ in range(2):  # each time: nobody may take these frames for durable
+            with pytest.raises(StorageError):
+                session.flush()
         session.close("stopped")
     assert (writer.committed, writer.status) == ([], "failed")
 
@@ -378,7 +387,7 @@ def test_ten_sessions_write_side_by_side(make_config: Make, tmp_path: Path) -> N
     config = make_config({"run.frames": 2 * BLOCK})
     paths = [tmp_path / f"run{number}{ending}" for number in range(5) for ending in (".h5", ".zarr")]
     configs = {".h5": config, ".zarr": make_config({"run.frames": 2 * BLOCK, "output.compression": "lz4"})}
-    before = set(threading.enumerate())
+    before = threads_there()
     journals = [Journal(path) for path in paths]
     sessions = [open_new(path, configs[path.suffix], journal) for path, journal in zip(paths, journals, strict=True)]
     for session in sessions:
@@ -389,7 +398,7 @@ def test_ten_sessions_write_side_by_side(make_config: Make, tmp_path: Path) -> N
     for session, journal in zip(sessions, journals, strict=True):
         session.close("complete")
         journal.__exit__(None, None, None)
-    assert set(threading.enumerate()) <= before
+    assert threads_there() <= before
     for path, session in zip(paths, sessions, strict=True):
         check(path, session.pool.layout, 2 * BLOCK)
 
