@@ -169,7 +169,7 @@ def test_arrays_of_other_values_are_refused_in_a_line(tmp_path: Path, dtype: str
 def test_other_objects_are_refused_in_a_line(tmp_path: Path, frame: Any) -> None:
     with (
         gsio.FrameWriter(tmp_path / "run.h5", SHAPE) as out,
-        pytest.raises(UsageError, match="^append: expected an array of numbers, got .*$"),
+        pytest.raises(UsageError, match=r"^append: expected an array of numbers, got .*$"),
     ):
         out.append(frame)
 
