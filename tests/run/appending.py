@@ -17,6 +17,7 @@ from patience import DEADLINE
 
 import gsio
 from gsio.cli import main
+from gsio.reader import Stack
 
 SHAPE = 12, 17
 PLANE = 4 * 12 * 17  # bytes of a field
@@ -39,10 +40,15 @@ def stored(path: Path, name: str = "v") -> np.ndarray:
         return np.asarray(file[name])
 
 
-def verified(path: Path) -> gsio.reader.Stack:
+def verified(path: Path) -> Stack:
     """Open an output after `gsio verify` has found nothing wrong."""
     assert main(["verify", str(path)]) == 0
     return gsio.open_stack(path)
+
+
+def own_threads() -> set[threading.Thread]:
+    """The threads of this process, without those of zarr-python, which stay."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(("zarr_io", "asyncio_"))}
 
 
 def wait_until(happened: Callable[[], object]) -> None:

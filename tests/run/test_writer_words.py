@@ -69,8 +69,7 @@ def check(name: str, found: dict[str, Any]) -> None:
 def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
-    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-    return value
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def test_readers_see_the_words_of_the_caller(output: Path) -> None:
@@ -202,7 +201,7 @@ def test_what_cannot_be_is_refused_in_a_line_before_anything_is_made(
 
 @pytest.mark.parametrize("path", ["run.txt", "nowhere/run.h5"])
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
-    with pytest.raises(UsageError, match="expected a name that ends in|does not exist; create it first"):
+    with pytest.raises(UsageError, match=r"expected a name that ends in|does not exist; create it first"):
         gsio.FrameWriter(tmp_path / path, SHAPE)
     assert list(tmp_path.iterdir()) == []
 
