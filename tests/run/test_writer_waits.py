@@ -49,6 +49,13 @@ def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object
     return thread, found
 
 
+def state_of(path: Path) -> str:
+    """What the status file has of a writer that left its journal, which repair needs."""
+    assert Path(f"{path}.journal").stat().st_size > 0
+    state: str = json.loads(Path(f"{path}.status.json").read_text())["state"]
+    return state
+
+
 def append_all(out: gsio.FrameWriter, count: int) -> None:
     for number in range(len(out), count):
         out.append(frame(number))
@@ -138,6 +145,7 @@ def test_storage_that_fails_is_an_error_of_the_next_append_and_not_of_close(
     assert (len(out), out.frames_committed) == (kept, 8)
     out.close()
     out.close()
+    assert state_of(path) == "failed"
     with verified(path) as stack:
         assert (stack.frames, stack.attributes["status"]) == (8, "failed")
         np.testing.assert_array_equal(stack.v[:], frames(8))
@@ -288,7 +296,7 @@ print(len(own_threads()), out.frames_committed)
     threads, committed = map(int, last.split())
     assert f"storage failed: File too large; {committed} frames are committed" in line
     assert threads == 1 and 5 <= committed < 200
-    assert json.loads(Path(f"{path}.status.json").read_text())["state"] == "failed"
+    assert state_of(path) == "failed"
     with verified(path) as stack:
         assert stack.frames == committed
         np.testing.assert_array_equal(stack.v[:][:, 3, 3], np.arange(committed))
