@@ -28,12 +28,13 @@ def host_plane(array: Any) -> NDArray[Any]:
     try:
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError("a file has no mask; fill it")
-        found = np.asarray(array)
+        has_dlpack_only = hasattr(array, "__dlpack__") and not hasattr(array, "__array__")
+        found = np.from_dlpack(array) if has_dlpack_only else np.asarray(array)
         if found.dtype.name == "bfloat16":  # JAX's, by ml_dtypes
             found = found.astype(np.float32)
         if found.dtype.name not in DTYPES:
             raise TypeError(f"an array of {found.dtype}")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise UsageError(f"append: expected an array of numbers, got {type(array).__name__} ({error})") from None
     return found.view(np.uint8) if found.dtype.kind == "b" else found
 

@@ -157,7 +157,8 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert(msgspec.to_builtins(self), Content)
         except msgspec.ValidationError as error:
-            raise UsageError(str(error)) from None
+            wrong, _, where = str(error).partition(" - at `$.")
+            raise UsageError(f"{where.rstrip('`')}: {wrong[0].lower()}{wrong[1:]}" if where else wrong) from None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -231,7 +232,7 @@ def _axis(name: str, size: int, given: Any) -> Axis:
         raise UsageError(f"coords: expected {size} numbers along {name}, got the shape {places.shape}")
     spacing = float(places[-1] - places[0]) / (size - 1) if size > 1 else 1.0
     even = places[0] + spacing * np.arange(size)
-    if not spacing or not np.allclose(places, even, rtol=0, atol=1e-6 * abs(spacing)):
+    if not spacing or not math.isfinite(spacing) or not np.allclose(places, even, rtol=0, atol=1e-6 * abs(spacing)):
         raise UsageError(f"coords: expected evenly spaced numbers along {name}, got others; leave them out")
     quantity = quantity_of(name, words)
     return Axis(_named("coords", name), size, quantity.long_name, quantity.units, float(places[0]), spacing)

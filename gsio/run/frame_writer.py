@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from gsio.compute.staging import can_hold, host_plane
@@ -285,10 +285,10 @@ class FrameWriter:
         if "config" in stack.attributes:
             raise DataError(f"resume: '{self.path}' is an output of 'gsio run', which goes on with it; choose another")
         there = stack.content
-        here = replace(self._content, precision=there.precision)
+        here = asdict(self._content) | {"precision": there.precision}
         if self._dtype is None:
-            here = replace(here, store=there.store)
-        if differing := [name for name in here.__struct_fields__ if getattr(here, name) != getattr(there, name)]:
+            here["store"] = there.store
+        if differing := [name for name, value in here.items() if value != getattr(there, name)]:
             what = f"resume: '{self.path}' has other {', '.join(differing)}"
             raise DataError(f"{what}; open the writer as before, or choose another name")
         self._content = there

@@ -117,9 +117,9 @@ class Recording:
             self.session.finish()
             self._ended = clock()
             self.session.close(status)
-            if status == "complete":
+            self._state = status if self.session.error is None else "failed"
+            if self._state == "complete":
                 self._journal.remove()
-            self._state = status
         except BaseException:  # Ctrl-C, for example: nobody wants to wait for the frames that are not written yet
             self.session.abandon()
             self.session.close("stopped")

@@ -101,7 +101,7 @@ def test_attributes_without_a_content_are_an_error_of_the_data(attributes: dict[
         ({"fields": {"a b": Quantity()}}, "regex"),
         ({"axes": tuple(Axis(name, 2) for name in "abcde")}, "length <= 4"),
         ({"level": 12}, "<= 9"),
-        ({"precision": "bool", "store": "bool"}, "Invalid enum value"),
+        ({"precision": "bool", "store": "bool"}, "invalid enum value"),
     ],
     ids=str,
 )
