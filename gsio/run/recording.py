@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gsio.compute.staging import HostStager
-from gsio.errors import GsioError, Interrupted, StorageError
+from gsio.errors import NO_THREAD, GsioError, Interrupted, StorageError, is_without_thread
 from gsio.frames.block import Block, BlockPool, FilledBlock
 from gsio.frames.content import Content
 from gsio.run import checkpoints
@@ -65,10 +65,15 @@ class Recording:
         self._failed: BaseException | None = None
         self._closing, self._state = threading.Event(), "failed"
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
-        self.session.start(
-            self._stager.wait, (lambda block: None) if before is None else partial(compare, before, self._stager.device)
-        )
-        self._watcher.start()
+        known_as = self._stager.device, "resume='must' and discard_after="
+        try:
+            self.session.start(
+                self._stager.wait, (lambda block: None) if before is None else partial(compare, before, *known_as)
+            )
+            self._watcher.start()
+        except BaseException as error:
+            self.session.close("failed")
+            raise GsioError(NO_THREAD) from None if is_without_thread(error) else error
 
     def put(self, number: int, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
         """Copy a frame into the block that is filled, and submit the block if that is full."""
@@ -94,8 +99,10 @@ class Recording:
             self._submit()
         try:
             self.session.flush()
-        finally:
-            self._check()
+        except BaseException as error:
+            self._failed = error
+            raise
+        self._check()
 
     def save(self, state: SavedState) -> None:
         """Let `state` be the checkpoint as soon as its frames are safe."""
@@ -110,9 +117,10 @@ class Recording:
             self.session.finish()
             self._ended = clock()
             self.session.close(status)
-            if status == "complete":
-                self._journal.remove()
-            self._state = status
+            if self._failed is None:  # else `session` has raised its error before
+                if status == "complete":
+                    self._journal.remove()
+                self._state = status
         finally:
             self._closing.set()
             self._watcher.join()

@@ -151,11 +151,14 @@ class Session:
         with self._changed:
             self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
         if self._position >= self._submitted:
-            with self._storage():
-                self._sync()
-        else:
-            self._raised = False  # each time: nobody may take these frames for durable
-            self.raise_error()
+            try:
+                with self._storage():
+                    self._sync()
+                return
+            except StorageError as error:
+                self._fail(error, math.inf)  # no later sync brings back what this one has lost
+        self._raised = False  # each time: nobody may take these frames for durable
+        self.raise_error()
 
     def stop(self) -> None:
         """Give no further block, and wake the thread that waits for one."""

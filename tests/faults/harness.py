@@ -290,10 +290,10 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-    (state, *_) = [*checkpoints.load(path), *checkpoints.load_states(path)]
-    found |= {f"checkpoint {name}": str(value).encode() for name, value in state._asdict().items() if name != "output_id"}
-    arrays = state.leaves if isinstance(state, checkpoints.SavedState) else [state.u, state.v]
-    return found | {"checkpoint": b"".join(array.tobytes() for array in arrays)}
+    state, *_ = [*checkpoints.load(path), *checkpoints.load_states(path)]
+    of_run = isinstance(state, checkpoints.Checkpoint)
+    arrays, text = ([state.u, state.v], state.config) if of_run else (state.leaves, state.structure)
+    return found | {"checkpoint": b"".join(map(bytes, arrays)) + f"{state.frames} {text}".encode()}
 
 
 class Tally:
