@@ -21,7 +21,7 @@ from gsio.streams import error_of, say
 )
 @debug_option
 def info(path: Path, follow: bool, debug: bool) -> None:
-    """Print the frames, fields, status and configuration of an output."""
+    """Print the frames, fields and status of an output, and the configuration of its run or else its content."""
     from gsio.run.status import follow as follow_run
     from gsio.run.status import open_committed, state_of
 

@@ -26,6 +26,8 @@ def host_plane(array: Any) -> NDArray[Any]:
     elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
         array = array.get()
     try:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError("a file has no mask; fill it")
         found = np.asarray(array)
         if found.dtype.name == "bfloat16":  # JAX's, by ml_dtypes
             found = found.astype(np.float32)
@@ -36,13 +38,10 @@ def host_plane(array: Any) -> NDArray[Any]:
     return found.view(np.uint8) if found.dtype.kind == "b" else found
 
 
-NAMES = {
-    "float16",
-    "float32",
-    "float64",
-    "bool",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
+def can_hold(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Return whether a dtype has each value of another one; NumPy takes float64 for safe, but it rounds large int64."""
+    rounds = other.kind in "iu" and other.itemsize == 8 and dtype.kind == "f"
+    return np.can_cast(other, dtype, "safe") and not rounds
 
 
 class HostStager:

@@ -5,6 +5,7 @@ TOML in the attribute `content`, and has no configuration.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from gsio.config import AUTO, CODECS, Config
 from gsio.config.schema import Natural, Positive
-from gsio.config.units import one_of
+from gsio.config.units import one_of, shortened
 from gsio.errors import DataError, UsageError
 from gsio.frames.format import FrameFormat
 from gsio.inputs import parse_toml
@@ -187,20 +188,21 @@ def content_of(attributes: Mapping[str, Any]) -> Content:
     raise DataError("expected the attribute 'config' or 'content', a text, found none")
 
 
-def quantity_of(name: str, words: Mapping[str, Any]) -> Quantity:
-    """Return a quantity from its "long_name", by default its name, and "units"."""
-    try:
-        return Quantity(**{"long_name": name, **words})
-    except TypeError:
-        raise UsageError(f"{name}: expected 'long_name' and 'units', got {', '.join(map(str, words))}") from None
+def quantity_of(name: str, words: Any) -> Quantity:
+    """Return a quantity from its "long_name", by default its name, and "units"; raise UsageError for other words."""
+    known = isinstance(words, Mapping) and words.keys() <= {"long_name", "units"}
+    if not known or not all(isinstance(word, str) for word in words.values()):
+        raise UsageError(f"{name}: expected texts for 'long_name' and 'units', got {shortened(words)}")
+    return Quantity(**{"long_name": name, **words})
 
 
 def quantities_of(fields: str | Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
     """Return fields by name from "v", "u,v", a sequence of names, or a mapping to their "long_name" and "units"."""
-    if isinstance(fields, str):
-        fields = fields.split(",")
-    described = fields if isinstance(fields, Mapping) else {name: {} for name in fields}
-    return {name: quantity_of(name, words) for name, words in described.items()}
+    names = fields.split(",") if isinstance(fields, str) else fields
+    if not isinstance(names, (Sequence, Mapping)) or not names or len(set(names)) < len(names):
+        raise UsageError(f"fields: expected names that differ, got {shortened(fields)}")
+    words = fields if isinstance(fields, Mapping) else {}
+    return {_named("fields", name): quantity_of(name, words.get(name, {})) for name in names}
 
 
 def axes_of(shape: Sequence[int], coords: Mapping[str, Any] | None) -> tuple[Axis, ...]:
@@ -208,23 +210,37 @@ def axes_of(shape: Sequence[int], coords: Mapping[str, Any] | None) -> tuple[Axi
     try:
         sizes = [index(size) for size in shape]
     except TypeError:
-        raise UsageError(f"shape: expected one to four numbers of cells, got {shape!r}") from None
-    if not 1 <= len(sizes) <= len(AXES):
-        raise UsageError(f"shape: expected one to four axes, got {len(sizes)}")
+        sizes = [0]
+    if min(sizes, default=0) < 1 or len(sizes) > len(AXES):
+        raise UsageError(f"shape: expected one to four numbers of cells, got {shortened(shape)}")
     if coords is None:
         return tuple(Axis(name, size, name) for name, size in zip(AXES[-len(sizes) :], sizes, strict=True))
-    if len(coords) != len(sizes):
-        raise UsageError(f"coords: expected {len(sizes)} axes, as `shape` has, got {', '.join(coords) or 'none'}")
+    if not isinstance(coords, Mapping) or len(coords) != len(sizes):
+        raise UsageError(f"coords: expected {len(sizes)} axes by name, as `shape` has, got {shortened(coords)}")
     return tuple(_axis(name, size, given) for (name, given), size in zip(coords.items(), sizes, strict=True))
 
 
 def _axis(name: str, size: int, given: Any) -> Axis:
-    values, words = given if isinstance(given, tuple) else (given, {})
-    places = np.asarray(values, np.float64)
+    described = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping)
+    values, words = given if described else (given, {})
+    try:
+        places = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"coords: expected numbers along {name}, got {shortened(values)}") from None
     if places.shape != (size,):
         raise UsageError(f"coords: expected {size} numbers along {name}, got the shape {places.shape}")
     spacing = float(places[-1] - places[0]) / (size - 1) if size > 1 else 1.0
-    if not np.allclose(places, places[0] + spacing * np.arange(size), rtol=0, atol=1e-6 * abs(spacing)):
+    even = places[0] + spacing * np.arange(size)
+    if not spacing or not np.allclose(places, even, rtol=0, atol=1e-6 * abs(spacing)):
         raise UsageError(f"coords: expected evenly spaced numbers along {name}, got others; leave them out")
     quantity = quantity_of(name, words)
-    return Axis(name, size, quantity.long_name, quantity.units, float(places[0]), spacing)
+    return Axis(_named("coords", name), size, quantity.long_name, quantity.units, float(places[0]), spacing)
+
+
+def _named(what: str, name: Any) -> str:
+    """Return the name of a field or axis; raise UsageError if a file or an address cannot have it."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"{what}: expected names of up to 64 letters, digits and _, with a letter first, got {shortened(name)}"
+        )
+    return name

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from gsio._version import __version__
 from gsio.config import Config
+from gsio.config.units import shortened
+from gsio.errors import UsageError
 from gsio.frames.block import Block
 from gsio.frames.content import Axis, Content, Quantity
 from gsio.frames.layout import STATISTICS, BlockLayout
@@ -20,7 +22,43 @@ QUANTIZATION = "quantization_info"
 DAMAGED = "damaged_frames"  # attribute of an output that 'gsio repair' made: frames whose values are missing
 OF_ARRAYS = ("ome", "NX_class", "signal", "axes", "auxiliary_signals")  # attributes of a root that name its arrays
 OF_SESSION = ("config", "content", "device", "backend")  # attributes of a root that the last session sets
+OF_OUTPUT = {  # attributes of a root that gsio sets
+    "Conventions", "source", "history", "output_id", "argv", "versions", "host", "platform", "started", "ended",
+    "status", "gsio_version", "gsio_commit", "selection", DAMAGED, *OF_ARRAYS, *OF_SESSION,
+}  # fmt: skip
+MOST_VALUES, MOST_NBYTES = 1 << 12, 1 << 20  # of an attribute of the caller; as an array in memory
 SERIES_CHUNK = 1024  # frames in a chunk of an array along time
+
+
+def attributes_of_caller(given: Any) -> Attributes:
+    """Return the attributes that a caller gives a file as a whole: texts, numbers, and lists of either.
+
+    Truth values become 0 and 1. Raises UsageError for an attribute of gsio, and for any that not all formats can hold.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f"attrs: expected values by name, got {shortened(given)}")
+    found = {}
+    for name, value in given.items():
+        if name in OF_OUTPUT:
+            raise UsageError(f"attrs: '{name}' is an attribute that gsio sets; choose another name")
+        try:
+            array = np.asarray(value)
+            texts = [value] if array.ndim == 0 else list(value)
+        except (TypeError, ValueError):  # of lists that differ in length
+            array, texts = np.empty(0), []
+        kind, fits = array.dtype.kind, array.ndim <= 1 and 0 < array.size <= MOST_VALUES and array.nbytes <= MOST_NBYTES
+        plain = (
+            kind in "biu" or (kind == "f" and np.isfinite(array).all()) or (kind == "U" and all(map(_is_text, texts)))
+        )
+        if not (_is_text(name) and name and fits and plain):
+            raise UsageError(f"attrs: expected a text, a number, or a list of either, got {name}={shortened(value)}")
+        found[name] = array.astype({"b": int, "f": float}.get(kind, array.dtype)).tolist()
+    return found
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text that a file can hold."""
+    return isinstance(value, str) and "\0" not in value and value.encode(errors="ignore").decode() == value
 
 
 def coordinate_attributes(name: str, of: Quantity | Axis) -> Attributes:

@@ -6,20 +6,23 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from time import perf_counter as clock
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import structlog
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gsio.compute.staging import host_plane
-from gsio.config import AUTO
+from gsio.compute.staging import can_hold, host_plane
+from gsio.config import AUTO, one_of, parse_bytes
+from gsio.config.units import shortened
 from gsio.errors import DataError, GsioError, UsageError
-from gsio.frames.content import Content, axes_of, quantities_of, quantity_of
+from gsio.frames.content import Content, Dtype, axes_of, quantities_of, quantity_of
+from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
 from gsio.reader import Stack
 from gsio.run import checkpoints, trees
@@ -30,12 +33,6 @@ from gsio.run.summary import Summary
 from gsio.streams import say
 from gsio.writer.formats import format_of
 from gsio.writer.journal import Journal
-
-# Attributes that gsio sets.
-OWN = {
-    "Conventions", "source", "history", "output_id", "content", "config", "argv", "versions", "backend", "device",
-    "host", "platform", "started", "ended", "status", "gsio_version", "gsio_commit",
-}  # fmt: skip
 
 log = structlog.get_logger()
 
@@ -121,14 +118,24 @@ class FrameWriter:
         self.path = Path(os.path.realpath(path)) if resume != "no" else Path(path)  # as for a run: see `simulate`
         self._began, self._process = clock(), os.getpid()
         self._overwrite, self._threads, self._memory = overwrite, threads, memory
-        self._attributes = _checked(attrs or {})
-        self._dtype = None if dtype is None else np.dtype(dtype).name
-        self._content = Content(
-            fields=quantities_of(fields), axes=axes_of(shape, coords), precision=self._dtype or "float32",
-            store=self._dtype or "float32", keep_bits=keep_bits, compression=compression, level=level,
-            shard_frames=shard_frames, pyramid=pyramid, time=quantity_of("time", time or {}),
-        ).checked()  # fmt: skip
-        self._content = content_with_codec(self._content, self.path)
+        if resume not in get_args(Resume):
+            raise UsageError(f"resume: expected {one_of(get_args(Resume))}, got {shortened(resume)}")
+        if memory:
+            parse_bytes("memory", str(memory))
+        if not isinstance(threads, int) or threads < 0:
+            raise UsageError(f"threads: expected 0 or more, got {shortened(threads)}")
+        self._attributes = attributes_of_caller({} if attrs is None else attrs)
+        self._dtype = None if dtype is None else _name_of(dtype)
+        kind: Any = self._dtype or "float32"
+        try:
+            content = Content(
+                fields=quantities_of(fields), axes=axes_of(shape, coords), precision=kind, store=kind,
+                keep_bits=keep_bits, compression=compression, level=level, shard_frames=shard_frames, pyramid=pyramid,
+                time=quantity_of("time", {} if time is None else time),
+            ).checked()  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self._content = content_with_codec(content, self.path)
         how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
         check_output(self.path, **how)
         with ExitStack() as opened:
@@ -138,7 +145,7 @@ class FrameWriter:
         self._lock = threading.RLock()  # of all below
         self._appended = 0 if self._before is None else self._before.computed_from
         self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
-        self._closed = False
+        self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
 
     @property
@@ -163,7 +170,7 @@ class FrameWriter:
         """Return the number of frames before the next one: those before `checkpoint`, and those appended since."""
         return self._appended
 
-    def append(self, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
+    def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
         """Save a frame: one array for each field, in their order or by name.
 
         Each array has the shape of a frame, and may be changed as soon as `append` returns. It can be of any library
@@ -183,14 +190,14 @@ class FrameWriter:
         with self._lock:
             opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
             expected = self._content.precision
-            wrong = next((array for array in arrays if not np.can_cast(array.dtype, expected, "safe")), None)
+            wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
             if wrong is not None:
                 raise UsageError(
                     f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
                     f"convert them, or open the writer with dtype='{wrong.dtype}'"
                 )
             number = self._appended
-            opened.put(number, arrays, number if time is None else time, number if step is None else step)
+            opened.put(number, arrays, *_moment(number if time is None else time, number if step is None else step))
             self._appended = number + 1
 
     def flush(self) -> None:
@@ -216,7 +223,7 @@ class FrameWriter:
         """Return what the loop took so far, and what bounds it."""
         if self._open is None:
             raise UsageError("summary: expected a frame; append one first")
-        return self._open.summary(clock() - self._began)
+        return self._open.summary(self._seconds or clock() - self._began)
 
     def close(self) -> None:
         """Commit all frames and close the output as "complete"; raises as `append`. A second call does nothing."""
@@ -308,6 +315,7 @@ class FrameWriter:
                     self._closed = True
                 if self._open is not None:
                     self._open.close(status)
+            self._seconds = clock() - self._began
 
     def _exit(self) -> None:
         """Close the output at the end of the program, and say so."""
@@ -318,9 +326,21 @@ class FrameWriter:
         say(f"gsio: '{self.path}' was not closed by the program; {self.frames_committed} frames are safe", err=True)
 
 
+def _moment(time: Any, step: Any) -> tuple[float, int]:
+    """Return the time and the step of a frame as a file holds them; raise UsageError for other values."""
+    try:
+        if -(2**63) <= index(step) < 2**63:
+            return float(time), index(step)
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(
+        f"append: expected a number as time and a whole one as step, got {shortened(time)} and {shortened(step)}"
+    )
+
+
 def _with_dtype(content: Content, found: np.dtype[Any], wanted: str | None, path: Path) -> Content:
     """Return `content` for frames of a dtype, stored as they are or as `wanted`."""
-    if wanted is not None and np.can_cast(found, wanted, "safe"):
+    if wanted is not None and can_hold(np.dtype(wanted), found):
         found = np.dtype(wanted)
     if found == np.float16 and wanted is None and not format_of(path).float16:
         found = np.dtype(np.float32)
@@ -330,14 +350,10 @@ def _with_dtype(content: Content, found: np.dtype[Any], wanted: str | None, path
         raise UsageError(f"append: {error}; convert the frames") from None
 
 
-def _checked(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes of the caller; raise UsageError for a name of gsio's own, or a value that no file can hold."""
-    for name, value in attrs.items():
-        if name in OWN:
-            raise UsageError(f"attrs: '{name}' is an attribute that gsio sets; choose another name")
-        plain = value if isinstance(value, (list, tuple)) else [value]
-        if not isinstance(name, str) or not all(
-            isinstance(each, (str, bool, int, float, np.generic)) for each in plain
-        ):
-            raise UsageError(f"attrs: expected texts, numbers and lists of these, got {name}={value!r}")
-    return dict(attrs)
+def _name_of(dtype: Any) -> str:
+    """Return the name of a dtype of the caller; raise UsageError if no file can hold its values."""
+    with suppress(TypeError):
+        dtype = np.dtype(dtype).name.replace("bool", "uint8")
+    if dtype not in get_args(Dtype):
+        raise UsageError(f"dtype: expected one of {', '.join(get_args(Dtype))}, got {shortened(dtype)}")
+    return str(dtype)

@@ -62,30 +62,34 @@ class Recording:
         self._nbytes_before = self.session.writer.nbytes if before is not None else 0
         self._began, self._ended = clock(), 0.0
         self._inside = 0.0  # seconds in `put`
-        self._failed: BaseException | None = None
         self._closing, self._state = threading.Event(), "failed"
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
-        known_as = self._stager.device, "resume='must' and discard_after="
+        cut = "resume='must' and discard_after="
         try:
             self.session.start(
-                self._stager.wait, (lambda block: None) if before is None else partial(compare, before, *known_as)
+                self._stager.wait,
+                (lambda block: None) if before is None else partial(compare, before, self._stager.device, cut),
             )
             self._watcher.start()
         except BaseException as error:
-            self.session.close("failed")
-            raise GsioError(NO_THREAD) from None if is_without_thread(error) else error
+            with suppress(GsioError):
+                self.session.close("failed")
+            if is_without_thread(error):
+                raise GsioError(NO_THREAD) from None
+            raise
 
     def put(self, number: int, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
         """Copy a frame into the block that is filled, and submit the block if that is full."""
         began = clock()
-        if self._block is None:
-            self._block = self.session.acquire()
-            self._block_began = clock()
-            if self._block is not None:
-                self._block.first, self._block.count = number, 0
         self._check()
-        assert self._block is not None  # else the session has failed
-        block, place = self._block, self._block.count
+        block = self._block
+        if block is None:
+            block = self.session.acquire()
+            self._check()
+            assert block is not None  # else the session has failed
+            block.first, block.count = number, 0
+            self._block, self._block_began = block, clock()
+        place = block.count
         self._stager.snapshot(block, place, planes)
         block.times[place], block.steps[place] = time, step
         block.count += 1
@@ -96,12 +100,9 @@ class Recording:
     def flush(self) -> None:
         """Return when the disk has all frames."""
         with self._lock:
+            self._check()
             self._submit()
-        try:
-            self.session.flush()
-        except BaseException as error:
-            self._failed = error
-            raise
+        self.session.flush()
         self._check()
 
     def save(self, state: SavedState) -> None:
@@ -117,10 +118,15 @@ class Recording:
             self.session.finish()
             self._ended = clock()
             self.session.close(status)
-            if self._failed is None:  # else `session` has raised its error before
+            if self.session.error is None:  # else it was raised before
                 if status == "complete":
                     self._journal.remove()
                 self._state = status
+        except BaseException:  # Ctrl-C, for example: nobody wants to wait for the frames that are not written yet
+            self.session.abandon()
+            self.session.close("stopped")
+            self._state = "stopped" if self.session.error is None else "failed"
+            raise
         finally:
             self._closing.set()
             self._watcher.join()
@@ -132,12 +138,9 @@ class Recording:
 
     def _check(self) -> None:
         """Raise the error of the session, again and again: no frame can be appended any more."""
-        try:
-            self.session.raise_error()
-        except BaseException as error:
-            self._failed = error
-        if self._failed is not None:
-            raise self._failed
+        self.session.raise_error()  # `close` does not raise what was raised here
+        if self.session.error is not None:
+            raise self.session.error.with_traceback(None)
 
     def progress(self) -> Progress:
         """Return how far the loop is; what it does outside of `append` counts as computing."""

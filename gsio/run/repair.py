@@ -145,7 +145,12 @@ class Wreck:
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
         self.saved = 0
-        names = list(frame_series(self._layout, []))
+        names, parts = list(frame_series(self._layout, [])), (len(self._content.fields), self._layout.chunks.slabs)
+        kinds = records.frames.dtype if records is not None else None
+        if kinds is not None and not (set(names) <= set(kinds.names or ()) and kinds["places"].shape == parts):
+            raise DataError(
+                f"'{journal_of(output)}' has records of other frames than its head says; move it away, and repair again"
+            )
         self._series = {name: joined_series(records, stack, name, self.frames) for name in names}
 
     def write(self, target: Path) -> list[int]:

@@ -154,10 +154,11 @@ class Session:
             try:
                 with self._storage():
                     self._sync()
-                return
             except StorageError as error:
-                self._fail(error, math.inf)  # no later sync brings back what this one has lost
-        self._raised = False  # each time: nobody may take these frames for durable
+                self._fail(error, math.inf)
+                self._raised = False
+        else:
+            self._raised = False  # each time: nobody may take these frames for durable
         self.raise_error()
 
     def stop(self) -> None:
@@ -204,6 +205,11 @@ class Session:
             except BaseException as error:
                 self._fail(error, 0)
         self.raise_error()
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first error of the session."""
+        return self._error
 
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""

@@ -9,6 +9,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import zarr
+from crc32c import crc32c
 from msgspec.structs import replace
 
 from gsio import open_stack
@@ -18,15 +19,19 @@ from gsio.errors import DataError, UsageError
 from gsio.export import FORMATS as EXPORTS
 from gsio.frames.block import Block
 from gsio.frames.content import Axis, Content, Quantity
+from gsio.look.proxies import make_proxies
+from gsio.look.source import from_journal, from_stack, values_at, window
 from gsio.reader.verify import problems
 from gsio.run.plan import content_layout, content_with_codec
 from gsio.run.repair import repair
+from gsio.run.status import follow
 from gsio.testing import encode
 from gsio.trace import Trace
 from gsio.writer.formats import FORMATS, open_writer
-from gsio.writer.journal import Journal, journal_of
+from gsio.writer.journal import Journal, journal_of, read_journal
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
+from gsio.writer.status_file import status_of
 
 assert hdf5plugin.FILTERS["blosc"] == 32001  # its import is what lets h5py read lz4 and zstd
 FRAMES, CHUNK = 5, 2
@@ -239,6 +244,18 @@ def test_a_torn_file_is_rebuilt_from_its_journal(name: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(stack.times, [time_of(frame) for frame in range(FRAMES)])
 
 
+def test_a_journal_that_contradicts_itself_is_an_error_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    write(path, CONTENTS["volume"], keep_journal=True)
+    line, _, records = journal_of(path).read_bytes().partition(b"\n")
+    text = line.rpartition(b" ")[0].replace(b"fields.b]", b"fields.e]")
+    assert b"fields.e]" in text
+    journal_of(path).write_bytes(b"%b %08x\n" % (text, crc32c(text)) + records)
+    path.write_bytes(bytes(100))
+    with pytest.raises(DataError, match="has records of other frames than its head says"):
+        repair(path)
+
+
 @every_content
 @pytest.mark.parametrize("ending", EXPORTS)
 def test_every_export_of_any_content(name: str, ending: str, tmp_path: Path) -> None:
@@ -348,3 +365,41 @@ def test_small_frames_share_chunks_where_nobody_knows_their_number() -> None:
     layout = content_layout(replace(CONTENTS["plane"], compression="lz4"))
     assert 1000 < layout.chunks.frames_per_chunk <= layout.frames_per_block
     assert layout.chunks.chunk_nbytes == pytest.approx(4 << 20, abs=layout.frame.plane_nbytes)
+
+
+@every_content
+@every_format
+def test_the_page_shows_every_member_of_any_content(name: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"run{ending}"
+    expected = write(path, CONTENTS[name], keep_journal=True)
+    records = read_journal(path)
+    assert records is not None
+    shape = tuple(axis.size for axis in expected.volume)
+    for now in (from_stack(path), from_journal(path, records, "running")):
+        assert now is not None
+        assert (now.shape, list(now.fields)) == (shape, list(expected.fields))
+        described = now.describe()
+        assert (described["frames"], described["frames_total"], described["dt"]) == (FRAMES, FRAMES, None)
+        chunk = described["chunk"]
+        all_lines, line = (shape[0], shape[1] * shape[2]) if shape[0] > 1 else shape[1:]
+        values = np.empty((chunk["frames"], chunk["slabs"] * chunk["rows"], line), chunk["dtype"])
+        assert values.nbytes == CHUNK * all_lines * line * values.itemsize  # the page decodes so many
+        for field, plane in zip(expected.fields, planes_of(expected, 3), strict=True):
+            volume = plane.reshape(shape)
+            for member in range(shape[0]):
+                found = window(now, field, member, 3, range(shape[1]), range(1, shape[2], 2))
+                np.testing.assert_allclose(found, volume[member, :, 1::2], rtol=0, atol=tolerance(expected))
+                _, [_, at] = values_at(now, field, (member, shape[1] - 1, 4), 1)
+                assert at == pytest.approx(volume[member, -1, 4], abs=tolerance(expected))
+            (proxy,) = make_proxies(now, field, 0, range(3, 4))
+            low, high = np.frombuffer(proxy[:8], "<f4")
+            assert low <= volume[0].astype(float).mean() <= high
+
+
+def test_following_an_output_whose_length_nobody_knows_names_no_total(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    write(path, CONTENTS["plane"], keep_journal=True)
+    status_of(path).write_text('{"state": "complete", "frame": 5, "frames": 0, "pid": 1, "host": "here"}')
+    first, last = follow(path)
+    assert first.startswith("frame 5, step 40, wind_u 0.")
+    assert last == "complete after 5 frames"

@@ -64,7 +64,8 @@ def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | Non
     """Set attributes; floats become `dtype`, because readers decode packed integers as the dtype of their scale."""
     for name, value in attributes.items():
         number = dtype is not None and isinstance(value, float)
-        of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
+        plain = name in PLAIN and isinstance(value, str) and value.isascii()
+        of.attrs[name] = np.bytes_(value) if plain else np.asarray(value, dtype)[()] if number else value
 
 
 def _filters(layout: BlockLayout) -> dict[str, Any]:
