@@ -290,10 +290,15 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-    state, *_ = [*checkpoints.load(path), *checkpoints.load_states(path)]
+    state = newest_state(path)
     of_run = isinstance(state, checkpoints.Checkpoint)
     arrays, text = ([state.u, state.v], state.config) if of_run else (state.leaves, state.structure)
     return found | {"checkpoint": b"".join(map(bytes, arrays)) + f"{state.frames} {text}".encode()}
+
+
+def newest_state(path: Path) -> checkpoints.Checkpoint | checkpoints.SavedState:
+    """Return the newest checkpoint of a run, or of another loop."""
+    return next(iter([*checkpoints.load(path), *checkpoints.load_states(path)]))
 
 
 class Tally:
