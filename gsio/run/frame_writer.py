@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gsio.compute.staging import can_hold, host_plane
 from gsio.config import AUTO, one_of, parse_bytes
 from gsio.config.units import shortened
-from gsio.errors import DataError, GsioError, UsageError
+from gsio.errors import DataError, GsioError, UsageError, storage_errors
 from gsio.frames.content import Content, Dtype, axes_of, quantities_of, quantity_of
 from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
@@ -90,6 +90,8 @@ class FrameWriter:
         An argument cannot be used, the output exists, or another program writes it.
     DataError
         The output or its checkpoint is damaged, or holds other frames than these arguments say.
+    StorageError
+        The output cannot be opened, or the one that is extended cannot be made whole; no frame is lost.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class FrameWriter:
         self._content = content_with_codec(content, self.path)
         how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
         check_output(self.path, **how)
-        with ExitStack() as opened:
+        with storage_errors(self.path, "states"), ExitStack() as opened:
             self._journal = opened.enter_context(Journal(self.path, "path"))
             self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
             self._release = opened.pop_all()  # unlocks the journal
@@ -304,7 +306,7 @@ class FrameWriter:
             if self._closed:
                 return
             atexit.unregister(self._exit)
-            with self._release:
+            with storage_errors(self.path, "frames"), self._release:
                 try:
                     if self._open is None and self._before is not None and status == "complete":
                         if self._before.is_complete:

@@ -20,7 +20,8 @@ ONE_EACH = {  # modules and tests
     "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
     "test_a_complete_run_that_is_extended_and_killed_keeps_its_frames",
 }  # fmt: skip
-LOOPS_IN_SHORT = {  # tests that a loop outside gsio plays too
+LOOPS_IN_SHORT = {  # modules and tests that a loop outside gsio plays too
+    "test_loops",
     "test_a_run_killed_at_random_goes_on_bit_for_bit",
     "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
     "test_a_complete_run_that_is_extended_or_cut_can_be_killed_at_once",
@@ -73,12 +74,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         module, name = metafunc.module.__name__, metafunc.function.__name__
         short = metafunc.config.getoption("--rounds") == 1
+        with_loops = LOOPS_IN_SHORT if short else LOOPS_IN_SHORT | LOOPS_IN_LONG
         names = [] if module == "test_loops" else list(OUTPUTS)
-        loops = (
-            list(LOOPS)
-            if module == "test_loops" or name in (LOOPS_IN_SHORT | (set() if short else LOOPS_IN_LONG))
-            else []
-        )
+        loops = list(LOOPS) if {module, name} & with_loops else []
         if short:
             chosen = zlib.crc32(name.encode())
             loops = loops and [loops[chosen % len(loops)]]

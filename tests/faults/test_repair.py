@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from harness import FRAMES, Case, Tally, contents
+from harness import FRAMES, Case, Tally, contents, newest_state
 from test_damage import everything, flip, kill_in_the_middle
 
 from gsio.reader import open_stack
