@@ -54,6 +54,12 @@ class HostStager:
         self._layout = layout
         self._frames: dict[int, _Frames] = {}  # by the address of a block
 
+    @property
+    def nbytes_beside(self) -> int:
+        """Bytes that the frames of a block take here, beside the block."""
+        frame = self._layout.frame
+        return self._layout.frames_per_block * len(frame.fields) * frame.cells * frame.computed.itemsize
+
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return memory for a block; the system provides it when it is used first."""
         return np.empty(nbytes, np.uint8)

@@ -112,9 +112,7 @@ def _load(output: Path, output_id: str | None) -> list[Checkpoint | SavedState]:
         except Exception as error:  # NumPy and zipfile tell of a damaged file in many ways
             damaged.append(f"'{path}' is damaged ({error})")
     if damaged and not found:
-        raise DataError(
-            f"--resume: {' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay"
-        )
+        raise DataError(f"{' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay")
     return [each for each in found if output_id in (None, each.output_id)]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gsio.compute.staging import can_hold, host_plane
 from gsio.config import AUTO, one_of, parse_bytes
 from gsio.config.units import shortened
-from gsio.errors import DataError, GsioError, UsageError
+from gsio.errors import DataError, GsioError, UsageError, storage_errors
 from gsio.frames.content import Content, Dtype, axes_of, quantities_of, quantity_of
 from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
@@ -71,7 +71,7 @@ class FrameWriter:
         Go on with the output at `path`: "auto" begins a missing one, "must" raises UsageError. `checkpoint` then has
         the state to go on from, and `len` the number of its frame.
     discard_after
-        With `resume`: keep only this number of the committed frames.
+        With `resume="must"`: keep only this number of the committed frames.
     overwrite
         Replace the file, or the Zarr group of gsio, at `path`, which is an error otherwise.
     memory
@@ -90,6 +90,8 @@ class FrameWriter:
         An argument cannot be used, the output exists, or another program writes it.
     DataError
         The output or its checkpoint is damaged, or holds other frames than these arguments say.
+    StorageError
+        The output cannot be opened, or the one that is extended cannot be made whole; no frame is lost.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class FrameWriter:
         if not structlog.is_configured():  # called from a program that has said nothing about logging
             configure("text", quiet=True)
         self.path = Path(os.path.realpath(path)) if resume != "no" else Path(path)  # as for a run: see `simulate`
-        self._began = clock()
+        self._began, self._process = clock(), os.getpid()
         self._overwrite, self._threads, self._memory = overwrite, threads, memory
         if resume not in get_args(Resume):
             raise UsageError(f"resume: expected {one_of(get_args(Resume))}, got {shortened(resume)}")
@@ -138,8 +140,8 @@ class FrameWriter:
         self._content = content_with_codec(content, self.path)
         how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
         check_output(self.path, **how)
-        with ExitStack() as opened:
-            self._journal = opened.enter_context(Journal(self.path))
+        with storage_errors(self.path, "states"), ExitStack() as opened:
+            self._journal = opened.enter_context(Journal(self.path, "path"))
             self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
@@ -287,28 +289,47 @@ class FrameWriter:
         there = stack.content
         here = asdict(self._content) | {"precision": there.precision}
         if self._dtype is None:
+<<<<<<< HEAD
             here["store"] = there.store
         if differing := [name for name, value in here.items() if value != getattr(there, name)]:
             what = f"resume: '{self.path}' has other {', '.join(differing)}"
             raise DataError(f"{what}; open the writer as before, or choose another name")
+=======
+            here = replace(here, store=there.store)
+        arguments = {"axes": "coords" if here.shape == there.shape else "shape", "store": "dtype"}
+        differing = [name for name in here.__struct_fields__ if getattr(here, name) != getattr(there, name)]
+        if differing or [*here.fields] != [*there.fields]:  # in this order: arrays come without names
+            what = ", ".join(arguments.get(name, name) for name in differing) or "order of its fields"
+            raise DataError(
+                f"resume: '{self.path}' has another {what}; open the writer as before, or choose another name"
+            )
+>>>>>>> faults-fw
         self._content = there
 
     def _close(self, status: str) -> None:
+        if os.getpid() != self._process:  # a process that was forked has neither the threads nor the output
+            return
         with self._lock:
             if self._closed:
                 return
-            unfinished = self._before is not None and not self._before.is_complete
-            if self._open is None and unfinished and status == "complete":  # a kill came after the last frame
-                self._opened(np.dtype(self._content.precision))
-            self._closed = True
             atexit.unregister(self._exit)
-            with self._release:
+            with storage_errors(self.path, "frames"), self._release:
+                try:
+                    if self._open is None and self._before is not None and status == "complete":
+                        if self._before.is_complete:
+                            self._journal.remove()  # a kill has left it
+                        else:  # a kill came after the last frame
+                            self._opened(np.dtype(self._content.precision))
+                finally:
+                    self._closed = True
                 if self._open is not None:
                     self._open.close(status)
             self._seconds = clock() - self._began
 
     def _exit(self) -> None:
         """Close the output at the end of the program, and say so."""
+        if os.getpid() != self._process:
+            return
         with suppress(GsioError):
             self._close("stopped")
         say(f"gsio: '{self.path}' was not closed by the program; {self.frames_committed} frames are safe", err=True)

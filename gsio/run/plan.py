@@ -205,15 +205,19 @@ def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -
     return min(in_the_run, blocks_of(layout, encoding_threads(config, layout), config.output.memory, sizes))
 
 
-def blocks_of(layout: BlockLayout, threads: int, memory: str, sizes: Sizes | None = None) -> int:
+def blocks_of(
+    layout: BlockLayout, threads: int, memory: str, sizes: Sizes | None = None, *, nbytes_beside: int = 0
+) -> int:
     """Return the number of blocks: as many as `memory` holds, or else enough to keep encoding `threads` and link busy.
 
-    Raises UsageError if `memory` is less than two blocks: one is filled while another is written.
+    `nbytes_beside` are bytes that each block takes beside its own. Raises UsageError if `memory` is less than two
+    blocks: one is filled while another is written.
     """
     if memory:
-        blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
+        nbytes = layout.block_nbytes + nbytes_beside
+        blocks = parse_bytes("output.memory", memory) // nbytes
         if blocks < 2:
-            least = -(-2 * layout.block_nbytes // 2**20)
+            least = -(-2 * nbytes // 2**20)
             raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
         return blocks
     wanted = -(-threads // layout.chunks.slabs) + 4

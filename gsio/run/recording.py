@@ -50,7 +50,8 @@ class Recording:
         layout = content_layout(content, frames_per_chunk=before.frames_per_chunk if before is not None else 0)
         self._stager = HostStager(layout)
         threads = threads or default_threads(layout)
-        pool = BlockPool(layout, blocks_of(layout, threads, memory), self._stager.allocate)
+        blocks = blocks_of(layout, threads, memory, nbytes_beside=self._stager.nbytes_beside)
+        pool = BlockPool(layout, blocks, self._stager.allocate)
         known = root_attributes(content, library, self._stager.device, before.output_id if before is not None else "")
         self.output_id = known["output_id"]
         self.session = open_output(
@@ -64,10 +65,11 @@ class Recording:
         self._inside = 0.0  # seconds in `put`
         self._closing, self._state = threading.Event(), "failed"
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        cut = "resume='must' and discard_after="
         try:
             self.session.start(
                 self._stager.wait,
-                (lambda block: None) if before is None else partial(compare, before, self._stager.device),
+                (lambda block: None) if before is None else partial(compare, before, self._stager.device, cut),
             )
             self._watcher.start()
         except BaseException as error:
@@ -117,9 +119,16 @@ class Recording:
             self.session.finish()
             self._ended = clock()
             self.session.close(status)
+<<<<<<< HEAD
             self._state = status if self.session.error is None else "failed"
             if self._state == "complete":
                 self._journal.remove()
+=======
+            if self.session.error is None:  # else it was raised before
+                if status == "complete":
+                    self._journal.remove()
+                self._state = status
+>>>>>>> faults-fw
         except BaseException:  # Ctrl-C, for example: nobody wants to wait for the frames that are not written yet
             self.session.abandon()
             self.session.close("stopped")

@@ -85,7 +85,7 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
             if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
                 raise StorageError(
                     f"storage failed: {reason_of(error)}; '{output}' and its journal are as they were; "
-                    "make space, then repair or --resume it"
+                    "make space, then repair or resume it"
                 ) from error
             raise
     lost = f", of which damaged: {_ranges(damaged)}" if damaged else ""

@@ -93,11 +93,11 @@ def find_restart(
         found = survey(output, start)
         records = own_journal(output, found.output_id)
     if found.wrong:
-        raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
+        raise DataError(f"'{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
     with open_stack(output) as stack:
         check(stack)
         if "selection" in stack.attributes:
-            raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
+            raise DataError(f"'{output}' is an export of a part of a run, with which no run can go on")
         frames = found.frames
         if discard_after is not None:
             if not 0 <= discard_after <= frames:
@@ -128,15 +128,18 @@ def find_restart(
         )
 
 
-def compare(before: Restart[Any], device: str, block: Block) -> None:
-    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output."""
+def compare(before: Restart[Any], device: str, cut: str, block: Block) -> None:
+    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output.
+
+    The message says that `cut`, with the number of the frame behind it, cuts the output.
+    """
     found = block.checksums[block.kept : block.count]
     known = before.checksums[block.first + block.kept :][: len(found)]
     if len(wrong := np.flatnonzero(found[: len(known)] != known)):
         frame = block.first + block.kept + int(wrong[0])
         raise DataError(
-            f"--resume: frame {frame}, computed again on '{device}', differs from the committed one of "
-            f"'{before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
+            f"frame {frame}, computed again on '{device}', differs from the committed one of '{before.device}'; "
+            f"compute it as before, or cut the output with {cut}{frame}"
         )
 
 

@@ -179,7 +179,7 @@ def _pipeline(
     session = open_output(
         output, Content.of(config), attributes, journal, pool, planned.threads, trace, before, overwrite=overwrite
     )
-    check = None if before is None else partial(compare, before, solver.device)
+    check = None if before is None else partial(compare, before, solver.device, "--resume=must --discard-after ")
     every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
     checkpointer = Checkpointer(session.earlier.computed_from, every, solver.snapshot, save)
     return Pipeline(config, solver, session, checkpointer, check)
