@@ -289,21 +289,14 @@ class FrameWriter:
         there = stack.content
         here = asdict(self._content) | {"precision": there.precision}
         if self._dtype is None:
-<<<<<<< HEAD
             here["store"] = there.store
-        if differing := [name for name, value in here.items() if value != getattr(there, name)]:
-            what = f"resume: '{self.path}' has other {', '.join(differing)}"
-            raise DataError(f"{what}; open the writer as before, or choose another name")
-=======
-            here = replace(here, store=there.store)
-        arguments = {"axes": "coords" if here.shape == there.shape else "shape", "store": "dtype"}
-        differing = [name for name in here.__struct_fields__ if getattr(here, name) != getattr(there, name)]
-        if differing or [*here.fields] != [*there.fields]:  # in this order: arrays come without names
+        arguments = {"axes": "coords" if self._content.shape == there.shape else "shape", "store": "dtype"}
+        differing = [name for name, value in here.items() if value != getattr(there, name)]
+        if differing or [*self._content.fields] != [*there.fields]:  # in this order: arrays come without names
             what = ", ".join(arguments.get(name, name) for name in differing) or "order of its fields"
             raise DataError(
                 f"resume: '{self.path}' has another {what}; open the writer as before, or choose another name"
             )
->>>>>>> faults-fw
         self._content = there
 
     def _close(self, status: str) -> None:

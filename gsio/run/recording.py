@@ -119,16 +119,9 @@ class Recording:
             self.session.finish()
             self._ended = clock()
             self.session.close(status)
-<<<<<<< HEAD
             self._state = status if self.session.error is None else "failed"
             if self._state == "complete":
                 self._journal.remove()
-=======
-            if self.session.error is None:  # else it was raised before
-                if status == "complete":
-                    self._journal.remove()
-                self._state = status
->>>>>>> faults-fw
         except BaseException:  # Ctrl-C, for example: nobody wants to wait for the frames that are not written yet
             self.session.abandon()
             self.session.close("stopped")

@@ -290,13 +290,6 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-<<<<<<< HEAD
-    (state, *_) = [*checkpoints.load(path), *checkpoints.load_states(path)]
-    known = {name: value for name, value in state._asdict().items() if name != "output_id"}
-    found |= {f"checkpoint {name}": str(value).encode() for name, value in known.items()}
-    arrays = state.leaves if isinstance(state, checkpoints.SavedState) else [state.u, state.v]
-    return found | {"checkpoint": b"".join(array.tobytes() for array in arrays)}
-=======
     state = newest_state(path)
     of_run = isinstance(state, checkpoints.Checkpoint)
     arrays, text = ([state.u, state.v], state.config) if of_run else (state.leaves, state.structure)
@@ -306,7 +299,6 @@ def contents(path: Path) -> dict[str, bytes]:
 def newest_state(path: Path) -> checkpoints.Checkpoint | checkpoints.SavedState:
     """Return the newest checkpoint of a run, or of another loop."""
     return next(iter([*checkpoints.load(path), *checkpoints.load_states(path)]))
->>>>>>> faults-fw
 
 
 class Tally:
