@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -92,12 +92,7 @@ def simulate(
         check_timeline(timeline, output)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
-        before = restart(output, journal, partial(check_same_run, config), checkpoints.load, **how)
-        if before is not None and before.frames > config.run.frames and not before.is_complete:
-            raise UsageError(
-                f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
-                "--discard-after cuts an output"
-            )
+        before = _find_restart(config, output, journal, how)
         if before is not None and before.is_complete and before.frames >= config.run.frames:
             journal.remove()  # a run left it that was killed before it had replaced this output
             log.info("all frames are there already", output=str(output), frames=before.frames)
@@ -109,6 +104,17 @@ def simulate(
     summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
+
+
+def _find_restart(config: Config, output: Path, journal: Journal, how: Mapping[str, Any]) -> Restart[Checkpoint] | None:
+    """Return where the run goes on with `output`, or None if it begins."""
+    before = restart(output, journal, partial(check_same_run, config), checkpoints.load, **how)
+    if before is not None and before.frames > config.run.frames and not before.is_complete:
+        raise UsageError(
+            f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
+            "--discard-after cuts an output"
+        )
+    return before
 
 
 def _run(
