@@ -1,6 +1,5 @@
 """A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from gsio.run import checkpoints
 from gsio.run.checkpoints import Checkpoint, Checkpointer, check_same_run
 from gsio.run.initial import initial_state, rates
 from gsio.run.limits import limits, time_limit
-from gsio.run.output import Resume, beside, check_output, open_output, restart
+from gsio.run.output import Resume, beside, check_output, open_output, place_of, restart
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.progress import Observe
@@ -82,9 +81,11 @@ def simulate(
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
-    began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
-    if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
-        output = Path(os.path.realpath(output))
+    began, output, timeline = (
+        time.perf_counter(),
+        place_of(output, resume),
+        None if timeline is None else Path(timeline),
+    )
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
