@@ -23,7 +23,7 @@ Resume = Literal["no", "auto", "must"]
 
 
 def place_of(output: Path | str, resume: Resume) -> Path:
-    """Return the path of an output; if it goes on, without a link: its journal, its lock, lies beside the file itself."""
+    """Return the path of an output, without a link if the output goes on: its lock lies beside the file itself."""
     output = Path(output)
     return Path(os.path.realpath(output)) if resume != "no" and output.is_symlink() else output
 

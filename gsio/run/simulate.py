@@ -81,16 +81,12 @@ def simulate(
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
-    began, output, timeline = (
-        time.perf_counter(),
-        place_of(output, resume),
-        None if timeline is None else Path(timeline),
-    )
+    began, output = time.perf_counter(), place_of(output, resume)
+    timeline = None if timeline is None else Path(timeline)
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
-    if timeline is not None:
-        check_timeline(timeline, output)
+    check_timeline(timeline, output)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
         before = _find_restart(config, output, journal, how)
@@ -199,6 +195,7 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.field("v")
 
 
-def check_timeline(path: Path, output: Path) -> None:
-    """Raise UsageError unless a run of `output` can make a new timeline at `path`."""
-    require_new("--timeline", path, apart_from=[output, *beside(output)])
+def check_timeline(path: Path | None, output: Path) -> None:
+    """Raise UsageError unless a run of `output` can make a new timeline at `path`, if there shall be one."""
+    if path is not None:
+        require_new("--timeline", path, apart_from=[output, *beside(output)])
