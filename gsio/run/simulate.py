@@ -82,11 +82,10 @@ def simulate(
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
     began, output = time.perf_counter(), place_of(output, resume)
-    timeline = None if timeline is None else Path(timeline)
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
-    check_timeline(timeline, output)
+    timeline = timeline_of(timeline, output)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
         before = _find_restart(config, output, journal, how)
@@ -195,7 +194,9 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.field("v")
 
 
-def check_timeline(path: Path | None, output: Path) -> None:
-    """Raise UsageError unless a run of `output` can make a new timeline at `path`, if there shall be one."""
-    if path is not None:
-        require_new("--timeline", path, apart_from=[output, *beside(output)])
+def timeline_of(path: Path | str | None, output: Path) -> Path | None:
+    """Return the path of a timeline; raise UsageError unless a run of `output` can make one there."""
+    if path is None:
+        return None
+    require_new("--timeline", Path(path), apart_from=[output, *beside(output)])
+    return Path(path)
