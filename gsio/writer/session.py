@@ -6,6 +6,7 @@ All threads are started before the first block. The queues between them need no 
 pool pass through them. If storage is slow, the pool runs empty and the caller waits in `acquire`, and nowhere else.
 """
 
+import contextvars
 import math
 import queue
 import threading
@@ -100,7 +101,8 @@ class Session:
         self._wait, self._inspect, self._committed = wait, inspect, committed
         try:
             for run in (self._save, self._commit, *[self._encode] * self.threads):
-                thread = threading.Thread(target=run, name=run.__name__, daemon=True)
+                context = contextvars.copy_context()  # the log has the identity of the run there
+                thread = threading.Thread(target=context.run, args=(run,), name=run.__name__, daemon=True)
                 thread.start()
                 self._started.append(thread)
         except (RuntimeError, MemoryError):

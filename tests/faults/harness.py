@@ -291,9 +291,8 @@ def contents(path: Path) -> dict[str, bytes]:
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
     (state, *_) = [*checkpoints.load(path), *checkpoints.load_states(path)]
-    found |= {
-        f"checkpoint {name}": str(value).encode() for name, value in state._asdict().items() if name != "output_id"
-    }
+    known = {name: value for name, value in state._asdict().items() if name != "output_id"}
+    found |= {f"checkpoint {name}": str(value).encode() for name, value in known.items()}
     arrays = state.leaves if isinstance(state, checkpoints.SavedState) else [state.u, state.v]
     return found | {"checkpoint": b"".join(array.tobytes() for array in arrays)}
 
