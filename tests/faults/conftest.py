@@ -23,13 +23,13 @@ ONE_EACH = {  # modules and tests
 LOOPS_IN_SHORT = {  # modules and tests that a loop outside gsio plays too
     "test_loops",
     "test_a_run_killed_at_random_goes_on_bit_for_bit",
-    "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
     "test_a_complete_run_that_is_extended_or_cut_can_be_killed_at_once",
     "test_whichever_call_fails_no_frame_is_lost",
     "test_files_that_may_not_grow_end_a_run",
     "test_a_run_that_cannot_start_its_threads_ends_in_one_line",
 }
 LOOPS_IN_LONG = {
+    "test_a_run_killed_again_before_it_reaches_its_frames_loses_none",
     "test_a_complete_run_that_is_extended_and_killed_keeps_its_frames",
     "test_a_run_that_cannot_start_again_can_do_so_later",
     "test_a_wreck_that_is_damaged_besides_goes_on",
