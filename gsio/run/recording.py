@@ -79,7 +79,13 @@ class Recording:
                 raise GsioError(NO_THREAD) from None
             raise
 
-    def put(self, number: int, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
+    @property
+    def frames(self) -> int:
+        """The number of the next frame."""
+        block = self._block
+        return block.first + block.count if block is not None else self.session.frames_submitted
+
+    def put(self, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
         """Copy a frame into the block that is filled, and submit the block if that is full."""
         began = clock()
         self._check()
@@ -88,14 +94,15 @@ class Recording:
             block = self.session.acquire()
             self._check()
             assert block is not None  # else the session has failed
-            block.first, block.count = number, 0
+            block.first, block.count = self.session.frames_submitted, 0
             self._block, self._block_began = block, clock()
         place = block.count
         self._stager.snapshot(block, place, planes)
         block.times[place], block.steps[place] = time, step
-        block.count += 1
-        if number + 1 == self.session.end_of(block.first):
-            self._submit()
+        if self.frames + 1 == self.session.end_of(block.first):
+            self._submit(1)
+        else:
+            block.count += 1
         self._inside += clock() - began
 
     def flush(self) -> None:
@@ -131,10 +138,19 @@ class Recording:
             self._closing.set()
             self._watcher.join()
 
-    def _submit(self) -> None:
-        if self._block is not None and self._block.count:
-            block, self._block = self._block, None
+    def _submit(self, more: int = 0) -> None:
+        """Submit the block with its frames, and with `more` that are not counted yet."""
+        block = self._block
+        if block is None or not block.count + more:
+            return
+        try:
+            self._block = None
+            block.count += more
             self.session.submit(FilledBlock(block))
+        except BaseException:  # Ctrl-C: nobody knows whether the block was submitted
+            error = Interrupted("Ctrl-C came while frames were submitted; go on with resume='auto'")
+            self.session.fail(error, self.session.frames_submitted)
+            raise
 
     def _check(self) -> None:
         """Raise the error of the session, again and again: no frame can be appended any more."""

@@ -59,8 +59,12 @@ class Session:
 
     Attributes
     ----------
+    frames_submitted
+        The number of the frame that is submitted next.
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
+    error
+        The first error of the session, or None.
     advice
         What an error of the storage tells the user to do.
     """
@@ -69,11 +73,13 @@ class Session:
         self.writer, self.pool, self.trace, self.threads, self.earlier = writer, pool, trace, threads, earlier
         self.frames_committed, self.frames_durable = earlier.frames, 0
         self.advice = "make space, then go on with --resume"
-        self._position = self._submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
+        self._position = self.frames_submitted = (
+            earlier.computed_from
+        )  # the first: frames inspected, and held or committed
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
         self._stopping = self._finishing = self._closing = self._closed = self._raised = False
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._checkpoints: list[tuple[int, Callable[[], object]]] = []
         self._started: list[threading.Thread] = []
         self._changed = threading.Condition()  # guards what threads wait for: the position, the limit and checkpoints
@@ -106,12 +112,12 @@ class Session:
                 thread.start()
                 self._started.append(thread)
         except (RuntimeError, MemoryError):
-            self._fail(GsioError(NO_THREAD), 0)
+            self.fail(GsioError(NO_THREAD), 0)
             self.raise_error()
 
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None if the session is stopped, or has failed."""
-        with self.trace.span("wait_block", self._submitted):
+        with self.trace.span("wait_block", self.frames_submitted):
             block = self.pool.acquire()
         if block is not None and self._stopping:
             self.pool.release(block)
@@ -130,11 +136,11 @@ class Session:
         of this piece is then encoded and stored again, with the frames of the block.
         """
         layout = self.pool.layout
-        tasks, first = range(layout.tasks), block.first
-        self._submitted = first + block.count
+        tasks, first, end = range(layout.tasks), block.first, block.first + block.count
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
         for some in [tasks] if alone else [range(task, task + 1) for task in tasks]:
             self._staged.put((block, some))
+        self.frames_submitted = end  # the block belongs to other threads now
 
     def checkpoint(self, frames: int, save: Callable[[], object]) -> None:
         """Call `save`, in a thread of the session, once the first `frames` frames are committed and the disk has them.
@@ -150,14 +156,15 @@ class Session:
 
         After `abandon` the function returns at once.
         """
+        wanted = self.frames_submitted
         with self._changed:
-            self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
-        if self._position >= self._submitted:
+            self._changed.wait_for(lambda: self._position >= wanted or wanted > self._limit)
+        if self._position >= wanted:
             try:
                 with self._storage():
                     self._sync()
             except StorageError as error:
-                self._fail(error, math.inf)
+                self.fail(error, math.inf)
                 self._raised = False
         else:
             self._raised = False  # each time: nobody may take these frames for durable
@@ -203,23 +210,18 @@ class Session:
             self._closed = True
             try:
                 with self._storage():
-                    self.writer.close("failed" if self._error is not None else status)
+                    self.writer.close("failed" if self.error is not None else status)
             except BaseException as error:
-                self._fail(error, 0)
+                self.fail(error, 0)
         self.raise_error()
-
-    @property
-    def error(self) -> BaseException | None:
-        """The first error of the session."""
-        return self._error
 
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""
-        if self._error is not None and not self._raised:
+        if self.error is not None and not self._raised:
             self._raised = True
-            if isinstance(self._error, StorageError) and isinstance(cause := self._error.__cause__, Exception):
+            if isinstance(self.error, StorageError) and isinstance(cause := self.error.__cause__, Exception):
                 raise self._storage_error(cause) from cause  # frames were committed since
-            raise self._error
+            raise self.error
 
     def _encode(self) -> None:
         """Wait for staged blocks and encode their tasks, in any order."""
@@ -229,7 +231,7 @@ class Session:
                 if block.first < self._limit:
                     self._encode_tasks(block, tasks)
             except BaseException as error:
-                self._fail(error, block.first + block.kept)
+                self.fail(error, block.first + block.kept)
             for _ in tasks:
                 if block.finish_task():
                     self._encoded.put(EncodedBlock(block))
@@ -285,7 +287,7 @@ class Session:
             if error is not None:
                 raise error
         except BaseException as error:
-            self._fail(error, 0)
+            self.fail(error, 0)
         for block in done:
             self.pool.release(block)
 
@@ -293,7 +295,7 @@ class Session:
         """Keep what the next block is encoded with, if it begins inside a chunk or shard of `block`."""
         end = block.first + block.count
         behind = end % self.pool.layout.chunks.frames_together
-        if behind and not (self._finishing and end == self._submitted):
+        if behind and not (self._finishing and end == self.frames_submitted):
             self._last = codec.values(block, block.count - behind)
 
     def _save(self) -> None:
@@ -305,7 +307,7 @@ class Session:
                     self._sync()
                     save()
         except BaseException as error:
-            self._fail(error, math.inf)
+            self.fail(error, math.inf)
 
     def _next_checkpoint(self) -> tuple[int, Callable[[], object]] | None:
         """Wait for a checkpoint whose frames are committed; None once the session closes and has none."""
@@ -324,10 +326,10 @@ class Session:
         self.writer.sync()
         self.frames_durable = committed
 
-    def _fail(self, error: BaseException, first: float) -> None:
+    def fail(self, error: BaseException, first: float) -> None:
         """Keep the first error, drop the frames from `first` on, and stop."""
         with self._changed:
-            self._error = self._error or error
+            self.error = self.error or error
             self._limit = min(self._limit, first)
             self._changed.notify_all()
         self.stop()

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from conftest import Gate
 from patience import DEADLINE
 
 import gsio
-from gsio.errors import StorageError, UsageError
+from gsio.errors import Interrupted, StorageError, UsageError
 from gsio.testing import small_blocks
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -236,6 +237,52 @@ def test_ctrl_c_in_an_append_that_waits_loses_no_frame(tmp_path: Path, gate: Gat
     with verified(path) as stack:
         assert stack.attributes["status"] == "stopped"
         np.testing.assert_array_equal(stack.v[:], frames(len(out)))
+
+
+def append_interrupted(out: gsio.FrameWriter, line: int) -> bool:
+    """Append frame 3, with Ctrl-C before a line of gsio/run/recording.py or session.py; return whether it came."""
+    left = line
+
+    def trace(place: Any, event: str, value: object) -> Any:
+        nonlocal left
+        if not place.f_code.co_filename.endswith(("recording.py", "session.py")):
+            return None
+        left -= event == "line"
+        if event == "line" and left == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        out.append(frame(3))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+@pytest.mark.usefixtures("blocks")
+def test_ctrl_c_at_any_line_of_append_leaves_the_frames_right_or_ends_the_session(tmp_path: Path) -> None:
+    ended, line, came = 0, 0, True
+    while came:
+        line += 1
+        out = gsio.FrameWriter(tmp_path / f"{line}.h5", SHAPE, threads=1, compression="none")
+        append_all(out, 3)
+        came = append_interrupted(out, line)  # this frame fills the block
+        try:
+            append_all(out, 6)
+            out.flush()
+        except Interrupted:
+            ended += 1
+        else:
+            assert out.frames_committed == len(out) == 6
+        out.close()
+        held = stored(out.path)
+        assert len(held) == out.frames_committed
+        np.testing.assert_array_equal(held, frames(6)[: len(held)])
+    assert 0 < ended < line - 1
 
 
 def test_ctrl_c_in_close_drops_what_is_not_written_yet(tmp_path: Path, gate: Gate) -> None:
