@@ -78,7 +78,7 @@ class Session:
         )  # the first: frames inspected, and held or committed
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
-        self._stopping = self._finishing = self._closing = self._closed = self._raised = False
+        self._finishing = self._closing = self._closed = self._raised = False
         self.error: BaseException | None = None
         self._checkpoints: list[tuple[int, Callable[[], object]]] = []
         self._started: list[threading.Thread] = []
@@ -118,11 +118,7 @@ class Session:
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None if the session is stopped, or has failed."""
         with self.trace.span("wait_block", self.frames_submitted):
-            block = self.pool.acquire()
-        if block is not None and self._stopping:
-            self.pool.release(block)
-            return None
-        return block
+            return self.pool.acquire()
 
     def end_of(self, first: int) -> int:
         """Return where a block from frame `first` on ends at most: the output has all its frames already, or none."""
@@ -164,15 +160,15 @@ class Session:
                 with self._storage():
                     self._sync()
             except StorageError as error:
-                self.fail(error, math.inf)
-                self._raised = False
+                if not self._closed:  # else `close` has made the frames durable meanwhile
+                    self.fail(error, math.inf)
+                    self._raised = False
         else:
             self._raised = False  # each time: nobody may take these frames for durable
         self.raise_error()
 
     def stop(self) -> None:
         """Give no further block, and wake the thread that waits for one."""
-        self._stopping = True
         self.pool.close()
 
     def abandon(self) -> None:
