@@ -145,7 +145,6 @@ class FrameWriter:
             self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
-        self._appended = 0 if self._before is None else self._before.computed_from
         self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
         self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
@@ -170,7 +169,9 @@ class FrameWriter:
 
     def __len__(self) -> int:
         """Return the number of frames before the next one: those before `checkpoint`, and those appended since."""
-        return self._appended
+        if self._open is not None:
+            return self._open.appended
+        return self._before.computed_from if self._before is not None else 0
 
     def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
         """Save a frame: one array for each field, in their order or by name.
@@ -198,9 +199,7 @@ class FrameWriter:
                     f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
                     f"convert them, or open the writer with dtype='{wrong.dtype}'"
                 )
-            number = self._appended
-            opened.put(number, arrays, *_moment(number if time is None else time, number if step is None else step))
-            self._appended = number + 1
+            opened.put(arrays, *_moment(time, step))
 
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
@@ -219,7 +218,7 @@ class FrameWriter:
             if self._open is None and self._before is None:
                 raise UsageError("save: expected a frame before the first state; append the frame first")
             opened = self._opened(np.dtype(self._content.precision))
-            opened.save(checkpoints.SavedState(opened.output_id, self._appended, structure, leaves))
+            opened.save(checkpoints.SavedState(opened.output_id, len(self), structure, leaves))
 
     def summary(self) -> Summary:
         """Return what the loop took so far, and what bounds it."""
@@ -249,7 +248,7 @@ class FrameWriter:
         shape = " × ".join(map(str, self._content.shape))
         state = "closed" if self._closed else "open"
         names = ", ".join(self._content.fields)
-        return f"<gsio.FrameWriter {self.path}: {self._appended} frames of {names}, {shape}, {state}>"
+        return f"<gsio.FrameWriter {self.path}: {len(self)} frames of {names}, {shape}, {state}>"
 
     def _planes(self, planes: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
         """Return the arrays of a frame in the order of the fields; raise UsageError if they are not those."""
@@ -328,11 +327,11 @@ class FrameWriter:
         say(f"gsio: '{self.path}' was not closed by the program; {self.frames_committed} frames are safe", err=True)
 
 
-def _moment(time: Any, step: Any) -> tuple[float, int]:
+def _moment(time: Any, step: Any) -> tuple[float | None, int | None]:
     """Return the time and the step of a frame as a file holds them; raise UsageError for other values."""
     try:
-        if -(2**63) <= index(step) < 2**63:
-            return float(time), index(step)
+        if step is None or -(2**63) <= index(step) < 2**63:
+            return None if time is None else float(time), None if step is None else index(step)
     except (TypeError, ValueError):
         pass
     raise UsageError(

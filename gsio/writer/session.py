@@ -10,6 +10,7 @@ import contextvars
 import math
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,8 @@ class Session:
     ----------
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
+    submitted
+        The number of the frame after the last one that was submitted.
     advice
         What an error of the storage tells the user to do.
     """
@@ -69,7 +72,7 @@ class Session:
         self.writer, self.pool, self.trace, self.threads, self.earlier = writer, pool, trace, threads, earlier
         self.frames_committed, self.frames_durable = earlier.frames, 0
         self.advice = "make space, then go on with --resume"
-        self._position = self._submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
+        self._position = self.submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
         self._stopping = self._finishing = self._closing = self._closed = self._raised = False
@@ -111,7 +114,7 @@ class Session:
 
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None if the session is stopped, or has failed."""
-        with self.trace.span("wait_block", self._submitted):
+        with self.trace.span("wait_block", self.submitted):
             block = self.pool.acquire()
         if block is not None and self._stopping:
             self.pool.release(block)
@@ -131,10 +134,13 @@ class Session:
         """
         layout = self.pool.layout
         tasks, first = range(layout.tasks), block.first
-        self._submitted = first + block.count
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
-        for some in [tasks] if alone else [range(task, task + 1) for task in tasks]:
-            self._staged.put((block, some))
+        puts = map(
+            self._staged.put, [(block, some) for some in ([tasks] if alone else [tasks[i : i + 1] for i in tasks])]
+        )
+        # No handler of a signal runs before the second of these lines is done: a block is submitted as a whole.
+        self.submitted = first + block.count
+        deque(puts, maxlen=0)
 
     def checkpoint(self, frames: int, save: Callable[[], object]) -> None:
         """Call `save`, in a thread of the session, once the first `frames` frames are committed and the disk has them.
@@ -151,8 +157,8 @@ class Session:
         After `abandon` the function returns at once.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._position >= self._submitted or self._submitted > self._limit)
-        if self._position >= self._submitted:
+            self._changed.wait_for(lambda: self._position >= self.submitted or self.submitted > self._limit)
+        if self._position >= self.submitted:
             try:
                 with self._storage():
                     self._sync()
@@ -293,7 +299,7 @@ class Session:
         """Keep what the next block is encoded with, if it begins inside a chunk or shard of `block`."""
         end = block.first + block.count
         behind = end % self.pool.layout.chunks.frames_together
-        if behind and not (self._finishing and end == self._submitted):
+        if behind and not (self._finishing and end == self.submitted):
             self._last = codec.values(block, block.count - behind)
 
     def _save(self) -> None:
