@@ -16,7 +16,7 @@ from conftest import Gate
 from patience import DEADLINE
 
 import gsio
-from gsio.errors import StorageError, UsageError
+from gsio.errors import GsioError, StorageError, UsageError
 from gsio.testing import small_blocks
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -300,3 +300,61 @@ print(len(own_threads()), out.frames_committed)
     with verified(path) as stack:
         assert stack.frames == committed
         np.testing.assert_array_equal(stack.v[:][:, 3, 3], np.arange(committed))
+
+
+@pytest.mark.parametrize("ending", [".h5", ".zarr"])
+def test_ctrl_c_at_any_place_loses_no_frame_and_counts_none_twice(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"run{ending}"
+    code = """
+import random, signal
+armed, kept, between = False, [], []
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+small_blocks(block_bytes=2 * 4 * 64, chunk_bytes=4 * 64)
+out = gsio.FrameWriter(sys.argv[1], (8, 8), memory="64MiB")
+out.append(np.zeros((8, 8)))
+for number in range(1, 600):
+    signal.setitimer(signal.ITIMER_REAL, random.Random(number).uniform(1e-6, 150e-6))
+    try:
+        armed = True
+        out.append(np.full((8, 8), float(number)))
+        armed = False
+        kept.append(number)
+    except KeyboardInterrupt:
+        armed = False
+        between.append(number)
+    if number % 100 == 0:
+        out.flush()
+signal.setitimer(signal.ITIMER_REAL, 0)
+out.close()
+print([kept, between, len(out)])
+"""
+    program = python(code, path)
+    said, errors = program.communicate(timeout=DEADLINE)
+    assert program.returncode == 0, errors
+    kept, between, length = json.loads(said)
+    with verified(path) as stack:
+        found = stack.v[:][1:, 3, 3].tolist()
+        np.testing.assert_array_equal(stack.times, np.arange(length))
+    assert found == sorted(set(found))
+    assert between and set(kept) <= set(found) <= {*kept, *between}
+
+
+def test_a_system_that_allows_no_more_threads_is_an_error_that_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "watch":
+            raise RuntimeError("can't start new thread")
+        really(thread)
+
+    really = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with gsio.FrameWriter(tmp_path / "run.h5", SHAPE) as out:
+        with pytest.raises(GsioError, match="expected to start a thread, but the system allows no more"):
+            out.append(frame(0))
+        assert len(out) == 0
