@@ -26,7 +26,7 @@ from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
 from gsio.reader import Stack
 from gsio.run import checkpoints, trees
-from gsio.run.output import Resume, check_output, restart
+from gsio.run.output import Resume, check_output, place_of, restart
 from gsio.run.plan import content_with_codec
 from gsio.run.recording import Recording
 from gsio.run.summary import Summary
@@ -117,7 +117,7 @@ class FrameWriter:
     ) -> None:
         if not structlog.is_configured():  # called from a program that has said nothing about logging
             configure("text", quiet=True)
-        self.path = Path(os.path.realpath(path)) if resume != "no" else Path(path)  # as for a run: see `simulate`
+        self.path = place_of(path, resume)
         self._began, self._process = clock(), os.getpid()
         self._overwrite, self._threads, self._memory = overwrite, threads, memory
         if resume not in get_args(Resume):

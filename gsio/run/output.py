@@ -22,6 +22,12 @@ from gsio.writer.status_file import is_status, status_of
 Resume = Literal["no", "auto", "must"]
 
 
+def place_of(output: Path | str, resume: Resume) -> Path:
+    """Return the path of an output, without a link if the output goes on: its lock lies beside the file itself."""
+    output = Path(output)
+    return Path(os.path.realpath(output)) if resume != "no" and output.is_symlink() else output
+
+
 def check_output(output: Path, *, overwrite: bool, resume: Resume = "no", discard_after: int | None = None) -> None:
     """Raise UsageError if a run cannot create `output`, or resume it."""
     try:

@@ -1,8 +1,7 @@
 """A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from gsio.run import checkpoints
 from gsio.run.checkpoints import Checkpoint, Checkpointer, check_same_run
 from gsio.run.initial import initial_state, rates
 from gsio.run.limits import limits, time_limit
-from gsio.run.output import Resume, beside, check_output, open_output, restart
+from gsio.run.output import Resume, beside, check_output, open_output, place_of, restart
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.progress import Observe
@@ -82,22 +81,14 @@ def simulate(
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
-    began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
-    if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
-        output = Path(os.path.realpath(output))
+    began, output = time.perf_counter(), place_of(output, resume)
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
-    if timeline is not None:
-        check_timeline(timeline, output)
+    timeline = timeline_of(timeline, output)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
-        before = restart(output, journal, partial(check_same_run, config), checkpoints.load, **how)
-        if before is not None and before.frames > config.run.frames and not before.is_complete:
-            raise UsageError(
-                f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
-                "--discard-after cuts an output"
-            )
+        before = _find_restart(config, output, journal, how)
         if before is not None and before.is_complete and before.frames >= config.run.frames:
             journal.remove()  # a run left it that was killed before it had replaced this output
             log.info("all frames are there already", output=str(output), frames=before.frames)
@@ -109,6 +100,17 @@ def simulate(
     summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
+
+
+def _find_restart(config: Config, output: Path, journal: Journal, how: Mapping[str, Any]) -> Restart[Checkpoint] | None:
+    """Return where the run goes on with `output`, or None if it begins."""
+    before = restart(output, journal, partial(check_same_run, config), checkpoints.load, **how)
+    if before is not None and before.frames > config.run.frames and not before.is_complete:
+        raise UsageError(
+            f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
+            "--discard-after cuts an output"
+        )
+    return before
 
 
 def _run(
@@ -192,6 +194,9 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.field("v")
 
 
-def check_timeline(path: Path, output: Path) -> None:
-    """Raise UsageError unless a run of `output` can make a new timeline at `path`."""
-    require_new("--timeline", path, apart_from=[output, *beside(output)])
+def timeline_of(path: Path | str | None, output: Path) -> Path | None:
+    """Return the path of a timeline; raise UsageError unless a run of `output` can make one there."""
+    if path is None:
+        return None
+    require_new("--timeline", Path(path), apart_from=[output, *beside(output)])
+    return Path(path)
