@@ -15,7 +15,7 @@ from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits
-from gsio.errors import DataError, reason_of
+from gsio.errors import NO_THREAD, DataError, GsioError, is_without_thread, reason_of
 from gsio.frames.content import Content
 from gsio.reader.checked import attributes_of, check, check_place
 from gsio.reader.frames import Frames
@@ -251,6 +251,8 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
     except Exception as error:  # h5py and zarr raise many types for a damaged file
         if hasattr(root, "close"):
             root.close()
+        if is_without_thread(error):  # zarr has one of its own
+            raise GsioError(NO_THREAD) from None
         found = isinstance(error, OSError) and error.errno is not None
         reason = reason_of(error) if found else error
         if not os.path.lexists(path):

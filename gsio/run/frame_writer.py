@@ -171,7 +171,7 @@ class FrameWriter:
     def __len__(self) -> int:
         """Return the number of frames before the next one: those before `checkpoint`, and those appended since."""
         if self._open is not None:
-            return self._open.frames
+            return self._open.appended
         return self._before.computed_from if self._before is not None else 0
 
     def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
@@ -190,10 +190,8 @@ class FrameWriter:
         DataError
             A frame that the output has already differs from it.
         """
-        arrays = self._planes(planes, named)
+        arrays, moment = self._planes(planes, named), _moment(time, step)
         with self._alone():
-            number = len(self)
-            moment = _moment(number if time is None else time, number if step is None else step)
             opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
             expected = self._content.precision
             wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
@@ -270,7 +268,9 @@ class FrameWriter:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock; raise UsageError where a signal handler comes between the steps of another call."""
+        """Hold the lock; raise UsageError in a forked process, or where a signal handler cuts another call in two."""
+        if os.getpid() != self._process:
+            raise UsageError(f"'{self.path}' is open in the process before the fork; open another output in this one")
         with self._lock:
             if self._busy:
                 raise UsageError(
@@ -283,8 +283,6 @@ class FrameWriter:
                 self._busy = False
 
     def _require_open(self) -> None:
-        if os.getpid() != self._process:
-            raise UsageError(f"'{self.path}' is open in the process before the fork; open another output in this one")
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
 
@@ -349,11 +347,11 @@ class FrameWriter:
         say(f"gsio: '{self.path}' was not closed by the program; {self.frames_committed} frames are safe", err=True)
 
 
-def _moment(time: Any, step: Any) -> tuple[float, int]:
+def _moment(time: Any, step: Any) -> tuple[float | None, int | None]:
     """Return the time and the step of a frame as a file holds them; raise UsageError for other values."""
     try:
-        if -(2**63) <= index(step) < 2**63:
-            return float(time), index(step)
+        if step is None or -(2**63) <= index(step) < 2**63:
+            return None if time is None else float(time), None if step is None else index(step)
     except (TypeError, ValueError):
         pass
     raise UsageError(

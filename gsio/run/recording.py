@@ -58,6 +58,7 @@ class Recording:
             path, content, known | attributes, journal, pool, threads, Trace(), before, overwrite=overwrite
         )
         self.session.advice = "make space, then go on with resume='auto'"
+        self._appended = before.computed_from if before is not None else 0  # the number of the next frame
         self._block: Block | None = None  # its frames wait for others
         self._block_began = 0.0
         self._nbytes_before = self.session.writer.nbytes if before is not None else 0
@@ -79,36 +80,54 @@ class Recording:
                 raise GsioError(NO_THREAD) from None
             raise
 
-    @property
-    def frames(self) -> int:
-        """The number of the next frame."""
-        block = self._block
-        return block.first + block.count if block is not None else self.session.frames_submitted
+    def put(self, planes: Sequence[NDArray[Any]], time: float | None, step: int | None) -> None:
+        """Copy a frame into the block that is filled, and submit the block if that is full.
 
-    def put(self, planes: Sequence[NDArray[Any]], time: float, step: int) -> None:
-        """Copy a frame into the block that is filled, and submit the block if that is full."""
+        The time and the step are the number of the frame where they are None.
+        """
         began = clock()
         self._check()
-        block = self._block
+        block = self._filled()
         if block is None:
             block = self.session.acquire()
             self._check()
             assert block is not None  # else the session has failed
-            block.first, block.count = self.session.frames_submitted, 0
+            block.first, block.count = self._appended, 0
             self._block, self._block_began = block, clock()
-        place = block.count
+        place, number = block.count, self._appended
         self._stager.snapshot(block, place, planes)
-        block.times[place], block.steps[place] = time, step
-        if self.frames + 1 == self.session.end_of(block.first):
-            self._submit(1)
-        else:
-            block.count += 1
+        block.times[place] = number if time is None else time
+        block.steps[place] = number if step is None else step
+        block.count = place + 1  # from here on the frame is appended
+        self._filled()
         self._inside += clock() - began
 
     def submit(self) -> None:
         """Let no frame wait for others."""
         self._check()
         self._submit()
+
+    @property
+    def appended(self) -> int:
+        """The number of the next frame."""
+        block = self._block
+        is_filled = block is not None and self.session.submitted <= block.first
+        return block.first + block.count if block is not None and is_filled else self._appended
+
+    def _filled(self) -> Block | None:
+        """Return the block that is filled, or None; a block that is full is submitted first.
+
+        Ctrl-C, or the handler of another signal, can end any call of this class at any place. The block alone says what
+        was done, and the next call does the rest.
+        """
+        block = self._block
+        if block is not None and self.session.submitted <= block.first:
+            self._appended = block.first + block.count
+            if self._appended < self.session.end_of(block.first):
+                return block
+            self.session.submit(FilledBlock(block))
+        self._block = None
+        return None
 
     def flush(self) -> None:
         """Return when the disk has all frames that were submitted."""
@@ -139,19 +158,10 @@ class Recording:
             self._closing.set()
             self._watcher.join()
 
-    def _submit(self, more: int = 0) -> None:
-        """Submit the block with its frames, and with `more` that are not counted yet."""
-        block = self._block
-        if block is None or not block.count + more:
-            return
-        try:
-            self._block = None
-            block.count += more
+    def _submit(self) -> None:
+        if (block := self._filled()) is not None and block.count:
             self.session.submit(FilledBlock(block))
-        except BaseException:  # Ctrl-C: nobody knows whether the block was submitted
-            error = Interrupted("Ctrl-C came while frames were submitted; go on with resume='auto'")
-            self.session.fail(error, self.session.frames_submitted)
-            raise
+            self._block = None
 
     def _check(self) -> None:
         """Raise the error of the session, again and again: no frame can be appended any more."""

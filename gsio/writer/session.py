@@ -10,6 +10,7 @@ import contextvars
 import math
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,10 +60,10 @@ class Session:
 
     Attributes
     ----------
-    frames_submitted
-        The number of the frame that is submitted next.
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
+    submitted
+        The number of the frame after the last one that was submitted.
     error
         The first error of the session, or None.
     advice
@@ -73,9 +74,7 @@ class Session:
         self.writer, self.pool, self.trace, self.threads, self.earlier = writer, pool, trace, threads, earlier
         self.frames_committed, self.frames_durable = earlier.frames, 0
         self.advice = "make space, then go on with --resume"
-        self._position = self.frames_submitted = (
-            earlier.computed_from
-        )  # the first: frames inspected, and held or committed
+        self._position = self.submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
         self._finishing = self._closing = self._closed = self._raised = False
@@ -112,12 +111,12 @@ class Session:
                 thread.start()
                 self._started.append(thread)
         except (RuntimeError, MemoryError):
-            self.fail(GsioError(NO_THREAD), 0)
+            self._fail(GsioError(NO_THREAD), 0)
             self.raise_error()
 
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None if the session is stopped, or has failed."""
-        with self.trace.span("wait_block", self.frames_submitted):
+        with self.trace.span("wait_block", self.submitted):
             return self.pool.acquire()
 
     def end_of(self, first: int) -> int:
@@ -132,11 +131,14 @@ class Session:
         of this piece is then encoded and stored again, with the frames of the block.
         """
         layout = self.pool.layout
-        tasks, first, end = range(layout.tasks), block.first, block.first + block.count
+        tasks, first = range(layout.tasks), block.first
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
-        for some in [tasks] if alone else [range(task, task + 1) for task in tasks]:
-            self._staged.put((block, some))
-        self.frames_submitted = end  # the block belongs to other threads now
+        puts = map(
+            self._staged.put, [(block, some) for some in ([tasks] if alone else [tasks[i : i + 1] for i in tasks])]
+        )
+        # No handler of a signal runs before the second of these lines is done: a block is submitted as a whole.
+        self.submitted = first + block.count
+        deque(puts, maxlen=0)
 
     def checkpoint(self, frames: int, save: Callable[[], object]) -> None:
         """Call `save`, in a thread of the session, once the first `frames` frames are committed and the disk has them.
@@ -152,7 +154,7 @@ class Session:
 
         After `abandon` the function returns at once.
         """
-        wanted = self.frames_submitted
+        wanted = self.submitted
         with self._changed:
             self._changed.wait_for(lambda: self._position >= wanted or wanted > self._limit)
         if self._position >= wanted:
@@ -161,7 +163,7 @@ class Session:
                     self._sync()
             except StorageError as error:
                 if not self._closed:  # else `close` has made the frames durable meanwhile
-                    self.fail(error, math.inf)
+                    self._fail(error, math.inf)
                     self._raised = False
         else:
             self._raised = False  # each time: nobody may take these frames for durable
@@ -208,7 +210,7 @@ class Session:
                 with self._storage():
                     self.writer.close("failed" if self.error is not None else status)
             except BaseException as error:
-                self.fail(error, 0)
+                self._fail(error, 0)
         self.raise_error()
 
     def raise_error(self) -> None:
@@ -227,7 +229,7 @@ class Session:
                 if block.first < self._limit:
                     self._encode_tasks(block, tasks)
             except BaseException as error:
-                self.fail(error, block.first + block.kept)
+                self._fail(error, block.first + block.kept)
             for _ in tasks:
                 if block.finish_task():
                     self._encoded.put(EncodedBlock(block))
@@ -283,7 +285,7 @@ class Session:
             if error is not None:
                 raise error
         except BaseException as error:
-            self.fail(error, 0)
+            self._fail(error, 0)
         for block in done:
             self.pool.release(block)
 
@@ -291,7 +293,7 @@ class Session:
         """Keep what the next block is encoded with, if it begins inside a chunk or shard of `block`."""
         end = block.first + block.count
         behind = end % self.pool.layout.chunks.frames_together
-        if behind and not (self._finishing and end == self.frames_submitted):
+        if behind and not (self._finishing and end == self.submitted):
             self._last = codec.values(block, block.count - behind)
 
     def _save(self) -> None:
@@ -303,7 +305,7 @@ class Session:
                     self._sync()
                     save()
         except BaseException as error:
-            self.fail(error, math.inf)
+            self._fail(error, math.inf)
 
     def _next_checkpoint(self) -> tuple[int, Callable[[], object]] | None:
         """Wait for a checkpoint whose frames are committed; None once the session closes and has none."""
@@ -322,7 +324,7 @@ class Session:
         self.writer.sync()
         self.frames_durable = committed
 
-    def fail(self, error: BaseException, first: float) -> None:
+    def _fail(self, error: BaseException, first: float) -> None:
         """Keep the first error, drop the frames from `first` on, and stop."""
         with self._changed:
             self.error = self.error or error

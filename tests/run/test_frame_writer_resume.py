@@ -122,7 +122,7 @@ def test_a_stopped_loop_goes_on_from_its_state(
 
 @FORMATS
 def test_a_loop_that_is_stopped_again_and_again_saves_the_same(name: str, tmp_path: Path, whole: Whole) -> None:
-    for after in (5, 11, 10, 24, 40):  # the third one stops while it computes again
+    for after in (11, 10, 40):  # the second one stops while it computes again
         with suppress(LoopError):
             loop(tmp_path / name, stop=after, resume="auto", flushes=4)
     assert contents(tmp_path / name) == whole(name)
