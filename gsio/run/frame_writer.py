@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,6 +38,18 @@ from gsio.writer.journal import Journal
 log = structlog.get_logger()
 
 Described = Mapping[str, Any]  # the words "long_name" and "units"
+
+
+@contextmanager
+def named_by_arguments() -> Iterator[None]:
+    """Name arguments in errors of functions that the command line calls too, as discard_after for --discard-after."""
+    try:
+        yield
+    except GsioError as error:
+        options = r"\B--(output|overwrite|resume|discard-after)\b"
+        text = re.sub(options, lambda found: found[1].replace("output", "path").replace("-", "_"), str(error))
+        error.args = (text,)
+        raise
 
 
 class FrameWriter:
@@ -94,6 +107,7 @@ class FrameWriter:
         The output cannot be opened, or the one that is extended cannot be made whole; no frame is lost.
     """
 
+    @named_by_arguments()
     def __init__(
         self,
         path: Path | str,
@@ -286,6 +300,7 @@ class FrameWriter:
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
 
+    @named_by_arguments()
     def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Recording:
         """Return the output for frames of a dtype; the first call creates it, or opens the one that is extended."""
         self._require_open()

@@ -111,8 +111,9 @@ class Recording:
     def appended(self) -> int:
         """The number of the next frame."""
         block = self._block
-        is_filled = block is not None and self.session.submitted <= block.first
-        return block.first + block.count if block is not None and is_filled else self._appended
+        if block is not None and self.session.submitted <= block.first:
+            return block.first + block.count
+        return self._appended
 
     def _filled(self) -> Block | None:
         """Return the block that is filled, or None; a block that is full is submitted first.
@@ -189,5 +190,5 @@ class Recording:
                         self._submit()
                     finally:
                         self._lock.release()
-            if self._state != "complete":
+            if self._state != "complete":  # the status file records a state by the error that ends it
                 raise Interrupted if self._state == "stopped" else StorageError

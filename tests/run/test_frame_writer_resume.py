@@ -431,3 +431,20 @@ def test_a_process_that_the_program_forks_leaves_the_output_alone(name: str, tmp
     with gsio.open_stack(tmp_path / name) as stack:
         assert list(problems(stack)) == []
         assert (stack.frames, stack.attributes["status"]) == (30, "complete")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"path: '.*/run--resume.h5' exists; choose another name, resume it, or overwrite it"),
+        ({"overwrite": True, "resume": "auto"}, "overwrite, resume: expected one of them, got both"),
+        ({"discard_after": 1}, "discard_after: expected it with resume=must only, which names an output to cut"),
+        ({"resume": "must", "discard_after": 9}, "discard_after: expected 0 to 1, the committed frames, got 9"),
+    ],
+)
+def test_errors_name_the_arguments_of_python(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    path = tmp_path / "run--resume.h5"  # the name stays as it is
+    with gsio.FrameWriter(path, (12, 17)) as out:
+        out.append(np.zeros((12, 17), np.float32))
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        gsio.FrameWriter(path, (12, 17), **options)
