@@ -48,7 +48,7 @@ def named_by_arguments() -> Iterator[None]:
     except GsioError as error:
         options = r"\B--(output|overwrite|resume|discard-after)\b"
         text = re.sub(options, lambda found: found[1].replace("output", "path").replace("-", "_"), str(error))
-        error.args = (text,)
+        error.args = (text.removeprefix("output."),)  # memory is a key of that section
         raise
 
 

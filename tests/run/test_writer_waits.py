@@ -98,7 +98,7 @@ def test_memory_bounds_the_frames_that_wait(tmp_path: Path, gate: Gate, memory: 
 
 def test_less_memory_than_two_blocks_is_refused_at_the_first_frame(tmp_path: Path) -> None:
     with gsio.FrameWriter(tmp_path / "run.h5", SHAPE, memory="1MB") as out:
-        with pytest.raises(UsageError, match=r"memory: expected at least .*MiB, two blocks of frames, got 1MB"):
+        with pytest.raises(UsageError, match=r"^memory: expected at least .*MiB, two blocks of frames, got 1MB"):
             out.append(frame(0))
         assert len(out) == 0
     assert list(tmp_path.iterdir()) == []
