@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from patience import DEADLINE
@@ -20,6 +21,7 @@ import gsio
 from gsio.errors import DataError, StorageError, UsageError
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
+from gsio.run.repair import repair
 from gsio.testing import small_blocks
 from gsio.writer.journal import journal_of
 
@@ -183,6 +185,17 @@ def test_frames_behind_discard_after_are_computed_anew(name: str, keep: int, tmp
         assert (stack.fields["v"][keep:] == np.arange(keep, keep + 4, dtype=np.float32)[:, None, None]).all()
     assert loop(path, resume="must", discard_after=keep) == (9 if keep >= 9 else 0)
     assert contents(path) == whole(name)
+
+
+def test_frames_without_values_in_the_series_go_with_the_wreck(tmp_path: Path, whole: Whole) -> None:
+    path = tmp_path / "run.h5"
+    loop(path, frames=31)
+    with h5py.File(path, "r+") as file:  # as a kill in the middle of a cut leaves the file
+        for name in ("time", "integrity/crc32c", "stats/v_max"):
+            file[name].resize((13,))
+    assert f"rebuilt with 13 of 31 frames; the output as it was is '{tmp_path}/run.damaged-1.h5'" in repair(path)
+    assert loop(path, resume="must") == 9
+    assert contents(path) == whole("run.h5")
 
 
 def test_arguments_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
