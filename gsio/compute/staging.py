@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from gsio.compute.host import stage
 from gsio.errors import UsageError
 from gsio.frames.block import Block
+from gsio.frames.content import Dtype
 from gsio.frames.layout import BlockLayout
 
-DTYPES = {np.dtype(code).name for code in "?bhilBHILefd"}  # those that files of gsio hold, and bool as 0 and 1
+DTYPES = {*get_args(Dtype), "bool"}  # bool as 0 and 1
 
 
 def host_plane(array: Any) -> NDArray[Any]:
@@ -52,7 +53,7 @@ class HostStager:
 
     def __init__(self, layout: BlockLayout) -> None:
         self._layout = layout
-        self._frames: dict[int, _Frames] = {}  # by the address of a block
+        self._frames: dict[Block, _Frames] = {}
 
     @property
     def nbytes_beside(self) -> int:
@@ -66,10 +67,9 @@ class HostStager:
 
     def snapshot(self, block: Block, place: int, planes: Sequence[NDArray[Any]]) -> None:
         """Keep the planes, one for each field, as frame `place` of `block`; the caller may change them afterwards."""
-        address = block.buffer.ctypes.data
-        if address not in self._frames:
-            self._frames[address] = _Frames(self._layout)
-        frames = self._frames[address]
+        if block not in self._frames:
+            self._frames[block] = _Frames(self._layout)
+        frames = self._frames[block]
         if place == 0:
             frames.begin()
         for field, plane in enumerate(planes):
@@ -77,7 +77,7 @@ class HostStager:
 
     def wait(self, block: Block) -> None:
         """Return when all frames of `block` are staged; the threads that wait stage them, one frame each at a time."""
-        self._frames[block.buffer.ctypes.data].stage(block)
+        self._frames[block].stage(block)
 
 
 class _Frames:
@@ -93,18 +93,16 @@ class _Frames:
         self._begun = self._staged = 0
 
     def stage(self, block: Block) -> None:
-        new = block.count - block.kept
         while True:
             with self._changed:
                 number = self._begun
-                if number >= new:
-                    self._changed.wait_for(lambda: self._staged >= new)
+                if number >= block.count:
+                    self._changed.wait_for(lambda: self._staged >= block.count)
                     return
                 self._begun += 1
             try:
                 for field, plane in enumerate(self.values[number]):
-                    place = block.kept + number, field
-                    stage(plane, block.layout.frame, block.data[place], block.statistics[place])
+                    stage(plane, block.layout.frame, block.data[number, field], block.statistics[number, field])
             finally:
                 with self._changed:
                     self._staged += 1

@@ -111,10 +111,11 @@ class BlockPool:
         return self.blocks + self._closed - self._free.qsize()
 
     def acquire(self) -> Block | None:
-        """Wait for a free block and return it; None once the pool is closed and no block is free."""
+        """Wait for a free block and return it; None once the pool is closed."""
         block = self._free.get()
-        if block is None:
-            self._free.put(None)  # for the next caller
+        if self._closed:
+            self._free.put(block)  # for the next caller
+            return None
         return block
 
     def release(self, block: Block) -> None:

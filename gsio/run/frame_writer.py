@@ -3,8 +3,8 @@
 import atexit
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -146,7 +146,8 @@ class FrameWriter:
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
         self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
-        self._closed, self._seconds = False, 0.0
+        self._busy = self._closed = False
+        self._seconds = 0.0
         atexit.register(self._exit)
 
     @property
@@ -189,8 +190,8 @@ class FrameWriter:
         DataError
             A frame that the output has already differs from it.
         """
-        arrays = self._planes(planes, named)
-        with self._lock:
+        arrays, moment = self._planes(planes, named), _moment(time, step)
+        with self._alone():
             opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
             expected = self._content.precision
             wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
@@ -199,13 +200,16 @@ class FrameWriter:
                     f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
                     f"convert them, or open the writer with dtype='{wrong.dtype}'"
                 )
-            opened.put(arrays, *_moment(time, step))
+            opened.put(arrays, *moment)
 
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
-        self._require_open()
-        if self._open is not None:
-            self._open.flush()
+        with self._alone():
+            self._require_open()
+            if (opened := self._open) is not None:
+                opened.submit()
+        if opened is not None:
+            opened.flush()  # other threads can append meanwhile
 
     def save(self, state: Any) -> None:
         """Keep the state after the last frame, so that the loop can go on from it: a dict, list, tuple or other tree.
@@ -214,7 +218,7 @@ class FrameWriter:
         Raises UsageError if the state has something that no checkpoint can hold, and else as `append`.
         """
         structure, leaves = trees.flatten(state)
-        with self._lock:
+        with self._alone():
             if self._open is None and self._before is None:
                 raise UsageError("save: expected a frame before the first state; append the frame first")
             opened = self._opened(np.dtype(self._content.precision))
@@ -262,6 +266,22 @@ class FrameWriter:
                 raise UsageError(f"append: expected {name} of the shape {self._content.shape}, got {array.shape}")
         return arrays
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock; raise UsageError in a forked process, or where a signal handler cuts another call in two."""
+        if os.getpid() != self._process:
+            raise UsageError(f"'{self.path}' is open in the process before the fork; open another output in this one")
+        with self._lock:
+            if self._busy:
+                raise UsageError(
+                    "a signal handler called the writer inside another call; let it set a flag for the loop"
+                )
+            try:
+                self._busy = True
+                yield
+            finally:
+                self._busy = False
+
     def _require_open(self) -> None:
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
@@ -301,7 +321,7 @@ class FrameWriter:
     def _close(self, status: str) -> None:
         if os.getpid() != self._process:  # a process that was forked has neither the threads nor the output
             return
-        with self._lock:
+        with self._alone():
             if self._closed:
                 return
             atexit.unregister(self._exit)

@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 1.0  # the longest time that a frame waits for others to fill
 
 
 class Recording:
-    """The output of a FrameWriter from its first frame on; whoever calls `put`, `save` and `close` holds `lock`."""
+    """The output of a FrameWriter from its first frame on; whoever calls a method that changes it holds `lock`."""
 
     def __init__(
         self,
@@ -102,6 +102,11 @@ class Recording:
         self._filled()
         self._inside += clock() - began
 
+    def submit(self) -> None:
+        """Let no frame wait for others."""
+        self._check()
+        self._submit()
+
     @property
     def appended(self) -> int:
         """The number of the next frame."""
@@ -125,17 +130,13 @@ class Recording:
         return None
 
     def flush(self) -> None:
-        """Return when the disk has all frames."""
-        with self._lock:
-            self._check()
-            self._submit()
+        """Return when the disk has all frames that were submitted."""
         self.session.flush()
         self._check()
 
     def save(self, state: SavedState) -> None:
         """Let `state` be the checkpoint as soon as its frames are safe."""
-        self._check()
-        self._submit()
+        self.submit()
         self.session.checkpoint(state.frames, partial(checkpoints.save, self._path, state))
 
     def close(self, status: str) -> None:

@@ -64,6 +64,8 @@ class Session:
         Frames that the output holds now, and how many of these the disk is known to have.
     submitted
         The number of the frame after the last one that was submitted.
+    error
+        The first error of the session, or None.
     advice
         What an error of the storage tells the user to do.
     """
@@ -75,8 +77,8 @@ class Session:
         self._position = self.submitted = earlier.computed_from  # frames inspected, and held or committed; submitted
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
-        self._stopping = self._finishing = self._closing = self._closed = self._raised = False
-        self._error: BaseException | None = None
+        self._finishing = self._closing = self._closed = self._raised = False
+        self.error: BaseException | None = None
         self._checkpoints: list[tuple[int, Callable[[], object]]] = []
         self._started: list[threading.Thread] = []
         self._changed = threading.Condition()  # guards what threads wait for: the position, the limit and checkpoints
@@ -115,11 +117,7 @@ class Session:
     def acquire(self) -> Block | None:
         """Wait for a free block and return it; None if the session is stopped, or has failed."""
         with self.trace.span("wait_block", self.submitted):
-            block = self.pool.acquire()
-        if block is not None and self._stopping:
-            self.pool.release(block)
-            return None
-        return block
+            return self.pool.acquire()
 
     def end_of(self, first: int) -> int:
         """Return where a block from frame `first` on ends at most: the output has all its frames already, or none."""
@@ -156,22 +154,23 @@ class Session:
 
         After `abandon` the function returns at once.
         """
+        wanted = self.submitted
         with self._changed:
-            self._changed.wait_for(lambda: self._position >= self.submitted or self.submitted > self._limit)
-        if self._position >= self.submitted:
+            self._changed.wait_for(lambda: self._position >= wanted or wanted > self._limit)
+        if self._position >= wanted:
             try:
                 with self._storage():
                     self._sync()
             except StorageError as error:
-                self._fail(error, math.inf)
-                self._raised = False
+                if not self._closed:  # else `close` has made the frames durable meanwhile
+                    self._fail(error, math.inf)
+                    self._raised = False
         else:
             self._raised = False  # each time: nobody may take these frames for durable
         self.raise_error()
 
     def stop(self) -> None:
         """Give no further block, and wake the thread that waits for one."""
-        self._stopping = True
         self.pool.close()
 
     def abandon(self) -> None:
@@ -209,23 +208,18 @@ class Session:
             self._closed = True
             try:
                 with self._storage():
-                    self.writer.close("failed" if self._error is not None else status)
+                    self.writer.close("failed" if self.error is not None else status)
             except BaseException as error:
                 self._fail(error, 0)
         self.raise_error()
 
-    @property
-    def error(self) -> BaseException | None:
-        """The first error of the session."""
-        return self._error
-
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""
-        if self._error is not None and not self._raised:
+        if self.error is not None and not self._raised:
             self._raised = True
-            if isinstance(self._error, StorageError) and isinstance(cause := self._error.__cause__, Exception):
+            if isinstance(self.error, StorageError) and isinstance(cause := self.error.__cause__, Exception):
                 raise self._storage_error(cause) from cause  # frames were committed since
-            raise self._error
+            raise self.error
 
     def _encode(self) -> None:
         """Wait for staged blocks and encode their tasks, in any order."""
@@ -333,7 +327,7 @@ class Session:
     def _fail(self, error: BaseException, first: float) -> None:
         """Keep the first error, drop the frames from `first` on, and stop."""
         with self._changed:
-            self._error = self._error or error
+            self.error = self.error or error
             self._limit = min(self._limit, first)
             self._changed.notify_all()
         self.stop()

@@ -238,6 +238,33 @@ def test_ctrl_c_in_an_append_that_waits_loses_no_frame(tmp_path: Path, gate: Gat
         np.testing.assert_array_equal(stack.v[:], frames(len(out)))
 
 
+@pytest.mark.parametrize("call", [gsio.FrameWriter.flush, gsio.FrameWriter.close])
+def test_a_signal_handler_cannot_call_a_writer_that_waits_in_append(
+    tmp_path: Path, gate: Gate, call: Callable[[gsio.FrameWriter], None]
+) -> None:
+    main, ended = threading.main_thread(), threading.Event()
+
+    def interrupt() -> None:
+        wait_until_full(out, main)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert ended.wait(DEADLINE)
+        gate.open.set()
+
+    out = open_gated(tmp_path / "run.h5")
+    before = signal.signal(signal.SIGUSR1, lambda *_: call(out))
+    try:
+        thread, found = in_thread(interrupt)
+        with pytest.raises(UsageError, match="a signal handler called the writer inside another call"):
+            append_all(out, 1000)
+        ended.set()
+        out.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join(DEADLINE)
+    assert found == [None]
+    np.testing.assert_array_equal(stored(out.path), frames(len(out)))
+
+
 def test_ctrl_c_in_close_drops_what_is_not_written_yet(tmp_path: Path, gate: Gate) -> None:
     path = tmp_path / "run.h5"
 
