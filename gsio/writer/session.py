@@ -62,8 +62,8 @@ class Session:
     ----------
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
-    submitted
-        The number of the frame after the last one that was submitted.
+    submitted, error
+        The number of the frame after the last one that was submitted, and the first error of the session, or None.
     advice
         What an error of the storage tells the user to do.
     """
@@ -76,7 +76,7 @@ class Session:
         self._last = earlier.last
         self._limit = math.inf  # this frame and later ones are dropped
         self._stopping = self._finishing = self._closing = self._closed = self._raised = False
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._checkpoints: list[tuple[int, Callable[[], object]]] = []
         self._started: list[threading.Thread] = []
         self._changed = threading.Condition()  # guards what threads wait for: the position, the limit and checkpoints
@@ -132,12 +132,11 @@ class Session:
         The block ends at `end_of` or before. A block may begin inside a chunk or shard: what the output has
         of this piece is then encoded and stored again, with the frames of the block.
         """
-        layout = self.pool.layout
-        tasks, first = range(layout.tasks), block.first
+        layout, first = self.pool.layout, block.first
+        tasks = range(layout.tasks)
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
-        puts = map(
-            self._staged.put, [(block, some) for some in ([tasks] if alone else [tasks[i : i + 1] for i in tasks])]
-        )
+        pieces = [tasks] if alone else [tasks[task : task + 1] for task in tasks]
+        puts = map(self._staged.put, [(block, some) for some in pieces])
         # No handler of a signal runs before the second of these lines is done: a block is submitted as a whole.
         self.submitted = first + block.count
         deque(puts, maxlen=0)
@@ -209,23 +208,18 @@ class Session:
             self._closed = True
             try:
                 with self._storage():
-                    self.writer.close("failed" if self._error is not None else status)
+                    self.writer.close("failed" if self.error is not None else status)
             except BaseException as error:
                 self._fail(error, 0)
         self.raise_error()
 
-    @property
-    def error(self) -> BaseException | None:
-        """The first error of the session."""
-        return self._error
-
     def raise_error(self) -> None:
         """Raise the first error of the session, once."""
-        if self._error is not None and not self._raised:
+        if self.error is not None and not self._raised:
             self._raised = True
-            if isinstance(self._error, StorageError) and isinstance(cause := self._error.__cause__, Exception):
+            if isinstance(self.error, StorageError) and isinstance(cause := self.error.__cause__, Exception):
                 raise self._storage_error(cause) from cause  # frames were committed since
-            raise self._error
+            raise self.error
 
     def _encode(self) -> None:
         """Wait for staged blocks and encode their tasks, in any order."""
@@ -333,7 +327,7 @@ class Session:
     def _fail(self, error: BaseException, first: float) -> None:
         """Keep the first error, drop the frames from `first` on, and stop."""
         with self._changed:
-            self._error = self._error or error
+            self.error = self.error or error
             self._limit = min(self._limit, first)
             self._changed.notify_all()
         self.stop()
