@@ -413,6 +413,13 @@ with gsio.FrameWriter(sys.argv[1], (12, 17)) as out:
     for n in range(30):
         out.append(np.full((12, 17), n, np.float32))
         if n % 10 == 5 and os.fork() == 0:
+            for call in (lambda: out.append(np.zeros((12, 17), np.float32)), out.flush, lambda: out.save(n)):
+                try:
+                    call()
+                except gsio.GsioError as error:
+                    assert f"is open in process {os.getppid()};" in str(error)
+                else:
+                    os._exit(1)
             out.close()
             os._exit(0)
     for n in range(3):
