@@ -66,7 +66,7 @@ class FrameWriter:
     compression, level, keep_bits, shard_frames, pyramid
         As in the section `output` of a configuration.
     attrs
-        More attributes of the file as a whole: texts, numbers, and lists of these.
+        More attributes of the file as a whole: texts, numbers, and lists of these. A file that goes on keeps its own.
     resume
         Go on with the output at `path`: "auto" begins a missing one, "must" raises UsageError. `checkpoint` then has
         the state to go on from, and `len` the number of its frame.
@@ -301,7 +301,7 @@ class FrameWriter:
         if differing or [*self._content.fields] != [*there.fields]:  # in this order: arrays come without names
             what = ", ".join(arguments.get(name, name) for name in differing) or "order of its fields"
             raise DataError(
-                f"resume: '{self.path}' has another {what}; open the writer as before, or choose another name"
+                f"resume: '{self.path}' differs in its {what}; open the writer as before, or choose another name"
             )
         self._content = there
 

@@ -228,7 +228,7 @@ def test_another_content_is_refused_by_name(changes: dict[str, Any], what: str, 
     with gsio.FrameWriter(path, **GIVEN) as out:
         out.append(*np.random.default_rng(0).random((2, *SHAPE), np.float32))
     before = bytes_of(path)
-    with pytest.raises(DataError, match=f"^resume: '{path}' has another {what}; open the writer as before"):
+    with pytest.raises(DataError, match=f"^resume: '{path}' differs in its {what}; open the writer as before"):
         gsio.FrameWriter(path, **GIVEN | changes, resume="auto")
     assert bytes_of(path) == before
 
