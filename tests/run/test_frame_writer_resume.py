@@ -241,7 +241,7 @@ def test_another_content_is_refused_by_name(changes: dict[str, Any], what: str, 
     with gsio.FrameWriter(path, **GIVEN) as out:
         out.append(*np.random.default_rng(0).random((2, *SHAPE), np.float32))
     before = bytes_of(path)
-    with pytest.raises(DataError, match=f"^resume: '{path}' has another {what}; open the writer as before"):
+    with pytest.raises(DataError, match=f"^resume: '{path}' differs in its {what}; open the writer as before"):
         gsio.FrameWriter(path, **GIVEN | changes, resume="auto")
     assert bytes_of(path) == before
 
@@ -426,6 +426,13 @@ with gsio.FrameWriter(sys.argv[1], (12, 17)) as out:
     for n in range(30):
         out.append(np.full((12, 17), n, np.float32))
         if n % 10 == 5 and os.fork() == 0:
+            for call in (lambda: out.append(np.zeros((12, 17), np.float32)), out.flush, lambda: out.save(n)):
+                try:
+                    call()
+                except gsio.GsioError as error:
+                    assert f"is open in process {os.getppid()};" in str(error)
+                else:
+                    os._exit(1)
             out.close()
             try:
                 out.append(np.zeros((12, 17), np.float32))
