@@ -21,12 +21,12 @@ def host_plane(array: Any) -> NDArray[Any]:
 
     bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises UsageError if `array` is none.
     """
-    if type(array).__module__.split(".")[0] == "torch":
-        array = array.detach().resolve_neg()
-        array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).cpu()
-    elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
-        array = array.get()
     try:
+        if type(array).__module__.split(".")[0] == "torch":
+            array = array.detach().resolve_neg()
+            array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).cpu()
+        elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
+            array = array.get()
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError("a file has no mask; fill it")
         has_dlpack_only = hasattr(array, "__dlpack__") and not hasattr(array, "__array__")

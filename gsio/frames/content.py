@@ -105,8 +105,10 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         names = [*self.fields, *(axis.name for axis in self.axes)]
         if len({*names, *RESERVED}) < len(names) + len(RESERVED):
+            wrong = next(name for name in names if name in RESERVED or names.count(name) > 1)
             raise ValueError(
-                f"expected names of fields and axes that differ, and none of {', '.join(sorted(RESERVED))}"
+                f"expected names of fields and axes that differ, and none of {', '.join(sorted(RESERVED))}, "
+                f"found {wrong}{'' if wrong in RESERVED else ' twice'}"
             )
         if math.prod(self.shape) > MOST_CELLS:
             raise ValueError(f"expected frames of at most {MOST_CELLS} cells, found {' × '.join(map(str, self.shape))}")
@@ -115,7 +117,7 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
         if not (packed or self.store == self.precision or all(kind.startswith("float") for kind in kinds)):
             raise ValueError(f"store: expected {self.precision} as computed, found {self.store}")
         if self.compression not in (AUTO, *CODECS):
-            raise ValueError(f"compression: expected {one_of((AUTO, *CODECS))}, found another")
+            raise ValueError(f"compression: expected {one_of((AUTO, *CODECS))}, found {shortened(self.compression)}")
         if not 0 <= self.interval < math.inf:
             raise ValueError("interval: expected a time of 0 or more")
 
@@ -201,7 +203,7 @@ def quantities_of(fields: str | Sequence[str] | Mapping[str, Mapping[str, Any]])
     """Return fields by name from "v", "u,v", a sequence of names, or a mapping to their "long_name" and "units"."""
     names = fields.split(",") if isinstance(fields, str) else fields
     if not isinstance(names, (Sequence, Mapping)) or not names or len(set(names)) < len(names):
-        raise UsageError(f"fields: expected names that differ, got {shortened(fields)}")
+        raise UsageError(f"fields: expected one or more names that differ, got {shortened(fields)}")
     words = fields if isinstance(fields, Mapping) else {}
     return {_named("fields", name): quantity_of(name, words.get(name, {})) for name in names}
 

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +26,7 @@ from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
 from gsio.reader import Stack
 from gsio.run import checkpoints, trees
-from gsio.run.output import Resume, check_output, place_of, restart
+from gsio.run.output import ARGUMENTS, Resume, check_output, place_of, restart
 from gsio.run.plan import content_with_codec
 from gsio.run.recording import Recording
 from gsio.run.summary import Summary
@@ -38,18 +37,6 @@ from gsio.writer.journal import Journal
 log = structlog.get_logger()
 
 Described = Mapping[str, Any]  # the words "long_name" and "units"
-
-
-@contextmanager
-def named_by_arguments() -> Iterator[None]:
-    """Name arguments in errors of functions that the command line calls too, as discard_after for --discard-after."""
-    try:
-        yield
-    except GsioError as error:
-        options = r"\B--(output|overwrite|resume|discard-after)\b"
-        text = re.sub(options, lambda found: found[1].replace("output", "path").replace("-", "_"), str(error))
-        error.args = (text.removeprefix("output."),)  # memory is a key of that section
-        raise
 
 
 class FrameWriter:
@@ -79,7 +66,7 @@ class FrameWriter:
     compression, level, keep_bits, shard_frames, pyramid
         As in the section `output` of a configuration.
     attrs
-        More attributes of the file as a whole: texts, numbers, and lists of these.
+        More attributes of the file as a whole: texts, numbers, and lists of these. A file that goes on keeps its own.
     resume
         Go on with the output at `path`: "auto" begins a missing one, "must" raises UsageError. `checkpoint` then has
         the state to go on from, and `len` the number of its frame.
@@ -107,7 +94,6 @@ class FrameWriter:
         The output cannot be opened, or the one that is extended cannot be made whole; no frame is lost.
     """
 
-    @named_by_arguments()
     def __init__(
         self,
         path: Path | str,
@@ -136,6 +122,9 @@ class FrameWriter:
         self._overwrite, self._threads, self._memory = overwrite, threads, memory
         if resume not in get_args(Resume):
             raise UsageError(f"resume: expected {one_of(get_args(Resume))}, got {shortened(resume)}")
+        how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
+        how["words"] = ARGUMENTS
+        check_output(self.path, **how)
         if memory:
             parse_bytes("memory", str(memory))
         if not isinstance(threads, int) or threads < 0:
@@ -152,10 +141,8 @@ class FrameWriter:
         except ValueError as error:
             raise UsageError(str(error)) from None
         self._content = content_with_codec(content, self.path)
-        how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
-        check_output(self.path, **how)
         with storage_errors(self.path, "states"), ExitStack() as opened:
-            self._journal = opened.enter_context(Journal(self.path, "path"))
+            self._journal = opened.enter_context(Journal(self.path, ARGUMENTS.output))
             self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
@@ -204,6 +191,7 @@ class FrameWriter:
         DataError
             A frame that the output has already differs from it.
         """
+        self._require_open()
         arrays, moment = self._planes(planes, named), _moment(time, step)
         with self._alone():
             opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
@@ -212,12 +200,13 @@ class FrameWriter:
             if wrong is not None:
                 raise UsageError(
                     f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
-                    f"convert them, or open the writer with dtype='{wrong.dtype}'"
+                    f"convert them, or convert the first frame to {np.result_type(expected, wrong.dtype)}"
                 )
             opened.put(arrays, *moment)
 
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
+        self._require_open()
         with self._alone():
             self._require_open()
             if (opened := self._open) is not None:
@@ -231,6 +220,7 @@ class FrameWriter:
         The arrays of `state` are copied. The copy becomes the checkpoint of the output when the disk has its frames.
         Raises UsageError if the state has something that no checkpoint can hold, and else as `append`.
         """
+        self._require_open()
         structure, leaves = trees.flatten(state)
         with self._alone():
             if self._open is None and self._before is None:
@@ -271,8 +261,9 @@ class FrameWriter:
     def _planes(self, planes: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
         """Return the arrays of a frame in the order of the fields; raise UsageError if they are not those."""
         names = list(self._content.fields)
-        if (named and (planes or named.keys() != set(names))) or (not named and len(planes) != len(names)):
-            got = ", ".join([*("an array" for _ in planes), *named]) or "none"
+        is_dict = any(isinstance(plane, Mapping) for plane in planes)
+        if is_dict or (named and (planes or named.keys() != set(names))) or (not named and len(planes) != len(names)):
+            got = ", ".join([*map(_kind, planes), *named]) or "none"
             raise UsageError(f"append: expected an array for each of {', '.join(names)}, got {got}")
         arrays = [host_plane(array) for array in planes or (named[name] for name in names)]
         for name, array in zip(names, arrays, strict=True):
@@ -282,9 +273,7 @@ class FrameWriter:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock; raise UsageError in a forked process, or where a signal handler cuts another call in two."""
-        if os.getpid() != self._process:
-            raise UsageError(f"'{self.path}' is open in the process before the fork; open another output in this one")
+        """Hold the lock; raise UsageError where a signal handler cuts another call in two."""
         with self._lock:
             if self._busy:
                 raise UsageError(
@@ -297,10 +286,11 @@ class FrameWriter:
                 self._busy = False
 
     def _require_open(self) -> None:
+        if os.getpid() != self._process:  # a process that was forked has none of the threads
+            raise UsageError(f"'{self.path}' is open in process {self._process}; expected a call in that process")
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
 
-    @named_by_arguments()
     def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Recording:
         """Return the output for frames of a dtype; the first call creates it, or opens the one that is extended."""
         self._require_open()
@@ -329,7 +319,7 @@ class FrameWriter:
         if differing or [*self._content.fields] != [*there.fields]:  # in this order: arrays come without names
             what = ", ".join(arguments.get(name, name) for name in differing) or "order of its fields"
             raise DataError(
-                f"resume: '{self.path}' has another {what}; open the writer as before, or choose another name"
+                f"resume: '{self.path}' differs in its {what}; open the writer as before, or choose another name"
             )
         self._content = there
 
@@ -382,8 +372,15 @@ def _with_dtype(content: Content, found: np.dtype[Any], wanted: str | None, path
         found = np.dtype(np.float32)
     try:
         return content_with_codec(replace(content, precision=found.name, store=wanted or found.name).checked(), path)
-    except ValueError as error:
-        raise UsageError(f"append: {error}; convert the frames") from None
+    except ValueError:
+        raise UsageError(
+            f"append: expected values that can be stored as dtype='{wanted}', got {found.name}; convert the frames"
+        ) from None
+
+
+def _kind(plane: Any) -> str:
+    """Return what the caller gave as an array, for a message."""
+    return "a dict, which append(**frame) takes" if isinstance(plane, Mapping) else "an array"
 
 
 def _name_of(dtype: Any) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gsio.errors import StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, remove_temporaries, require_new
@@ -22,38 +22,65 @@ from gsio.writer.status_file import is_status, status_of
 Resume = Literal["no", "auto", "must"]
 
 
+class Words(NamedTuple):
+    """What a person calls the output, and the ways to treat one that exists: options, or arguments of Python."""
+
+    output: str = "--output"
+    overwrite: str = "--overwrite"
+    resume: str = "--resume"
+    must: str = "--resume=must"
+    discard_after: str = "--discard-after"
+    instead: str = "choose another name, --resume it, or --overwrite it"
+
+
+OPTIONS = Words()
+ARGUMENTS = Words(
+    "path", "overwrite", "resume", "resume='must'", "discard_after",
+    "choose another name, or pass resume='auto' or overwrite=True",
+)  # fmt: skip
+
+
 def place_of(output: Path | str, resume: Resume) -> Path:
     """Return the path of an output, without a link if the output goes on: its lock lies beside the file itself."""
     output = Path(output)
     return Path(os.path.realpath(output)) if resume != "no" and output.is_symlink() else output
 
 
-def check_output(output: Path, *, overwrite: bool, resume: Resume = "no", discard_after: int | None = None) -> None:
-    """Raise UsageError if a run cannot create `output`, or resume it."""
+def check_output(
+    output: Path,
+    *,
+    overwrite: bool,
+    resume: Resume = "no",
+    discard_after: int | None = None,
+    words: Words = OPTIONS,
+) -> None:
+    """Raise UsageError, in `words`, if a run cannot create `output`, or resume it."""
     try:
         os.fspath(output).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
-    form = format_of(output)
+        raise UsageError(f"{words.output}: expected a name in UTF-8, got {os.fspath(output)!a}") from None
+    form = format_of(output, words.output)
     if overwrite and resume != "no":
-        raise UsageError("--overwrite, --resume: expected one of them, got both")
+        raise UsageError(f"{words.overwrite}, {words.resume}: expected one of them, got both")
     if resume == "must" and not os.path.lexists(output):
-        raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
+        raise UsageError(f"{words.must}: '{output}' does not exist; expected an output to go on with")
     if discard_after is not None and resume != "must":
-        raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
+        raise UsageError(f"{words.discard_after}: expected it with {words.must} only, which names an output to cut")
     if not form.is_folder and output.is_dir():
-        raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
+        raise UsageError(f"{words.output}: '{output}' is a folder; expected the name of a file")
     goes_on = resume != "no" and os.path.lexists(output)
     if goes_on and not form.is_folder and is_open_here(output):
-        raise UsageError(f"--resume: expected an output that is closed, but this process has '{output}' open; close it")
+        raise UsageError(
+            f"{words.resume}: expected an output that is closed, but this process has '{output}' open; close it"
+        )
     replaces: Replaces | None = form.is_output
     if goes_on:
         replaces = os.path.lexists
     elif not overwrite:
         replaces = None
-    require_new("--output", output, replaces=replaces, instead="choose another name, --resume it, or --overwrite it")
+    require_new(words.output, output, replaces=replaces, instead=words.instead)
     for path, is_of_run in beside(output).items():
-        require_new("--output", path, replaces=_is_regular if goes_on else is_of_run)
+        require_new(words.output, path, replaces=_is_regular if goes_on else is_of_run)
 
 
 def _is_regular(path: Path) -> bool:
@@ -68,19 +95,19 @@ def beside(output: Path) -> dict[Path, Replaces]:
 
 def restart(
     output: Path, journal: Journal, check: Callable[[Stack], object], load: Load[Any],
-    *, overwrite: bool, resume: Resume, discard_after: int | None = None,
+    *, overwrite: bool, resume: Resume, discard_after: int | None = None, words: Words = OPTIONS,
 ) -> Restart[Any] | None:  # fmt: skip
     """Remove what killed runs left, and return where a run goes on with `output`, or None if it begins.
 
     `check` and `load` are those of `find_restart`, which says what is raised. Whether the output may be made is looked
     at again: from here on no other run makes it, because its `journal` is locked.
     """
-    check_output(output, overwrite=overwrite, resume=resume, discard_after=discard_after)
+    check_output(output, overwrite=overwrite, resume=resume, discard_after=discard_after, words=words)
     for path in (output, *checkpoints.paths_of(output), status_of(output)):
         remove_temporaries(path)
     if resume == "no" or not os.path.lexists(output):
         return None
-    return find_restart(output, journal, check, load, discard_after)
+    return find_restart(output, journal, check, load, discard_after, words.discard_after)
 
 
 def open_output(

@@ -103,8 +103,8 @@ def content_with_codec(content: Content, output: Path, section: str = "") -> Con
         raise UsageError(f"{section}keep_bits: expected 0 to {most} with {dtype}, got {content.keep_bits}")
     if content.store == "float16" and not form.float16:
         raise UsageError(
-            f"{section}store: float16 in {form.name} crashes netCDF readers; expected {section}keep_bits=10, which "
-            "keeps as many bits in float32, or an output that ends in .zarr"
+            f"{f'{section}store' if section else 'dtype'}: float16 in {form.name} crashes netCDF readers; expected "
+            f"{section}keep_bits=10, which keeps as many bits in float32, or an output that ends in .zarr"
         )
     return msgspec.structs.replace(content, compression=compression)
 

@@ -152,6 +152,8 @@ class Wreck:
                 f"'{journal_of(output)}' has records of other frames than its head says; move it away, and repair again"
             )
         self._series = {name: joined_series(records, stack, name, self.frames) for name in names}
+        # A kill while an output is cut leaves frames behind the end of the series: nothing says whether they are whole.
+        self._told = min(map(len, self._series.values()))
 
     def write(self, target: Path) -> list[int]:
         """Write the frames up to the last whole one to a new output, and return which of these are damaged."""
@@ -159,12 +161,12 @@ class Wreck:
         chunks = self._layout.chunks
         layout = BlockLayout(chunks, chunks.frames_together, chunks.frames_together)
         unsaved = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
-        firsts = range(0, self.frames, layout.frames_per_block)
+        firsts = range(0, self._told, layout.frames_per_block)
         damaged = [frame for first in firsts for frame in self._fill(unsaved, first)]
-        self.saved = self.frames
+        self.saved = self._told
         while self.saved and self.saved - 1 in damaged[-1:]:
             self.saved = damaged.pop()
-        if self.frames and not self.saved:
+        if self.frames and not self.saved and (self._told or self._records is None):
             raise DataError(
                 f"{self._output}: none of the {self.frames} frames that are known can be decoded; nothing was changed: "
                 "is the journal that of another output?"
@@ -189,13 +191,13 @@ class Wreck:
     def _fill(self, block: Block, first: int) -> list[int]:
         """Fill a block with the frames from `first` on, and return which of them are damaged."""
         layout = block.layout
-        block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
+        block.first, block.count = first, min(layout.frames_per_block, self._told - first)
         damaged = []
         missing = np.full(layout.frame.shape, np.nan if layout.frame.dtype.kind == "f" else 0, layout.frame.dtype)
         per_chunk = layout.chunks.frames_per_chunk
         for number in range(first // per_chunk, -(-(first + block.count) // per_chunk)):
             frames = range(number * per_chunk, (number + 1) * per_chunk)
-            frames = range(frames.start, min(frames.stop, self.frames))
+            frames = range(frames.start, min(frames.stop, self._told))
             values, whole = self._best(number, frames)
             for place, frame in enumerate(frames):
                 for field in range(len(layout.frame.fields)):

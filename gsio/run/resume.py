@@ -76,12 +76,13 @@ def find_restart(
     check: Callable[[Stack], object],
     load: Load[State],
     discard_after: int | None = None,
+    option: str = "--discard-after",
 ) -> Restart[State]:
     """Return where a run goes on with `output`: all committed frames stay, or the first `discard_after`.
 
     An output that cannot be read is rebuilt from its `journal`. `check` raises DataError if the run cannot extend the
     output, and `load` if its checkpoints are damaged. Raises DataError for a damaged output too, and UsageError if the
-    output has fewer frames than `discard_after`.
+    output has fewer frames than `discard_after`, which the message calls `option`.
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
@@ -101,7 +102,7 @@ def find_restart(
         frames = found.frames
         if discard_after is not None:
             if not 0 <= discard_after <= frames:
-                raise UsageError(f"--discard-after: expected 0 to {frames}, the committed frames, got {discard_after}")
+                raise UsageError(f"{option}: expected 0 to {frames}, the committed frames, got {discard_after}")
             frames = discard_after
         checkpoints = load(output, stack.attributes.get("output_id", ""))
         checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
@@ -137,8 +138,9 @@ def compare(before: Restart[Any], device: str, cut: str, block: Block) -> None:
     known = before.checksums[block.first + block.kept :][: len(found)]
     if len(wrong := np.flatnonzero(found[: len(known)] != known)):
         frame = block.first + block.kept + int(wrong[0])
+        here, there = (f" on '{device}'", f" of '{before.device}'") if device != before.device else ("", "")
         raise DataError(
-            f"frame {frame}, computed again on '{device}', differs from the committed one of '{before.device}'; "
+            f"frame {frame}, computed again{here}, differs from the committed one{there}; "
             f"compute it as before, or cut the output with {cut}{frame}"
         )
 

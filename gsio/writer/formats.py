@@ -69,13 +69,13 @@ ZARR = Format(
 FORMATS = (HDF5, ZARR)
 
 
-def format_of(output: Path) -> Format:
-    """Return the format that the ending of `output` names; raise UsageError if it names none."""
+def format_of(output: Path, option: str = "--output") -> Format:
+    """Return the format that the ending of `output` names; raise UsageError, which begins with `option`, if none."""
     for form in FORMATS:
         if output.suffix in form.endings:
             return form
     endings = one_of([ending for form in FORMATS for ending in form.endings])
-    raise UsageError(f"--output: expected a name that ends in {endings}, got '{output}'")
+    raise UsageError(f"{option}: expected a name that ends in {endings}, got '{output}'")
 
 
 def open_writer(target: Target) -> Writer:

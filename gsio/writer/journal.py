@@ -61,9 +61,7 @@ class Journal:
                     return
             except BlockingIOError:
                 os.close(self._fd)
-                raise UsageError(
-                    f"{option}: another run writes '{output}'{_who(output)}; wait for it, or choose another"
-                ) from None
+                raise UsageError(f"{option}: {_who(output)}, or choose another") from None
             os.close(self._fd)  # the process that had locked it has just removed it
 
     def __enter__(self) -> "Journal":
@@ -211,9 +209,13 @@ def _is_written(output: Path) -> bool:
 
 
 def _who(output: Path) -> str:
-    """Return which process writes an output, if the status file says so."""
+    """Return that an output is written, by which process if the status file says so, and what to do."""
     status = read_status(output)
-    return f" (process {status['pid']} on {status['host']})" if status.get("state") == "running" else ""
+    if status.get("state") != "running":
+        return f"another run writes '{output}'; wait for it, or close it"
+    if status.get("pid") == os.getpid() and is_here(status):
+        return f"this process writes '{output}' already; close that writer"
+    return f"another run writes '{output}' (process {status['pid']} on {status['host']}); wait for it"
 
 
 def journal_of(output: Path) -> Path:

@@ -62,10 +62,8 @@ class Session:
     ----------
     frames_committed, frames_durable
         Frames that the output holds now, and how many of these the disk is known to have.
-    submitted
-        The number of the frame after the last one that was submitted.
-    error
-        The first error of the session, or None.
+    submitted, error
+        The number of the frame after the last one that was submitted, and the first error of the session, or None.
     advice
         What an error of the storage tells the user to do.
     """
@@ -130,12 +128,11 @@ class Session:
         The block ends at `end_of` or before. A block may begin inside a chunk or shard: what the output has
         of this piece is then encoded and stored again, with the frames of the block.
         """
-        layout = self.pool.layout
-        tasks, first = range(layout.tasks), block.first
+        layout, first = self.pool.layout, block.first
+        tasks = range(layout.tasks)
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
-        puts = map(
-            self._staged.put, [(block, some) for some in ([tasks] if alone else [tasks[i : i + 1] for i in tasks])]
-        )
+        pieces = [tasks] if alone else [tasks[task : task + 1] for task in tasks]
+        puts = map(self._staged.put, [(block, some) for some in pieces])
         # No handler of a signal runs before the second of these lines is done: a block is submitted as a whole.
         self.submitted = first + block.count
         deque(puts, maxlen=0)
