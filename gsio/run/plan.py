@@ -206,19 +206,25 @@ def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -
 
 
 def blocks_of(
-    layout: BlockLayout, threads: int, memory: str, sizes: Sizes | None = None, *, nbytes_beside: int = 0
+    layout: BlockLayout,
+    threads: int,
+    memory: str,
+    sizes: Sizes | None = None,
+    *,
+    nbytes_beside: int = 0,
+    key: str = "output.memory",
 ) -> int:
     """Return the number of blocks: as many as `memory` holds, or else enough to keep encoding `threads` and link busy.
 
     `nbytes_beside` are bytes that each block takes beside its own. Raises UsageError if `memory` is less than two
-    blocks: one is filled while another is written.
+    blocks, in a line that begins with `key`: one is filled while another is written.
     """
     if memory:
         nbytes = layout.block_nbytes + nbytes_beside
-        blocks = parse_bytes("output.memory", memory) // nbytes
+        blocks = parse_bytes(key, memory) // nbytes
         if blocks < 2:
             least = -(-2 * nbytes // 2**20)
-            raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
+            raise UsageError(f"{key}: expected at least {least}MiB, two blocks of frames, got {memory}")
         return blocks
     wanted = -(-threads // layout.chunks.slabs) + 4
     # Small blocks too cover the pauses of a disk.

@@ -50,7 +50,7 @@ class Recording:
         layout = content_layout(content, frames_per_chunk=before.frames_per_chunk if before is not None else 0)
         self._stager = HostStager(layout)
         threads = threads or default_threads(layout)
-        blocks = blocks_of(layout, threads, memory, nbytes_beside=self._stager.nbytes_beside)
+        blocks = blocks_of(layout, threads, memory, nbytes_beside=self._stager.nbytes_beside, key="memory")
         pool = BlockPool(layout, blocks, self._stager.allocate)
         known = root_attributes(content, library, self._stager.device, before.output_id if before is not None else "")
         self.output_id = known["output_id"]
