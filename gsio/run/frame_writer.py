@@ -3,8 +3,8 @@
 import atexit
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -147,8 +147,8 @@ class FrameWriter:
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
         self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
-        self._busy = self._closed = False
-        self._seconds = 0.0
+        self._inside = threading.Lock()  # while the thread that has `_lock` is inside a call
+        self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
 
     @property
@@ -193,7 +193,7 @@ class FrameWriter:
         """
         self._require_open()
         arrays, moment = self._planes(planes, named), _moment(time, step)
-        with self._alone():
+        with self._lock, self._alone():
             opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
             expected = self._content.precision
             wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
@@ -207,7 +207,7 @@ class FrameWriter:
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
         self._require_open()
-        with self._alone():
+        with self._lock, self._alone():
             self._require_open()
             if (opened := self._open) is not None:
                 opened.submit()
@@ -222,7 +222,7 @@ class FrameWriter:
         """
         self._require_open()
         structure, leaves = trees.flatten(state)
-        with self._alone():
+        with self._lock, self._alone():
             if self._open is None and self._before is None:
                 raise UsageError("save: expected a frame before the first state; append the frame first")
             opened = self._opened(np.dtype(self._content.precision))
@@ -271,19 +271,11 @@ class FrameWriter:
                 raise UsageError(f"append: expected {name} of the shape {self._content.shape}, got {array.shape}")
         return arrays
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock; raise UsageError where a signal handler cuts another call in two."""
-        with self._lock:
-            if self._busy:
-                raise UsageError(
-                    "a signal handler called the writer inside another call; let it set a flag for the loop"
-                )
-            try:
-                self._busy = True
-                yield
-            finally:
-                self._busy = False
+    def _alone(self) -> threading.Lock:
+        """Return the lock of one call; raise UsageError where a signal handler comes in the middle of another call."""
+        if self._inside.locked():
+            raise UsageError("a signal handler called the writer inside another call; let it set a flag for the loop")
+        return self._inside  # no function of Python releases it: Ctrl-C could come there
 
     def _require_open(self) -> None:
         if os.getpid() != self._process:  # a process that was forked has none of the threads
@@ -326,7 +318,7 @@ class FrameWriter:
     def _close(self, status: str) -> None:
         if os.getpid() != self._process:  # a process that was forked has neither the threads nor the output
             return
-        with self._alone():
+        with self._lock, self._alone():
             if self._closed:
                 return
             atexit.unregister(self._exit)
