@@ -72,7 +72,7 @@ def with_codec(config: Config, output: Path) -> Config:
 def content_with_codec(content: Content, output: Path, section: str = "") -> Content:
     """Return `content` with the codec that `output` gets; raise UsageError if its format cannot hold such frames.
 
-    The message begins with the name of the value, in a `section` of the configuration of a run.
+    The message begins with the name of the value, in a `section` of the configuration of a run, or of an argument.
     """
     form, compression = format_of(output), content.compression
     allowed = {codec.name: codec for codec in form.codecs}

@@ -43,7 +43,7 @@ class Records(NamedTuple):
 class Journal:
     """The journal of one output, locked; a context manager that unlocks it.
 
-    Raises UsageError, which begins with `option`, if another process has it or something else has its name, and OSError
+    Raises UsageError, which begins with `option`, if another writer has it or something else has its name, and OSError
     where storage fails.
     """
 

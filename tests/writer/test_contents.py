@@ -342,7 +342,7 @@ def test_smaller_levels_have_the_means_of_any_content(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("float16", {}, "store: float16 in HDF5 crashes netCDF readers; expected keep_bits=10"),
+        ("float16", {}, "dtype: float16 in HDF5 crashes netCDF readers; expected keep_bits=10"),
         ("plane", {"pyramid": 1}, "pyramid: HDF5 has no such levels"),
         ("plane", {"keep_bits": 30}, "keep_bits: expected 0 to 22 with float32, got 30"),
         ("int16", {"keep_bits": 3}, "keep_bits: expected 0 to 0 with int16, got 3"),
