@@ -136,8 +136,11 @@ class Recording:
         self._check()
 
     def save(self, state: SavedState) -> None:
-        """Let `state` be the checkpoint as soon as its frames are safe."""
-        self.submit()
+        """Let `state` be the checkpoint as soon as its frames are safe.
+
+        The frames still wait for others: to commit a chunk of small frames in parts costs space in HDF5.
+        """
+        self._check()
         self.session.checkpoint(state.frames, partial(checkpoints.save, self._path, state))
 
     def close(self, status: str) -> None:
