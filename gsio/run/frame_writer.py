@@ -26,9 +26,9 @@ from gsio.frames.metadata import attributes_of_caller
 from gsio.log import configure
 from gsio.reader import Stack
 from gsio.run import checkpoints, trees
+from gsio.run.appender import Appender
 from gsio.run.output import ARGUMENTS, Resume, check_output, place_of, restart
 from gsio.run.plan import content_with_codec
-from gsio.run.recording import Recording
 from gsio.run.summary import Summary
 from gsio.streams import say
 from gsio.writer.formats import format_of
@@ -146,7 +146,7 @@ class FrameWriter:
             self._before = restart(self.path, self._journal, self._check_same, checkpoints.load_states, **how)
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
-        self._open: Recording | None = None  # from the first frame on, whose dtype is that of the output
+        self._open: Appender | None = None  # from the first frame on, whose dtype is that of the output
         self._inside = threading.Lock()  # while the thread that has `_lock` is inside a call
         self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
@@ -283,7 +283,7 @@ class FrameWriter:
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
 
-    def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Recording:
+    def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Appender:
         """Return the output for frames of a dtype; the first call creates it, or opens the one that is extended."""
         self._require_open()
         if self._open is None:
@@ -291,7 +291,7 @@ class FrameWriter:
             if self._before is None:
                 content = _with_dtype(content, found, self._dtype, self.path)
             library = type(arrays[0]).__module__.partition(".")[0] if arrays else ""
-            self._open = Recording(
+            self._open = Appender(
                 self.path, content, self._journal, self._before, self._attributes, library,
                 self._lock, overwrite=self._overwrite, memory=self._memory, threads=self._threads,
             )  # fmt: skip

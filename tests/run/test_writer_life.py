@@ -49,7 +49,8 @@ def test_asyncio_trio_and_threads_append_as_plain_code_does(tmp_path: Path, endi
                 await pause(0)  # type: ignore[operator]
 
     paths = [tmp_path / f"{name}{ending}" for name in ("asyncio", "trio", "thread")]
-    asyncio.run(loop(paths[0], asyncio.sleep))
+    with ThreadPoolExecutor(1) as apart:  # the tests of the page leave a loop of asyncio in this thread
+        apart.submit(asyncio.run, loop(paths[0], asyncio.sleep)).result()
     trio.run(loop, paths[1], trio.sleep)
     thread = threading.Thread(target=trio.run, args=(loop, paths[2], trio.sleep))
     thread.start()

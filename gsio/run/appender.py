@@ -29,7 +29,7 @@ from gsio.writer.provenance import root_attributes
 PATIENCE_SECONDS = 1.0  # the longest time that a frame waits for others to fill its block
 
 
-class Recording:
+class Appender:
     """The output of a FrameWriter from its first frame on; whoever calls a method that changes it holds `lock`."""
 
     def __init__(
