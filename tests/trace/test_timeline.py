@@ -162,7 +162,13 @@ def test_a_run_tells_when_each_block_was_computed_encoded_and_committed(
     for name in ("wait_block", "advance", "stage", "encode"):
         assert sorted(frames[name]) == list(range(6))
     assert frames["commit"][0] == 0
-    assert set(timeline.thread_roles(recorded.intervals).values()) <= {"solver", "encode 1", "encode 2", "writer"}
+    assert set(timeline.thread_roles(recorded.intervals).values()) <= {
+        "solver",
+        "encode 1",
+        "encode 2",
+        "writer",
+        "checkpoint",
+    }
 
 
 def test_a_run_that_fails_has_a_timeline(make_config: Make, tmp_path: Path) -> None:
