@@ -9,17 +9,22 @@ from gsio.errors import GsioError
 if TYPE_CHECKING:
     from gsio.look.notebook import view
     from gsio.reader import open_stack
+    from gsio.run.frame_writer import FrameWriter
     from gsio.run.simulate import simulate
 
-__all__ = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
+__all__ = ["Config", "FrameWriter", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `simulate`, `open_stack` and `view`, and with them Numba and HDF5, only when they are asked for."""
+    """Import `simulate`, `FrameWriter`, `open_stack` and `view`, and HDF5 with them, only when they are asked for."""
     if name == "simulate":
         from gsio.run.simulate import simulate
 
         return simulate
+    if name == "FrameWriter":
+        from gsio.run.frame_writer import FrameWriter
+
+        return FrameWriter
     if name == "open_stack":
         from gsio.reader import open_stack
 

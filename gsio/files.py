@@ -189,8 +189,8 @@ def require_same(path: Path, known: os.stat_result) -> None:
 def changed(path: Path, how: str) -> StorageError:
     """Return the error of an output that somebody else changed, in a way that `how` says, under the run."""
     return StorageError(
-        f"'{path}' was {how} by another program while the run was writing it; put back what was there and go on with "
-        "--resume, or run again"
+        f"'{path}' was {how} by another program while gsio was writing it; put back what was there and resume, or run "
+        "again"
     )
 
 

@@ -102,16 +102,23 @@ def read_npy(path: Path, check: "Check") -> "NDArray[Any]":
 
 
 def read_npz(
-    path: Path, names: Iterable[str], check: "Check" = lambda *_: None, *, kinds: str = NUMBERS, compressed: bool = True
+    path: Path,
+    names: Iterable[str] | None = None,
+    check: "Check" = lambda *_: None,
+    *,
+    kinds: str = NUMBERS,
+    compressed: bool = True,
 ) -> "dict[str, NDArray[Any]]":
     """Return arrays of an .npz by name; `check` is told the name, shape and dtype of each before its values are read.
 
     Parameters
     ----------
+    names
+        The arrays that are wanted; None: all of the file, in its order.
     kinds
         The kinds of dtype that are allowed, as NumPy names them; never objects.
     compressed
-        Whether arrays may be compressed. Those that are not take no more memory than the file has bytes.
+        Whether arrays may be compressed. Those that are not take together no more memory than the file has bytes.
 
     Raises
     ------
@@ -124,6 +131,11 @@ def read_npz(
             archive = zipfile.ZipFile(patient)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, LookupError) as error:
             raise ValueError(f"expected an .npz: {error}") from None
+        nbytes = sum(found.file_size for found in archive.infolist())
+        if not compressed and nbytes > os.fstat(file.fileno()).st_size:
+            raise ValueError("expected an .npz of arrays that are not compressed, found more bytes than the file has")
+        if names is None:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
         return {name: _member(archive, name, check, kinds, compressed=compressed) for name in names}
 
 

@@ -157,6 +157,6 @@ def test_every_exported_name_is_importable_and_has_a_docstring(name: str) -> Non
 
 
 def test_the_package_exports_what_it_promises_and_says_that_it_has_types() -> None:
-    names = ["Config", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
+    names = ["Config", "FrameWriter", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
     assert sorted(gsio.__all__) == names
     assert (Path(gsio.__file__).parent / "py.typed").is_file()

@@ -143,6 +143,38 @@ class TensorStore:
         Folder(self.path).sync()  # one call, as gsio's own Zarr writer does
 
 
+class AcquireZarr:
+    """acquire-zarr with one frame in each chunk; its own threads compress and write."""
+
+    def __init__(self, path: Path, shape: Sequence[int], how: Blosc) -> None:
+        import acquire_zarr as az
+
+        kinds = az.DimensionType.TIME, az.DimensionType.SPACE, az.DimensionType.SPACE
+        dimensions = [
+            az.Dimension(name=name, kind=kind, array_size_px=size, chunk_size_px=chunk, shard_size_chunks=1)
+            for name, kind, size, chunk in zip("tyx", kinds, (0, *shape[1:]), (1, *shape[1:]), strict=True)
+        ]
+        lz4 = az.CompressionSettings(
+            compressor=az.Compressor.BLOSC1, codec=az.CompressionCodec.BLOSC_LZ4, level=how.clevel, shuffle=1
+        )
+        array = az.ArraySettings(output_key="v", dimensions=dimensions, data_type=az.DataType.FLOAT32, compression=lz4)
+        self.path = path
+        settings = az.StreamSettings(arrays=[array], store_path=str(path), version=az.ZarrVersion.V3)
+        self.stream: Any = az.ZarrStream(settings)
+
+    def write(self, first: int, frames: NDArray[np.float32]) -> None:
+        """Append frames."""
+        self.stream.append(np.ascontiguousarray(frames))
+
+    def flush(self) -> None:
+        """Close the stream, which waits for its threads."""
+        self.stream.close()
+
+    def sync(self) -> None:
+        """Sync the file system."""
+        Folder(self.path).sync()
+
+
 class RawPwrite:
     """Raw frames that threads `pwrite` into one preallocated file, without format and codec."""
 
@@ -181,5 +213,6 @@ PEERS = {
     "zarr-python": Contender(ZarrPython, 2, usable_cores()),
     "zarr-python fused": Contender(zarr_fused, 2, usable_cores()),
     "TensorStore": Contender(TensorStore, usable_cores()),
+    "acquire-zarr": Contender(AcquireZarr, 1),  # which takes frames in their order
     "pwrite": Contender(RawPwrite, usable_cores()),
 }

@@ -30,6 +30,9 @@ class RecordingWriter:
     def commit(self, blocks: Sequence[Block]) -> None:
         """Do nothing."""
 
+    def sync(self) -> None:
+        """Do nothing."""
+
     def close(self, status: str) -> None:
         """Do nothing."""
 

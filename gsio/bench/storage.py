@@ -30,7 +30,8 @@ from gsio.codec.blosc import lz4_parameters
 from gsio.compute import open_solver
 from gsio.compute.solver import Solver, fields
 from gsio.config import Config, load_config
-from gsio.frames.block import Block, BlockPool
+from gsio.frames.block import Block, BlockPool, FilledBlock
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory
 from gsio.run.initial import initial_state
@@ -38,10 +39,9 @@ from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, layout_of, pool_size, with_codec
 from gsio.run.tunings import recall
 from gsio.trace import Trace
-from gsio.writer import open_writer
 from gsio.writer.journal import Journal
-from gsio.writer.protocol import Target
 from gsio.writer.provenance import root_attributes
+from gsio.writer.session import Session, open_session
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # the pattern fills 1080 × 1920: deflate gains a factor of 1.2
 DENSE_STEPS = 1024  # before the first frame
@@ -153,9 +153,9 @@ def run_job(job: Job, config: Config, output: Path) -> dict[str, Any]:
     return run_peer(config, output, job.before, PEERS[job.how])
 
 
-def loop(config: Config, solver: Any, pool: BlockPool, writer: Any, trace: Trace, threads: int) -> Pipeline:
+def loop(config: Config, solver: Any, session: Session) -> Pipeline:
     """Run the frame loop and return its pipeline."""
-    pipeline = Pipeline(config, solver, pool, writer, trace, threads)
+    pipeline = Pipeline(config, solver, session)
     pipeline.run()
     return pipeline
 
@@ -170,12 +170,12 @@ def run_gsio(config: Config, output: Path, before: int) -> dict[str, Any]:
 
 def stored(config: Config, output: Path, layout: BlockLayout, solver: Any, pool: BlockPool) -> dict[str, Any]:
     """Run the pipeline of gsio; the loop ends when all frames are committed, the run when they are synced."""
-    trace = Trace()
     attributes = root_attributes(config, solver.backend, solver.device)
     with Journal(output) as journal:
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace))
+        content = Content.of(config)
+        session = open_session(output, content, attributes, journal, pool, encoding_threads(config, layout))
         use_page_cache(output.parent, config.run.frames * layout.frame.frame_nbytes)
-        pipeline = loop(config, solver, pool, writer, trace, encoding_threads(config, layout))
+        pipeline = loop(config, solver, session)
         journal.remove()
     durable = time.perf_counter() - pipeline.started
     return {"loop": pipeline.finished - pipeline.started, "durable": durable, "device": solver.device}
@@ -190,14 +190,14 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
     threads, blocks = encoding_threads(config, layout), pool_size(config, layout)
     solver = started_solver(config, layout, blocks, before)
     record = RecordingWriter()
-    loop(config, solver, BlockPool(layout, blocks, solver.allocate), record, Trace(), threads)
-    tasks: list[tuple[Block, int]] = []
+    loop(config, solver, Session(record, BlockPool(layout, blocks, solver.allocate), Trace(), threads))
+    tasks: list[tuple[FilledBlock, int]] = []
     for first, (data, _, _) in sorted(record.blocks.items()):
         block = Block(layout, np.empty(layout.block_nbytes, np.uint8))
         block.data, block.count = data, min(layout.frames_per_block, config.run.frames - first)
-        tasks += [(block, task) for task in range(layout.tasks)]
+        tasks += [(FilledBlock(block), task) for task in range(layout.tasks)]
 
-    def encode(tasks: Iterator[tuple[Block, int]]) -> None:
+    def encode(tasks: Iterator[tuple[FilledBlock, int]]) -> None:
         for block, task in tasks:
             codec.encode(block, task)
             block.chunks.clear()  # a writer too drops the chunks that it has written

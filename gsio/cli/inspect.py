@@ -21,7 +21,7 @@ from gsio.streams import error_of, say
 )
 @debug_option
 def info(path: Path, follow: bool, debug: bool) -> None:
-    """Print the frames, fields, status and configuration of an output."""
+    """Print the frames, fields and status of an output, and the configuration of its run or else its content."""
     from gsio.run.status import follow as follow_run
     from gsio.run.status import open_committed, state_of
 
@@ -39,7 +39,7 @@ def info(path: Path, follow: bool, debug: bool) -> None:
             say(f"  {name:12} {field.dtype}, compression {field.codec}, {field.frames_per_chunk} frames a chunk")
         for name in ("started", "ended", "device", "backend", "gsio_version", "gsio_commit", "host", "argv"):
             say(f"  {name:12} {' '.join(stack.attributes[name].split())}")
-        say("\n" + stack.attributes["config"].rstrip())
+        say("\n" + stack.attributes["config" if stack.is_of_run else "content"].rstrip())
 
 
 @click.command(cls=Command)

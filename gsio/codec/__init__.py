@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from gsio import config
 from gsio.codec.checksum import set_checksums
 from gsio.codec.interface import Codec
-from gsio.frames.block import Block
+from gsio.frames.block import Block, FilledBlock
 
-__all__ = ["CODECS", "Codec", "chunk_bytes", "decode", "encode", "prepend", "register", "set_checksums"]
+__all__ = ["CODECS", "Codec", "chunk_bytes", "decode", "encode", "prepend", "register", "set_checksums", "values"]
 
 CODECS: dict[str, Codec] = {
     name: getattr(import_module(f"gsio.codec.{module}"), name.upper()) for name, module in config.CODECS.items()
@@ -28,7 +28,7 @@ def register(codec: Codec) -> None:
     config.CODECS.setdefault(codec.name, "")
 
 
-def encode(block: Block, task: int) -> None:
+def encode(block: FilledBlock, task: int) -> None:
     """Set the chunks of one task of `block`, and with the first slab the checksums, without the interpreter lock.
 
     If the solver has encoded the block, nothing is left to do. The checksums of frames are taken after their chunk is
@@ -47,35 +47,53 @@ def encode(block: Block, task: int) -> None:
             set_checksums(block, number * layout.chunks.frames_per_chunk, (number + 1) * layout.chunks.frames_per_chunk)
 
 
-def prepend(block: Block, before: Sequence[NDArray[Any]]) -> None:
+def prepend(block: FilledBlock, before: Sequence[NDArray[Any]]) -> None:
     """Put frames of the output before the frames of `block`, with which they share a chunk or shard.
 
     `before` has the stored values of each field, [frame, …] of the layout's shape. Chunks that a solver has encoded are
     decoded, so that all frames of the block are encoded together.
     """
-    layout, kept, count = block.layout, len(before[0]), block.count
-    if block.chunks:
-        codec, fresh, dtype, nbytes = CODECS[layout.chunks.codec], [], layout.frame.dtype, layout.chunks.chunk_nbytes
-        for field in range(len(layout.frame.fields)):
-            slabs = [
-                np.concatenate([
-                    decode(codec, bytes(block.chunks[number, slab][field]), dtype, nbytes)
-                    .reshape(layout.chunks.chunk_shape)
-                    for number in range(-(-count // layout.chunks.frames_per_chunk))
-                ])
-                for slab in range(layout.chunks.slabs)
-            ]  # fmt: skip
-            fresh.append(np.concatenate(slabs, axis=1)[:count, : layout.frame.shape[0]])
-        block.chunks = {}
-        for frame, field in np.ndindex(count, len(layout.frame.fields)):
+    kept, count, fields = len(before[0]), block.count, len(block.layout.frame.fields)
+    if block.layout.encoded_nbytes:
+        fresh, block.chunks = values(block), {}
+        for frame, field in np.ndindex(count, fields):
             block.put(kept + frame, field, fresh[field][frame])
     else:
         block.data[kept : kept + count] = block.data[:count].copy()
-    block.statistics[kept : kept + count] = block.statistics[:count].copy()
-    block.statistics[:kept] = 0
-    for frame, field in np.ndindex(kept, len(layout.frame.fields)):
+    for series in (block.statistics, block.times, block.steps):
+        series[kept : kept + count] = series[:count].copy()
+        series[:kept] = 0
+    for frame, field in np.ndindex(kept, fields):
         block.put(frame, field, before[field][frame])
     block.first, block.count, block.kept = block.first - kept, kept + count, kept
+
+
+def values(block: Block, first: int = 0) -> list[NDArray[Any]]:
+    """Return the stored values of each field, [frame, …], of the frames of `block` from place `first` on.
+
+    If the solver encodes, the chunks are decoded, and the frame at `first` begins one.
+    """
+    layout, shape, dtype = block.layout, block.layout.frame.shape, block.layout.frame.dtype
+    fields, count = range(len(layout.frame.fields)), block.count - first
+    if not layout.encoded_nbytes:
+        planes = dtype.itemsize if layout.frame.shuffle else 1
+        raw = block.data[first : block.count].reshape(count, len(fields), planes, -1)
+        plain = raw.swapaxes(2, 3).tobytes()
+        return list(np.frombuffer(plain, dtype).reshape(count, len(fields), *shape).swapaxes(0, 1))
+    codec, chunks = CODECS[layout.chunks.codec], layout.chunks
+    numbers = range(first // chunks.frames_per_chunk, -(-block.count // chunks.frames_per_chunk))
+    slabs = [
+        [
+            np.concatenate([
+                decode(codec, bytes(block.chunks[number, slab][field]), dtype, chunks.chunk_nbytes)
+                .reshape(chunks.chunk_shape)
+                for number in numbers
+            ])
+            for slab in range(chunks.slabs)
+        ]
+        for field in fields
+    ]  # fmt: skip
+    return [np.concatenate(of_field, axis=1)[:count, : shape[0]] for of_field in slabs]
 
 
 def decode(codec: Codec, encoded: Any, dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:

@@ -29,8 +29,8 @@ from gsio.files import (
 from gsio.machine import free_space
 from gsio.processes import terminable
 from gsio.reader.selection import Frame, Selection, select
+from gsio.run.output import beside
 from gsio.run.progress import frame_progress
-from gsio.run.simulate import beside
 from gsio.run.status import open_committed
 from gsio.writer.formats import FORMATS as OUTPUTS
 from gsio.writer.formats import is_zarr

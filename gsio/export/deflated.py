@@ -7,13 +7,13 @@ from isal import isal_zlib
 from numcodecs import Shuffle
 from numpy.typing import NDArray
 
-from gsio.export.outputs import lines_per_slab
+from gsio.export.outputs import exported_dtype, lines_per_slab
 from gsio.reader.selection import Selection
 
 
 def create_array(group: Any, name: str, selection: Selection, shape: tuple[int, ...]) -> Any:
     """Return a new array with a chunk for each slab of a plane, deflated after a byte shuffle."""
-    dtype = selection.config.model.precision  # other tools know no half precision
+    dtype = exported_dtype(selection)
     lines = lines_per_slab(shape[-2:], dtype)
     chunks = (*[1] * (len(shape) - 2), lines, shape[-1])
     return group.create_dataset(name, shape, dtype, chunks=chunks, shuffle=True, compression="gzip", compression_opts=1)

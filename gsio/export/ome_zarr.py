@@ -1,5 +1,6 @@
 """Export to .ome.zarr: one image of OME-Zarr 0.5."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from gsio.export.outputs import lines_per_slab
+from gsio.export.outputs import exported_dtype, lines_per_slab
 from gsio.export.provenance import attributes_of
 from gsio.reader.selection import Frame, Selection
 from gsio.writer.ome import ome_channel
@@ -15,7 +16,7 @@ from gsio.writer.zarr.layout import halved
 from gsio.writer.zarr.store import Folder
 
 LEVEL_CELLS = 1024  # rows and columns of an image from which on viewers want a smaller level
-CHANNEL_COLORS = ("0072B2", "FFFFFF")  # of u and v; if only v is saved, the last; viewers add the colours
+CHANNEL_COLORS = ("0072B2", "FFFFFF")  # of u and v; viewers add the colours, and a single field has the last
 
 
 def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) -> None:
@@ -24,7 +25,7 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
     A large grid gets smaller levels, each with half the rows and columns.
     """
     members, rows, cols = (1, *selection.shape)[-3:]
-    dtype, fields, at = selection.config.model.precision, selection.fields, selection.coordinates
+    dtype, fields, (z, y, x) = exported_dtype(selection), selection.fields, selection.content.volume
     lines = lines_per_slab((rows, cols), dtype)
     root: Any = zarr.open_group(path, mode="w-", zarr_format=3)
     levels, datasets = [], []
@@ -41,8 +42,8 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
             )
         )
         middle = (cells - 1) / 2  # the centre of the first cell, in cells of the grid
-        scale = [selection.interval, 1.0, 1.0, cells, cells]
-        first = [at["time"][0], 0.0, 0.0, at["y"][0] + middle, at["x"][0] + middle]
+        scale = [selection.interval or 1.0, 1.0, z.spacing, *(cells * axis.spacing for axis in (y, x))]
+        first = [selection.times[0], 0.0, z.first, *(axis.first + middle * axis.spacing for axis in (y, x))]
         places = [
             {"type": "scale", "scale": [float(number) for number in scale]},
             {"type": "translation", "translation": [float(number) for number in first]},
@@ -50,7 +51,7 @@ def write_ome_zarr(path: Path, selection: Selection, frames: Iterator[Frame]) ->
         datasets.append({"path": str(level), "coordinateTransformations": places})
     kinds = zip("tczyx", ("time", "channel", "space", "space", "space"), strict=True)
     axes = [{"name": name, "type": kind} for name, kind in kinds]
-    colors = zip(fields, CHANNEL_COLORS[-len(fields) :], strict=True)
+    colors = zip(fields, itertools.cycle(CHANNEL_COLORS[-len(fields) :]), strict=False)
     channels = [ome_channel(name, *selection.limits(name), color) for name, color in colors]
     image = {"name": selection.stack.path.stem, "axes": axes, "datasets": datasets}
     ome = {"version": "0.5", "multiscales": [image], "omero": {"channels": channels}}

@@ -38,7 +38,7 @@ def write_tiff(path: Path, selection: Selection, frames: Iterator[Frame]) -> Non
         sizes = {f"PhysicalSize{axis}{word}": value for axis in "XYZ" for word, value in (("", 1.0), ("Unit", "pixel"))}
         metadata |= {"Channel": {"Name": list(selection.fields)}, "TimeIncrement": selection.interval, **sizes}
     else:
-        times = selection.coordinates["time"]
+        times = selection.times
         labels = [f"{name}, time {time:g}" for time in times for _ in range(members) for name in selection.fields]
         limits = [limit for name in selection.fields for limit in selection.limits(name)]
         provenance = [f"{name}: {value}" for name, value in attributes_of(selection).items()]

@@ -20,13 +20,13 @@ def write_vtkhdf(path: Path, selection: Selection, frames: Iterator[Frame]) -> N
     """
     if selection.shape[-2] == 1:
         raise UsageError("--crop: expected two rows or more, got one, which VTK cannot read; choose another format")
-    count, at = len(selection.frames), selection.coordinates
+    count = len(selection.frames)
     with h5py.File(path, "x", locking=False) as file:
         file.attrs.update(attributes_of(selection))
-        root = create_image(file, selection.shape, [at["x"][0], at["y"][0], 0.0])
+        root = create_image(file, selection.content.volume)
         points, steps = root.create_group("PointData"), root.create_group("Steps")
         steps.attrs["NSteps"] = np.int64(count)
-        steps["Values"] = at["time"]
+        steps["Values"] = selection.times
         for name in selection.fields:
             steps[f"PointDataOffsets/{name}"] = np.arange(count, dtype=np.int64)
             create_array(points, name, selection, (count, *selection.shape))

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ class Block:
         copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
+    times, steps
+        float64 and int64 [frame], the model time and the number of steps behind each frame; whoever fills a block sets
+        them.
     data
         uint8 [frame, field, byte], a view of `buffer`: each field in C order, or its byte planes if the layout shuffles
         (all first bytes, then all second bytes, …).
@@ -49,6 +52,7 @@ class Block:
         self.buffer = buffer
         numbers = layout.statistics_nbytes
         self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
+        self.times, self.steps = np.zeros(frames), np.zeros(frames, np.int64)
         self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
         self.ends = buffer[layout.ends_start :][: 4 * layout.chunks.chunks_of(frames)].view(np.uint32)
         data = buffer[layout.header_nbytes :][: frames * layout.frame.frame_nbytes]
@@ -84,6 +88,12 @@ class Block:
             return self._tasks_done == 0
 
 
+# The phases of a block: the pool gives a Block; who has put frames there submits a FilledBlock; a writer commits
+# an EncodedBlock.
+FilledBlock = NewType("FilledBlock", Block)
+EncodedBlock = NewType("EncodedBlock", Block)
+
+
 class BlockPool:
     """A fixed number of blocks, the only bound in the system: a solver waits for a free block, and nowhere else."""
 
@@ -93,17 +103,19 @@ class BlockPool:
         self._free: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
         for _ in range(blocks):
             self._free.put(Block(layout, allocate(layout.block_nbytes)))
+        self._closed = False
 
     @property
     def in_use(self) -> int:
         """The number of blocks that are acquired and not released."""
-        return self.blocks - self._free.qsize()
+        return self.blocks + self._closed - self._free.qsize()
 
     def acquire(self) -> Block | None:
-        """Wait for a free block and return it; None once the pool is closed and no block is free."""
+        """Wait for a free block and return it; None once the pool is closed."""
         block = self._free.get()
-        if block is None:
-            self._free.put(None)  # for the next caller
+        if self._closed:
+            self._free.put(block)  # for the next caller
+            return None
         return block
 
     def release(self, block: Block) -> None:
@@ -113,4 +125,6 @@ class BlockPool:
 
     def close(self) -> None:
         """Wake the callers that wait for a block."""
-        self._free.put(None)
+        if not self._closed:
+            self._closed = True
+            self._free.put(None)

@@ -58,17 +58,18 @@ class Chunking:
         codec: str = "",
         level: int = 1,
     ) -> "Chunking":
-        """Choose the chunks of a run of `frames` frames, each after `steps` steps, with `pyramid` smaller levels.
+        """Choose the chunks of `frames` frames, each after `steps` steps, with `pyramid` smaller levels.
 
-        An output that is extended keeps its `frames_per_chunk`; 0: the number is chosen.
+        Both numbers are 0 where nobody knows them. An output that is extended keeps its `frames_per_chunk`; 0: the
+        number is chosen. A frame of one axis is never cut, so that readers can take it for a row.
         """
         plane, lines = frame.plane_nbytes, frame.shape[0]
-        fitting = min(sizes.chunk_bytes / plane, sizes.frames_in_block(frame, steps), frames)
+        fitting = min(sizes.chunk_bytes / plane, sizes.frames_in_block(frame, steps), frames or math.inf)
         per_chunk = frames_per_chunk or max(1, round(fitting))
         if frames_per_shard:
             smaller = range(min(per_chunk, frames_per_shard), 0, -1)
             per_chunk = next(size for size in smaller if frames_per_shard % size == 0)
-        if plane > sizes.large_bytes:
+        if plane > sizes.large_bytes and len(frame.shape) > 1:
             lines = max(1, round(sizes.slab_bytes * frame.shape[0] / plane))
         if lines < frame.shape[0]:  # a slab of each level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid

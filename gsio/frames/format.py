@@ -18,7 +18,8 @@ class FrameFormat:
     fields
         Names of the saved fields.
     computed, dtype
-        The dtypes in which values are computed and stored. Stored unsigned integers stand for 0 to 1.
+        The dtypes in which values are computed and stored. Unsigned integers that are stored for floats stand for 0 to
+        1.
     keep_bits
         The number of bits of the mantissa that are kept; 0: all bits.
     shuffle
@@ -74,7 +75,7 @@ class FrameFormat:
     @property
     def stored_one(self) -> int:
         """The unsigned integer that stands for 1; 0 where values are stored as they are."""
-        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" else 0
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" and self.computed.kind == "f" else 0
 
     @property
     def scale(self) -> np.floating[Any]:

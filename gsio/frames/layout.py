@@ -65,6 +65,11 @@ class BlockLayout:
         """Tasks of a block: each is a slab of `frames_per_task` frames."""
         return self.chunks.slabs * -(-self.frames_per_block // self.frames_per_task)
 
+    def end_of(self, first: int) -> int:
+        """Return where a block from frame `first` on ends at most: with its chunk or shard, if it begins inside one."""
+        behind = first % self.chunks.frames_together
+        return first - behind + (self.chunks.frames_together if behind else self.frames_per_block)
+
     @property
     def statistics_nbytes(self) -> int:
         """Bytes of the statistics of a block."""

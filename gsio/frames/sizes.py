@@ -29,8 +29,12 @@ class Sizes(NamedTuple):
     slab_bytes: int = 8 << 20
 
     def frames_in_block(self, frame: FrameFormat, steps: int) -> float:
-        """Return the number of frames, each after `steps` steps, that fill a block; below 1 if one frame is larger."""
-        return min(self.block_bytes / frame.frame_nbytes, self.block_work / (frame.cells * steps))
+        """Return the number of frames, each after `steps` steps, that fill a block; below 1 if one frame is larger.
+
+        The work does not count if `steps` is 0, because nobody knows it.
+        """
+        fitting = self.block_bytes / frame.frame_nbytes
+        return min(fitting, self.block_work / (frame.cells * steps)) if steps else fitting
 
 
 DEFAULT: ContextVar[Sizes | None] = ContextVar("sizes", default=None)  # set by `gsio.testing.small_blocks` only

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 import structlog
 import trio
 
+from gsio.frames.content import NAME
 from gsio.look.live import Live, event
 from gsio.look.proxies import Proxies, Wanted, make_proxies
 from gsio.look.source import GROUP, WINDOW_CELLS, Snapshot, Source, coarse_to_fine, finite, values_at, window
@@ -35,7 +36,7 @@ STRANGE = 403, 405, 421  # answers to those who may not ask; their connections e
 PIECE_SECONDS = 0.1  # the time to read a piece of a curve, which is sent at once
 NUMBER = r"([0-9]{1,9})"
 RANGE = r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})"
-FIELD = r"([uv])"
+FIELD = f"({NAME})"
 HEADERS = (
     ("Content-Security-Policy",
      "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'self' http://localhost:* http://127.0.0.1:*"),

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, reason_of
+from gsio.frames.content import Content, content_of
 from gsio.frames.metadata import damaged_frames, field_attributes
 from gsio.inputs import printable
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout, Places
-from gsio.run.plan import layout_of
+from gsio.run.plan import content_layout
 from gsio.run.status import is_written, state_of
 from gsio.writer.journal import Records, journal_of, read_journal
 from gsio.writer.status_file import is_here, read_status
@@ -49,7 +50,7 @@ class Snapshot:
     frames
         Number of committed frames.
     fields
-        The saved fields by name, v first; they can be read by many threads at once.
+        The saved fields by name; they can be read by many threads at once.
     series
         Time, step and statistics by name, [frame] each.
     """
@@ -57,7 +58,7 @@ class Snapshot:
     state: str
     output_id: str
     identity: tuple[int, int]
-    config: Config
+    content: Content
     attributes: Mapping[str, Any]
     frames: int
     fields: dict[str, Frames]
@@ -66,8 +67,13 @@ class Snapshot:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Members, rows and columns of a frame."""
-        shape = next(iter(self.fields.values())).shape
-        return (shape[1] if len(shape) > 3 else 1, shape[-2], shape[-1])
+        members, rows, cols = self.content.volume
+        return members.size, rows.size, cols.size
+
+    @property
+    def config(self) -> Config | None:
+        """The configuration of a run; None where no run made the output."""
+        return Config.from_toml(self.attributes["config"]) if "config" in self.attributes else None
 
     @property
     def factor(self) -> int:
@@ -82,44 +88,48 @@ class Snapshot:
 
     def describe(self) -> dict[str, Any]:
         """Return the values that the page gets of an output, without its number and name."""
-        field, run, model = next(iter(self.fields.values())), self.config.run, self.config.model
+        field, config = next(iter(self.fields.values())), self.config
         members, rows, cols = self.shape
         return {
             "state": self.state,
             "frames": self.frames,
-            "frames_total": self.frames if "selection" in self.attributes else max(run.frames, self.frames),
+            "frames_total": max(config.run.frames if config and "selection" not in self.attributes else 0, self.frames),
             "fields": list(self.fields),
             "members": members,
             "rows": rows,
             "cols": cols,
             "dtype": str(field.dtype),
-            "steps_per_frame": run.steps_per_frame,
-            "dt": model.dt,
-            "facts": self._facts(),
+            "kind": field.dtype.newbyteorder("<").str,
+            "steps_per_frame": config.run.steps_per_frame if config else None,
+            "dt": config.model.dt if config else None,
+            "interval": self.content.interval,
+            "facts": self._facts(config),
             "damaged": damaged_frames(self.attributes),
             "chunk": {
                 "frames": field.frames_per_chunk,
-                "rows": field.lines_per_chunk,
+                "rows": field.lines_per_slab * (rows if field.ndim > 3 and members == 1 else 1),
                 "slabs": field.slabs,
                 "dtype": field.stored.newbyteorder("<").str,
                 "scale": None if field.scale is None else float(field.scale),
-                "layout": "planes" if CODECS[self.config.output.compression].byte_planes else "values",
+                "layout": "planes" if CODECS[self.content.compression].byte_planes else "values",
             },
             "proxy": {"rows": self.proxy_shape[0], "cols": self.proxy_shape[1], "group": GROUP},
             "exact": "window" if rows * cols > WHOLE_CELLS else "chunk",
             "group": self.output_id,
         }
 
-    def _facts(self) -> list[tuple[str, str]]:
-        model, grid = self.config.model, self.config.grid
-        facts = [
-            ("feed", _short(model.feed)),
-            ("kill", _short(model.kill)),
-            ("grid", f"{grid.rows} × {grid.cols}, {grid.boundary}"),
-            ("stencil", model.stencil),
-            ("precision", model.precision),
-            ("compression", self.config.output.compression),
-        ]
+    def _facts(self, config: Config | None) -> list[tuple[str, str]]:
+        axes = self.content.axes
+        facts = [(" × ".join(axis.name for axis in axes), " × ".join(str(axis.size) for axis in axes))]
+        if config is not None:
+            model, grid = config.model, config.grid
+            facts = [
+                ("feed", _short(model.feed)),
+                ("kill", _short(model.kill)),
+                ("grid", f"{grid.rows} × {grid.cols}, {grid.boundary}"),
+                ("stencil", model.stencil),
+            ]
+        facts += [("precision", self.content.precision), ("compression", self.content.compression)]
         return facts + [(name, str(self.attributes[name])) for name in FACTS if self.attributes.get(name)]
 
 
@@ -209,7 +219,7 @@ def from_stack(path: Path) -> Snapshot:
                 state=state_of(path, stack.attributes["status"]),
                 output_id=stack.attributes.get("output_id") or f"{found.st_dev}-{found.st_ino}",
                 identity=(found.st_dev, found.st_ino),
-                config=stack.config,
+                content=stack.content,
                 attributes=stack.attributes,
                 frames=stack.frames,
                 fields={name: frames.apart(path) for name, frames in stack.fields.items()},
@@ -221,32 +231,32 @@ def from_stack(path: Path) -> Snapshot:
 
 def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:
     """Return what `records` know of an output; None if the output has other chunks."""
-    config, found = Config.from_toml(records.attributes["config"]), path.stat()
+    content, found = content_of(records.attributes), path.stat()
     identity = found.st_dev, found.st_ino
-    if (fields := _fields(path, identity, config, records)) is None:
+    if (fields := _fields(path, identity, content, records)) is None:
         return None
     names = [name for name in records.frames.dtype.names or () if name not in ("frame", "places", "checksum")]
     series = {name: records.frames[name] for name in names}
     output_id = str(records.attributes.get("output_id"))
-    return Snapshot(state, output_id, identity, config, records.attributes, len(records.frames), fields, series)
+    return Snapshot(state, output_id, identity, content, records.attributes, len(records.frames), fields, series)
 
 
-def _fields(path: Path, identity: tuple[int, int], config: Config, records: Records) -> dict[str, Frames] | None:
-    layout = layout_of(config, frames_per_chunk=records.frames_per_chunk)
+def _fields(path: Path, identity: tuple[int, int], content: Content, records: Records) -> dict[str, Frames] | None:
+    layout = content_layout(content, frames_per_chunk=records.frames_per_chunk)
     frame, chunks, count = layout.frame, layout.chunks, len(records.frames)
     places = records.frames["places"]
     if places.shape[1:] != (len(frame.fields), chunks.slabs) or chunks.frames_per_chunk != records.frames_per_chunk:
         return None
     shards = (chunks.frames_per_shard, *chunks.chunk_shape[1:]) if chunks.frames_per_shard else None
     fields = {}
-    for name in sorted(frame.fields, reverse=True):  # v first
+    for name in frame.fields:
         array = ArrayLayout(
-            (count, *frame.shape), chunks.chunk_shape, frame.dtype, field_attributes(name, layout), shards
+            (count, *frame.shape), chunks.chunk_shape, frame.dtype, field_attributes(name, content, layout), shards
         )
         table = places[:: records.frames_per_chunk, frame.fields.index(name)]
         folder = path / name if path.is_dir() else None
         at = None if folder else Places(path, identity, table)
-        fields[name] = Frames(array, count, folder, CODECS[config.output.compression], at)
+        fields[name] = Frames(array, count, folder, CODECS[content.compression], at)
     return fields
 
 

@@ -16,9 +16,10 @@ from gsio.files import new_file, publish, require_new, temporary_beside
 from gsio.profile import nsys
 from gsio.profile.lanes import check_plot, draw_lanes
 from gsio.profile.overlap import Report, overlap
+from gsio.run.output import beside, check_output
 from gsio.run.plan import with_codec
 from gsio.run.progress import Observe
-from gsio.run.simulate import beside, check_output, simulate
+from gsio.run.simulate import simulate
 from gsio.trace import timeline
 
 FAILED = {GsioError.exit_code, *(kind.exit_code for kind in GsioError.__subclasses__()), 130, 143}

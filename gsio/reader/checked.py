@@ -11,45 +11,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from gsio.codec import CODECS
-from gsio.config import Config, Output
-from gsio.frames.metadata import AXES, DAMAGED, SERIES_CHUNK, damaged_frames
+from gsio.frames.content import Content, content_of
+from gsio.frames.metadata import DAMAGED, SERIES_CHUNK, damaged_frames
 from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, read_regular
 
-TEXTS = ("config", "history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
+TEXTS = ("history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
+NO_OUTPUT = "it is not an output of gsio"
 STATES = ("running", "complete", "stopped", "failed")
 SERIES = {"time": "<f8", "step": "<i8", "integrity/crc32c": "<u4"}  # the statistics are checked too
 CHUNK_NBYTES = 64 << 20  # the largest chunk, unless one frame is larger
 ATTRIBUTE_NBYTES = 1 << 20  # the largest attribute that is read
 OBJECTS = 10_000  # the most objects, or attributes, in a file
-STATISTICS = 100  # the most statistics in a file
+STATISTICS = 500  # the most statistics in a file
 UNRECORDED = 1 << 16  # the most frames by which two arrays of a torn file may differ in length
 
 
-def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
-    """Raise an exception unless an open output, a group of h5py or zarr, is as gsio writes it."""
+def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> Content:
+    """Return the content of an open output, a group of h5py or zarr; raise unless all is as gsio writes it."""
+    _expect("gsio_version" in attributes, NO_OUTPUT)
+    content = content_of(attributes)
+    fields = [name for name in content.fields if name in root]
+    _expect(fields, NO_OUTPUT)  # an export for another tool has no fields of these names
     for name in TEXTS:
         _expect(isinstance(attributes.get(name), str), f"expected the attribute '{name}', a text")
     found = attributes.get("status")
     _expect(found in STATES, f"status: expected {', '.join(STATES)}, found {str(found)[:40]!r}")
     _expect(isinstance(attributes.get("output_id", ""), str), "output_id: expected a text, found another value")
-    config = Config.from_toml(attributes["config"])
-    members = config.model.members
-    dtype = np.dtype(config.stored).newbyteorder("<")
     kind = _Zarr(path, root) if path.is_dir() else _HDF5(path, root)
-    shape: tuple[int, ...] = (*((members,) if members > 1 else ()), config.grid.rows, config.grid.cols)
-    if "selection" in attributes:  # the configuration is that of the whole run
-        part = tuple(math.prod(kind.array(name).shape) for name in ("y", "x"))
-        cut = all(0 < size <= whole for size, whole in zip(part, shape[-2:], strict=True))
-        _expect(cut, f"expected a part of the grid of {shape[-2:]}, found {part}")
-        shape = (*shape[:-2], *part)
-    for name, size in zip(AXES[-len(shape) :], shape, strict=True):
-        kind.values(name, "<f8", size)
-    fields = [name for name in ("u", "v") if name in root]
-    saved = set(config.output.fields.split(","))
+    if "selection" in attributes and "config" in attributes:  # the configuration is that of the whole run
+        content = _part_of(content, kind)
+    frame, shape = content.frame(), content.shape
+    for axis in content.axes:
+        kind.values(axis.name, "<f8", axis.size)
     _expect(
-        set(fields) == saved, f"expected the fields {', '.join(sorted(saved))}, found {', '.join(fields) or 'none'}"
+        len(fields) == len(content.fields),
+        f"expected the fields {', '.join(content.fields)}, found {', '.join(fields)}",
     )
     statistics = {f"stats/{name}_{word}": "<f8" for name in fields for word in ("min", "max", "mean")}
     found = [name for name in root["stats"] if name != "time"] if "stats" in root else []  # `time` is a link
@@ -58,24 +57,37 @@ def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> None:
     lengths = [kind.values(name, types) for name, types in (SERIES | statistics).items()]
     for name in fields:
         array = kind.array(name)
-        _expect(array.dtype == dtype, f"{name}: expected {dtype}, found {array.dtype}")
+        _expect(array.dtype == frame.dtype, f"{name}: expected {frame.dtype}, found {array.dtype}")
         found = array.shape
         _expect(found[1:] == shape, f"{name}: expected frames of {shape}, found {found[1:]}")
         lengths.append(found[0])
         _expect(array.chunks is not None, f"{name}: expected chunks, found frames in one piece")
         chunks = array.chunks
         whole = chunks[0] > 0 and 0 < chunks[1] <= shape[0] and chunks[2:] == shape[1:]
-        most = max(CHUNK_NBYTES, math.prod(shape) * dtype.itemsize)
-        fits = math.prod(chunks) * dtype.itemsize <= most
+        most = max(CHUNK_NBYTES, frame.plane_nbytes)
+        fits = math.prod(chunks) * frame.dtype.itemsize <= most
         _expect(whole and fits, f"{name}: expected chunks of whole rows, {most} bytes at most, found {chunks}")
-        kind.check_codec(name, array, config.output)
+        kind.check_codec(name, array, content)
         scale = array.attrs.get("scale_factor")
         scaled = scale is not None and np.ndim(scale) == 0 and math.isfinite(scale) and scale > 0
-        right = scaled if dtype.kind == "u" else scale is None
+        right = scaled if frame.stored_one else scale is None
         _expect(right, f"{name}: expected a scale where values are stored as integers, and none else, found {scale!r}")
     _expect(max(lengths) - min(lengths) <= UNRECORDED, f"expected arrays of the same length, found {lengths}")
     known = all(isinstance(frame, int) and 0 <= frame < max(lengths) for frame in damaged_frames(attributes))
     _expect(known, f"{DAMAGED}: expected the numbers of frames, found others")
+    return content
+
+
+def _part_of(content: Content, kind: "_HDF5 | _Zarr") -> Content:
+    """Return the content of an export that has a part of the rows and columns of a run."""
+    *members, rows, cols = content.axes
+    kept = []
+    for axis in (rows, cols):
+        size = math.prod(kind.array(axis.name).shape)
+        _expect(0 < size <= axis.size, f"{axis.name}: expected a part of {axis.size}, found {size}")
+        kind.values(axis.name, "<f8", size)
+        kept.append(replace(axis, size=size, first=float(kind.array(axis.name)[0])))
+    return replace(content, axes=(*members, *kept))
 
 
 class _HDF5:
@@ -118,10 +130,10 @@ class _HDF5:
         _expect(enough, f"{name}: expected {array.shape[0]} values, found {there} bytes of them")
         return int(array.shape[0])
 
-    def check_codec(self, name: str, array: Any, output: Output) -> None:
-        codec, found = CODECS.get(output.compression), self._filters(array)
+    def check_codec(self, name: str, array: Any, content: Content) -> None:
+        codec, found = CODECS.get(content.compression), self._filters(array)
         expected = codec.hdf5.numbers if codec and codec.hdf5 else None
-        _expect(found == expected, f"{name}: expected the filters {expected} of {output.compression}, found {found}")
+        _expect(found == expected, f"{name}: expected the filters {expected} of {content.compression}, found {found}")
 
     def _filters(self, array: Any) -> tuple[int, ...]:
         made = array.id.get_create_plist()
@@ -160,7 +172,7 @@ class _Zarr:
             _expect(whole, f"{name}: expected a regular file of {nbytes} bytes, c.{number}, found another")
         return int(array.shape[0])
 
-    def check_codec(self, name: str, array: Any, output: Output) -> None:
+    def check_codec(self, name: str, array: Any, content: Content) -> None:
         from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
         codecs = list(array.metadata.codecs)
@@ -172,9 +184,9 @@ class _Zarr:
                 known and cut and outer.index_location.value == "end", f"{name}: expected shards of gsio, not others"
             )
             codecs = list(outer.codecs)
-        codec = CODECS.get(output.compression)
-        same = codec and codec.zarr and _kinds(codecs) == [BytesCodec, *_kinds(codec.zarr(output.level))]
-        _expect(same, f"{name}: expected the codecs of {output.compression}, found {', '.join(map(str, codecs))}")
+        codec = CODECS.get(content.compression)
+        same = codec and codec.zarr and _kinds(codecs) == [BytesCodec, *_kinds(codec.zarr(content.level))]
+        _expect(same, f"{name}: expected the codecs of {content.compression}, found {', '.join(map(str, codecs))}")
 
 
 def _kinds(codecs: Iterable[Any]) -> list[type]:

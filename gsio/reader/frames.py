@@ -54,7 +54,7 @@ class ArrayLayout(NamedTuple):
 
 
 class Frames:
-    """The committed frames of one field, [frame, (member,) row, col]: indexed like a NumPy array, read when indexed.
+    """The committed frames of one field, [frame, …], indexed like a NumPy array, and read when they are indexed.
 
     With slices, integers and one list of frames, memory holds only the selected cells of each frame. Any other index of
     NumPy gives the same as on an array, but memory then holds every frame that it touches.
@@ -70,6 +70,8 @@ class Frames:
     frames_per_chunk, frames_together
         Frames of a chunk, which is decoded to read one of them; the last chunk is kept. Frames of a shard, or of
         a chunk if there are no shards.
+    lines_per_slab
+        Rows that a slab holds, or members where frames have more than two axes.
     """
 
     def __init__(
@@ -86,7 +88,8 @@ class Frames:
         self.frames_per_chunk = array.chunks[0]
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         self.codec = codec.family
-        self.lines_per_chunk: int = array.chunks[1]
+        # Lines are rows, or members; a frame of one axis is one row, and one of four axes has all members of a place.
+        self.lines_per_slab: int = array.chunks[1] * math.prod(self.shape[2:-2]) if self.ndim > 2 else 1
         self.stored: np.dtype[Any] = array.dtype
 
     def __len__(self) -> int:
@@ -158,14 +161,17 @@ class Frames:
 
         Each piece is a row and the values from there on, [frame, row, col], as stored; raises as `chunk`.
         """
-        lines = self.lines_per_chunk
+        lines, line = self.lines_per_slab, self.shape[-2:] if self.ndim > 3 else self.shape[-1:]
+
+        def slab(place: int) -> NDArray[Any]:
+            return self.slab(number, place).reshape(self.frames_per_chunk, lines, *line)
+
         if self.ndim > 3:
-            slab = self.slab(number, member // lines)
-            yield rows.start, slab[:, member % lines, rows.start : rows.stop]
+            yield rows.start, slab(member // lines)[:, member % lines, rows.start : rows.stop]
             return
         for place in range(rows.start // lines, -(-rows.stop // lines)):
             first = max(rows.start, place * lines)
-            yield first, self.slab(number, place)[:, first - place * lines : rows.stop - place * lines]
+            yield first, slab(place)[:, first - place * lines : rows.stop - place * lines]
 
     def slab(self, number: int, slab: int) -> NDArray[Any]:
         """Return one slab of the frames that share chunks, [frame, line, …], as stored; raises as `chunk`.

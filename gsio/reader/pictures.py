@@ -11,14 +11,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio.config.schema import Map
+from gsio.config import Map, Parameter
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, png, resize, sheet
 from gsio.errors import DataError
 from gsio.inputs import printable
 from gsio.log import configure
-from gsio.reader.selection import Frame, Selection, fields_of, select
+from gsio.reader.selection import Frame, Selection, select
 from gsio.reader.stack import Stack
 
 WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
@@ -97,8 +97,8 @@ class Drawing:
     @cached_property
     def _labels(self) -> list[tuple[str, str, str]]:
         """The labels of each tile, from the longest to the shortest: its field and member, and the rates of that."""
-        selection, model = self.selection, self.selection.stack.config.model
-        lists = {name: rate for name, rate in (("feed", model.feed), ("kill", model.kill)) if isinstance(rate, tuple)}
+        selection = self.selection
+        lists = {name: rate for name, rate in _rates(selection.stack).items() if isinstance(rate, tuple)}
         labels = []
         for member in selection.members:
             number = f"{member}" if len(selection.members) > 1 else ""
@@ -122,13 +122,12 @@ def drawing(
     colorbar: bool = False,
     timestamp: bool = False,
 ) -> Drawing:
-    """Return how the part of a stack that the texts name is drawn; empty `fields` are v, or the only field.
+    """Return how the part of a stack that the texts name is drawn; empty `fields` are the last one.
 
     Raises UsageError or DataError as `select` does, and UsageError for limits, a colour map or a scale that cannot be
     used.
     """
-    chosen = fields or ("v" if "v" in fields_of(stack) else fields_of(stack)[0])
-    selection = select(stack, frames=frames, crop=crop, fields=chosen, members=members)
+    selection = select(stack, frames=frames, crop=crop, fields=fields or list(stack.fields)[-1], members=members)
     rows, cols = selection.shape[-2:]
     check_scale(scale, (rows * len(selection.fields) * len(selection.members), cols))
     palette(cmap)
@@ -156,10 +155,10 @@ def picture(stack: Stack, number: int, field: str | None, member: int | None, **
 
 def html_of(stack: Stack) -> str:
     """Return a strip of thumbnails with their times, and the facts of a stack, as HTML for a notebook."""
-    facts = f"<b>{html.escape(printable(str(stack.path)))}</b>: {html.escape(stack.facts)}{_rates(stack)}"
+    facts = f"<b>{html.escape(printable(str(stack.path)))}</b>: {html.escape(stack.facts)}{_rates_in_words(stack)}"
     if not stack.frames:
         return f"<div>{facts}</div>"
-    longest = max(next(iter(stack.fields.values())).shape[-2:])
+    longest = max(axis.size for axis in stack.content.volume[1:])
     scale = THUMBNAIL_PIXELS / longest if longest > THUMBNAIL_PIXELS else THUMBNAIL_PIXELS // longest
     drawn = drawing(stack, members="0", scale=scale)
     cells = []
@@ -176,10 +175,15 @@ def html_of(stack: Stack) -> str:
     return f'<div>{facts}<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(cells)}</div></div>'
 
 
-def _rates(stack: Stack) -> str:
+def _rates(stack: Stack) -> dict[str, Parameter]:
+    """Return the rates of a run by name; an output that no run made has none."""
+    return {"feed": stack.config.model.feed, "kill": stack.config.model.kill} if stack.is_of_run else {}
+
+
+def _rates_in_words(stack: Stack) -> str:
     """Return the rates in words, of a batch from the least to the largest; a rate of a map is left out."""
     words = ""
-    for name, rate in (("feed", stack.config.model.feed), ("kill", stack.config.model.kill)):
+    for name, rate in _rates(stack).items():
         if not isinstance(rate, Map):
             numbers = np.unique(rate)
             words += f", {name} {numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")

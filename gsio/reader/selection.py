@@ -1,6 +1,7 @@
 """The frames, members, fields, rows and columns of an output that a command takes."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -9,9 +10,9 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gsio.config import Config
 from gsio.draw.limits import limits_of
 from gsio.errors import DataError, UsageError
+from gsio.frames.content import Axis, Content
 from gsio.frames.metadata import damaged_frames
 from gsio.reader.frames import Frames
 from gsio.reader.stack import Stack
@@ -23,48 +24,59 @@ Frame = list[NDArray[Any]]  # one array of `Selection.shape` for each field
 class Selection:
     """A part of an output; the ranges count the frames, members, rows and columns of `stack`.
 
+    A frame is seen as `Content.volume` has it: members are the places along the axes before the last two.
+
     Attributes
     ----------
-    config
-        The configuration of a run that saves just these fields and members.
-    fields
-        The names of the fields, in the order of their checksums.
+    content
+        The content of an output that holds just this part.
     members
-        The members of a batch; range(1) for a single grid.
+        The members; range(1) for a single grid.
     """
 
     stack: Stack
-    config: Config
-    fields: tuple[str, ...]
+    content: Content
     frames: range
     members: range
     rows: range
     cols: range
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields, in the order of their checksums."""
+        return tuple(self.content.fields)
+
     @cached_property
     def is_whole_frame(self) -> bool:
         """Return whether each frame is taken as a whole, with all fields, members, rows and columns."""
-        return self.fields == fields_of(self.stack) and self.shape == self.stack.fields[self.fields[0]].shape[1:]
+        whole = self.stack.content
+        return (self.fields, self.content.shape) == (tuple(whole.fields), whole.shape)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of a frame, [(member,) row, col]; a single member has no axis of its own."""
-        members = (len(self.members),) if len(self.members) > 1 else ()
-        return (*members, len(self.rows), len(self.cols))
+        return tuple(axis.size for axis in self.axes)
 
     @cached_property
-    def coordinates(self) -> dict[str, NDArray[Any]]:
-        """Return time and step of each frame, and y and x, as in the source, which can itself be an export."""
-        found = {name: self.stack.series(name)[slice_of(self.frames)] for name in ("time", "step")}
-        for name, kept in (("y", self.rows), ("x", self.cols)):
-            found[name] = self.stack.axis(name)[slice_of(kept)]
-        return found
+    def axes(self) -> tuple[Axis, ...]:
+        """Return the axes of a frame of `shape`."""
+        members, *plane = self.content.volume
+        return (members, *plane) if members.size > 1 else tuple(plane)
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Return the model time of each frame."""
+        return self.stack.series("time")[slice_of(self.frames)]
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Return the number of steps behind each frame."""
+        return self.stack.series("step")[slice_of(self.frames)]
 
     @cached_property
     def interval(self) -> float:
-        """Return the model time between two frames."""
-        times, run = self.coordinates["time"], self.config.run
-        return float(times[1] - times[0]) if len(times) > 1 else run.steps_per_frame * self.config.model.dt
+        """Return the model time between two frames; 0: unknown."""
+        return float(self.times[1] - self.times[0]) if len(self.times) > 1 else self.content.interval
 
     def limits(self, name: str) -> tuple[float, float]:
         """Return the limits of the contrast of a field: its least and largest finite value in the frames."""
@@ -74,7 +86,7 @@ class Selection:
     def read(self, number: int) -> Frame:
         """Return frame `number` of the stack, one array for each field; raise DataError if it cannot be read."""
         try:
-            return [self.stack.fields[name][number, *self._crop] for name in self.fields]
+            return [self._part(self.stack.fields[name][number]) for name in self.fields]
         except (OSError, ValueError, LookupError) as error:
             raise DataError(f"{self.stack.path}: frame {number}: {error}; see 'gsio verify'") from None
 
@@ -109,23 +121,16 @@ class Selection:
             chunks = [field.decoded(frames[0] // per_chunk) for field in fields]
         except (OSError, ValueError, LookupError) as error:
             raise DataError(f"{self.stack.path}: {numbers}: {error}; see 'gsio verify'") from None
-        return [[chunk[number % per_chunk, *self._crop] for chunk in chunks] for number in frames]
+        return [[self._part(chunk[number % per_chunk]) for chunk in chunks] for number in frames]
 
     @cached_property
     def _damaged(self) -> frozenset[int]:
         return frozenset(damaged_frames(self.stack.attributes))
 
-    @cached_property
-    def _crop(self) -> tuple[int | slice, ...]:
-        """The index of a frame that gives the selected part."""
-        batch = self.stack.fields[self.fields[0]].ndim > 3
-        members = self.members[0] if batch and len(self.members) == 1 else slice_of(self.members)
-        return (*((members,) if batch else ()), slice_of(self.rows), slice_of(self.cols))
-
-
-def fields_of(stack: Stack) -> tuple[str, ...]:
-    """Return the names of the saved fields, in the order of their checksums."""
-    return tuple(stack.config.output.fields.split(","))
+    def _part(self, frame: NDArray[Any]) -> NDArray[Any]:
+        """Return the selected part of a whole frame."""
+        volume = frame.reshape([axis.size for axis in self.stack.content.volume])
+        return volume[slice_of(self.members), slice_of(self.rows), slice_of(self.cols)].reshape(self.shape)
 
 
 def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "", members: str = ":") -> Selection:
@@ -134,10 +139,7 @@ def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "
     Raises UsageError or DataError if the output has no frames, its fields or times cannot be read, or a text selects
     nothing.
     """
-    saved, corners = fields_of(stack), crop.split(",")
-    if not set(saved) <= set(stack.fields):
-        found = ", ".join(stack.fields)
-        raise UsageError(f"{stack.path}: expected the fields {', '.join(saved)}, found {found}; see 'gsio verify'")
+    saved, corners = tuple(stack.fields), crop.split(",")
     chosen = tuple(name for name in saved if name in fields.split(",")) if fields else saved
     if fields and set(fields.split(",")) != set(chosen):
         raise UsageError(f"--fields: expected some of {', '.join(saved)}, got '{fields}'")
@@ -150,30 +152,24 @@ def select(stack: Stack, *, frames: str = "", crop: str = ":,:", fields: str = "
             )
     if not stack.frames:
         raise DataError(f"{stack.path}: expected committed frames, found none; try again when the run has saved some")
-    rows, cols = stack.fields[saved[0]].shape[-2:]
-    batch = parse_range("--members", "START:STOP:STEP", members, stack.config.model.members)
-    return Selection(
-        stack,
-        _config_of(stack.config, chosen, batch),
-        chosen,
-        parse_range("--frames", "START:STOP:STEP", frames or ":", stack.frames),
-        batch,
+    batch, rows, cols = (axis.size for axis in stack.content.volume)
+    part = (
+        parse_range("--members", "START:STOP:STEP", members, batch),
         parse_range("--crop", "TOP:BOTTOM", corners[0], rows),
         parse_range("--crop", "LEFT:RIGHT", corners[1], cols),
     )
+    taken = parse_range("--frames", "START:STOP:STEP", frames or ":", stack.frames)
+    return Selection(stack, _content_of(stack.content, chosen, *part), taken, *part)
 
 
-def _config_of(config: Config, fields: tuple[str, ...], members: range) -> Config:
-    """Return the configuration of a run that saves only these fields and members."""
-
-    def of_members(values: Any) -> Any:
-        if not isinstance(values, tuple):
-            return values
-        kept = values[slice_of(members)]
-        return kept if len(kept) > 1 else kept[0]
-
-    model = replace(config.model, feed=of_members(config.model.feed), kill=of_members(config.model.kill))
-    return replace(config, model=model, output=replace(config.output, fields=",".join(fields)))
+def _content_of(content: Content, fields: Sequence[str], members: range, rows: range, cols: range) -> Content:
+    """Return the content of an output that holds only these fields, members, rows and columns."""
+    before: Sequence[Axis] = content.axes[:-2]
+    of_members, *plane = content.volume
+    if len(members) < of_members.size:
+        before = (of_members.part(members),) if len(members) > 1 else ()
+    after = [axis.part(kept) for axis, kept in zip(plane, (rows, cols), strict=True)][-len(content.axes) :]
+    return replace(content, fields={name: content.fields[name] for name in fields}, axes=(*before, *after))
 
 
 def parse_range(option: str, form: str, text: str, size: int) -> range:

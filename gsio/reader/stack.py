@@ -15,7 +15,8 @@ from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.draw.colours import DEFAULT
 from gsio.draw.limits import Limits
-from gsio.errors import DataError, reason_of
+from gsio.errors import NO_THREAD, DataError, GsioError, is_without_thread, reason_of
+from gsio.frames.content import Content
 from gsio.reader.checked import attributes_of, check, check_place
 from gsio.reader.frames import Frames
 
@@ -28,7 +29,9 @@ class Stack:
     frames
         Number of committed frames.
     fields
-        Saved fields by name, each a `Frames`; also as `.v` and `.u`.
+        Saved fields by name, in the order of their checksums, each a `Frames`; also by its name, as in `.v`.
+    content
+        What the frames are: their fields and axes, and how they are stored.
     attributes
         Attributes of the file as a whole.
     times
@@ -37,16 +40,18 @@ class Stack:
         The open h5py.File or zarr.Group.
     """
 
-    def __init__(self, path: Path, root: Any, attributes: dict[str, Any], most: int | None = None) -> None:
+    def __init__(
+        self, path: Path, root: Any, attributes: dict[str, Any], content: Content, most: int | None = None
+    ) -> None:
         self.path = path
         self.root = root
         self.attributes = attributes
-        saved = [name for name in ("u", "v") if name in root]
-        there = min(root[name].shape[0] for name in saved)
+        self.content = content
+        there = min(root[name].shape[0] for name in content.fields)
         self.frames = there if most is None else min(there, most)
-        folders = {name: path / name if path.is_dir() else None for name in saved}
-        self._codec = CODECS[self.config.output.compression]
-        self.fields = {name: Frames(root[name], self.frames, folders[name], self._codec) for name in saved}
+        folders = {name: path / name if path.is_dir() else None for name in content.fields}
+        self._codec = CODECS[content.compression]
+        self.fields = {name: Frames(root[name], self.frames, folder, self._codec) for name, folder in folders.items()}
         self.times: NDArray[np.float64] = np.asarray(root["time"][: self.frames])
 
     def __getattr__(self, name: str) -> Frames:
@@ -68,8 +73,15 @@ class Stack:
             self.root.close()
 
     @property
+    def is_of_run(self) -> bool:
+        """Whether a run of Gray-Scott made the output, which then records its configuration."""
+        return "config" in self.attributes
+
+    @property
     def config(self) -> Config:
-        """The configuration of the run."""
+        """The configuration of the run; raises DataError if no run of Gray-Scott made the output."""
+        if not self.is_of_run:
+            raise DataError(f"{self.path}: expected an output of 'gsio run', found one that another program made")
         return Config.from_toml(self.attributes["config"])
 
     def series(self, name: str) -> NDArray[Any]:
@@ -77,7 +89,7 @@ class Stack:
         return self._read(name, slice(self.frames))
 
     def axis(self, name: str) -> NDArray[np.float64]:
-        """Return the coordinates along an axis of the grid, [cell]: 'y' or 'x'."""
+        """Return the coordinates along an axis of a frame, [cell]: 'y' or 'x'."""
         return self._read(name, slice(None))
 
     def _read(self, name: str, part: slice) -> NDArray[Any]:
@@ -93,7 +105,7 @@ class Stack:
         return ["time", "step", *statistics, "integrity/crc32c"]
 
     def frame(self, name: str, index: int) -> NDArray[Any]:
-        """Return one frame of a saved field, [rows, cols] or [members, rows, cols]; -1 is the last.
+        """Return one frame of a saved field, [row, col], [member, row, col] or as its axes are; -1 is the last.
 
         Raises KeyError if the field is not saved and IndexError if the frame is not committed.
         """
@@ -118,7 +130,8 @@ class Stack:
         Parameters
         ----------
         field, member
-            The field, by default v if it is saved; the member of a batch, by default all of them as tiles.
+            The field, by default the last one, which is v if it is saved; the member of a batch, by default all of
+            them as tiles.
         limits
             The values of the first and the last colour, (low, high); "auto" for the range of all frames, or "frame"
             for the range of this frame.
@@ -165,7 +178,7 @@ class Stack:
         fps, every
             Frames of the movie a second, and how many frames of the selection there are for one of the movie.
         frames, fields, members, crop
-            What is taken, as the options of 'gsio movie' have it; empty `fields` are v, or the only field.
+            What is taken, as the options of 'gsio movie' have it; empty `fields` are the last one.
         size
             The most pixels across and down, "1280x720"; by default 640 each for .gif, .apng and .webp, 4096 for others.
             Larger pictures are made smaller. Smaller ones are made larger, by a whole number, only if this is given.
@@ -233,15 +246,13 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
     try:
         check_place(path)
         root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
-        # An export for another tool has no fields of these names.
-        if "gsio_version" not in root.attrs or not any(name in root for name in ("u", "v")):
-            raise ValueError("it is not an output of gsio")
         attributes = attributes_of(root)
-        check(path, root, attributes)
-        return Stack(path, root, attributes, most)
+        return Stack(path, root, attributes, check(path, root, attributes), most)
     except Exception as error:  # h5py and zarr raise many types for a damaged file
         if hasattr(root, "close"):
             root.close()
+        if is_without_thread(error):  # zarr has one of its own
+            raise GsioError(NO_THREAD) from None
         found = isinstance(error, OSError) and error.errno is not None
         reason = reason_of(error) if found else error
         if not os.path.lexists(path):

@@ -54,8 +54,9 @@ def _looked_at(
     """Yield what is wrong with some chunks of frames, or with all, by number; -1 is the output as a whole."""
     if chunks is None or WHOLE in chunks:
         try:
-            # Else the configuration is that of the whole run.
-            wrong = [] if "selection" in stack.attributes else list(_unexpected(stack))
+            # The configuration of an export is that of the whole run.
+            whole = stack.is_of_run and "selection" not in stack.attributes
+            wrong = list(_unexpected(stack)) if whole else []
             wrong += _short_series(stack)
         except (OSError, RuntimeError, LookupError) as error:
             wrong = [str(error)]
@@ -77,9 +78,9 @@ def _in_a_line(frames: range, why: str) -> str:
 def outside(stack: Stack) -> str:
     """Return what leaves 0 to 1 in the first frame where something does, by the stored statistics; "" if nothing does.
 
-    Such frames are what was computed: they are no problem of the file.
+    Such frames are what was computed: they are no problem of the file. Only a run of Gray-Scott has such bounds.
     """
-    fields = [name for name in stack.fields if f"{name}_max" in stack.root.get("stats", ())]
+    fields = [name for name in stack.fields if stack.is_of_run and f"{name}_max" in stack.root.get("stats", ())]
     ranges = [[stack.series(f"stats/{name}_{word}")[: stack.frames] for name in fields] for word in ("min", "max")]
     lengths = {len(series) for words in ranges for series in words}
     if len(lengths) != 1:  # no statistics, or those of a damaged file
@@ -89,18 +90,11 @@ def outside(stack: Stack) -> str:
 
 
 def _unexpected(stack: Stack) -> Iterator[str]:
-    """Yield where the frames are not those of the configuration."""
+    """Yield where the frames of a run are not those of its configuration."""
     config, frames = stack.config, stack.frames
     status = stack.attributes["status"]
     if status == "complete" and frames != config.run.frames:
         yield f"expected {config.run.frames} frames of a complete run, found {frames}"
-    grid, members = (config.grid.rows, config.grid.cols), config.model.members
-    expected = (frames, *((members,) if members > 1 else ()), *grid)
-    for name in config.output.fields.split(","):
-        if name not in stack.fields:
-            yield f"{name}: expected this field, found {', '.join(stack.fields)}"
-        elif stack.fields[name].shape != expected:
-            yield f"{name}: expected the shape {expected}, found {stack.fields[name].shape}"
     steps = frame_steps(config, 0, frames)
     for name, right in (("step", steps), ("time", steps * config.model.dt)):
         found = stack.series(name)
@@ -126,10 +120,8 @@ def check_frames(
     `checksums`, [frame], are those that the frames of the output have to have, from frame 0 on. If `chunks` is given,
     only those of these numbers are looked at.
     """
-    fields = [stack.fields[name] for name in stack.config.output.fields.split(",") if name in stack.fields]
-    if not fields:
-        return
-    per_chunk, byte_planes = fields[0].frames_per_chunk, CODECS[stack.config.output.compression].byte_planes
+    fields = list(stack.fields.values())
+    per_chunk, byte_planes = fields[0].frames_per_chunk, CODECS[stack.content.compression].byte_planes
     repaired = set(damaged_frames(stack.attributes))
 
     def check(number: int) -> list[tuple[range, str]]:
@@ -146,7 +138,7 @@ def check_frames(
                 why = "'gsio repair' found this frame damaged; its values are missing"
             elif frame < len(checksums) and found != checksums[frame]:
                 why = f"expected the checksum {checksums[frame]:08x}, found {found:08x}"
-            elif not all(np.isfinite(plane).all() for plane in planes):
+            elif stack.is_of_run and not all(np.isfinite(plane).all() for plane in planes):
                 why = "expected finite values, found others"
             else:
                 continue

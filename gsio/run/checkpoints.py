@@ -1,15 +1,15 @@
 """Checkpoints: the whole state of a run after some frame, from which it goes on as if it had never stopped.
 
-A checkpoint is an .npz beside the output: u, v, and the output, configuration and frame that they belong to. It is
-written under a temporary name, synced and renamed; the previous one stays as ``_prev``. A CRC-32 of each array shows
-damage.
+A checkpoint is an .npz beside the output: the output and frame that it belongs to, and u, v and the configuration of a
+run, or the state of another loop. It is written under a temporary name, synced and renamed; the previous one stays as
+``_prev``. A CRC-32 of each array shows damage.
 """
 
 import os
-import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from gsio.errors import DataError
 from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
 from gsio.model.gray_scott import Field
+from gsio.reader import Stack
+from gsio.run.trees import KINDS
 
 # Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
 KEYS_THAT_MAY_CHANGE = {
@@ -49,21 +51,32 @@ class Checkpoint(NamedTuple):
     rates: int
 
 
+class SavedState(NamedTuple):
+    """The state of another loop after `frames` frames, as `gsio.run.trees.flatten` makes `structure` and `leaves`."""
+
+    output_id: str
+    frames: int
+    structure: str
+    leaves: list[NDArray[Any]]
+
+
 def paths_of(output: Path) -> tuple[Path, Path]:
     """Return the paths of the newest checkpoint of an output and of the previous one."""
     return Path(f"{output}.checkpoint.npz"), Path(f"{output}.checkpoint_prev.npz")
 
 
-def save(output: Path, checkpoint: Checkpoint) -> None:
+def save(output: Path, checkpoint: Checkpoint | SavedState) -> None:
     """Put a checkpoint beside `output`, durably; raises OSError if storage fails, and the previous one stays.
 
     A file of another kind that has the name of a checkpoint gets another name.
     """
+    values = checkpoint._asdict()
+    values |= {f"leaf_{i}": leaf for i, leaf in enumerate(values.pop("leaves", ()))}
     path, previous = paths_of(output)
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **checkpoint._asdict())
+            np.savez(file, allow_pickle=False, **values)
             file.flush()
             os.fsync(file.fileno())
         for taken in (path, previous):
@@ -77,10 +90,19 @@ def save(output: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
-    """Return the intact checkpoints of an output, or those that name `output_id`, the newest first.
+    """Return the intact checkpoints of a run, or those that name `output_id`, the newest first.
 
     Raises DataError if all checkpoints are damaged.
     """
+    return [each for each in _load(output, output_id) if isinstance(each, Checkpoint)]
+
+
+def load_states(output: Path, output_id: str | None = None) -> list[SavedState]:
+    """Return the intact states that name `output_id`, the newest first; raises as `load`."""
+    return [each for each in _load(output, output_id) if isinstance(each, SavedState)]
+
+
+def _load(output: Path, output_id: str | None) -> list[Checkpoint | SavedState]:
     found, damaged = [], []
     for path in paths_of(output):
         try:
@@ -90,26 +112,28 @@ def load(output: Path, output_id: str | None = None) -> list[Checkpoint]:
         except Exception as error:  # NumPy and zipfile tell of a damaged file in many ways
             damaged.append(f"'{path}' is damaged ({error})")
     if damaged and not found:
-        raise DataError(
-            f"--resume: {' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay"
-        )
-    return [checkpoint for checkpoint in found if output_id in (None, checkpoint.output_id)]
+        raise DataError(f"{' and '.join(damaged)}; delete them to compute again from the first frame, the frames stay")
+    return [each for each in found if output_id in (None, each.output_id)]
 
 
-def _read(path: Path) -> Checkpoint:
-    # A checkpoint is not compressed: no array can be larger than the file.
-    values: dict[str, Any] = read_npz(path, Checkpoint._fields, kinds="fiuU", compressed=False)
-    if values["u"].shape != values["v"].shape or values["u"].dtype != values["v"].dtype:
-        raise ValueError("u and v differ in shape or type")
-    numbers = {name: int(values[name]) for name in ("frames", "rates")}
-    return Checkpoint(**{**values, **numbers, **{name: str(values[name]) for name in ("output_id", "config")}})
+def _read(path: Path) -> Checkpoint | SavedState:
+    # A checkpoint is not compressed: all arrays together cannot be larger than the file.
+    values: dict[str, Any] = read_npz(path, kinds=KINDS, compressed=False)
+    output_id, frames = str(values["output_id"]), index(values["frames"].item())
+    if "structure" in values:
+        leaves = [values[f"leaf_{i}"] for i in range(len(values) - 3)]
+        return SavedState(output_id, frames, str(values["structure"]), leaves)
+    u, v = values["u"], values["v"]
+    if u.dtype.kind not in "fiu" or (u.shape, u.dtype) != (v.shape, v.dtype):
+        raise ValueError("u and v are not numbers of one shape and type")
+    return Checkpoint(output_id, frames, u, v, str(values["config"]), index(values["rates"].item()))
 
 
 def discard(output: Path, frames: int) -> None:
     """Delete, durably, the checkpoints that lie behind the first `frames` frames, which the output keeps."""
     for path in paths_of(output):
         with suppress(Exception):  # a damaged one is of no use
-            if is_checkpoint(path) and _read(path).frames > frames:
+            if is_checkpoint(path) and read_npz(path, ["frames"], compressed=False)["frames"].item() > frames:
                 path.unlink()
     sync_folder(output.parent)
 
@@ -131,31 +155,26 @@ def rates_checksum(feed: NDArray[np.float64], kill: NDArray[np.float64]) -> int:
     return int(crc32c(np.ascontiguousarray(kill).tobytes(), crc32c(np.ascontiguousarray(feed).tobytes())))
 
 
-def check_same_run(config: Config, before: str, what: str) -> None:
-    """Raise DataError, which names the keys, unless `config` can extend a run of the configuration `before`, TOML."""
-    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, Config.from_toml(before)))
+def check_same_run(config: Config, before: Stack) -> None:
+    """Raise DataError, which names the keys, unless a run of `config` can extend the output `before`."""
+    now, then = (_flat(msgspec.to_builtins(of)) for of in (config, before.config))
     differing = [key for key in now if key not in KEYS_THAT_MAY_CHANGE and now[key] != then.get(key)]
     if differing:
         keys = ", ".join(f"{key} = {then.get(key)} there, {now[key]} now" for key in differing)
-        raise DataError(f"--resume: {what} has another configuration: {keys}; use the same, or another --output")
+        raise DataError(
+            f"--resume: '{before.path}' has another configuration: {keys}; use the same, or another --output"
+        )
 
 
 def _flat(layer: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, values in layer.items() for key, value in values.items()}
 
 
-class Snapshot(NamedTuple):
-    """The state after `frames` frames; `fields` waits for u and v, and returns them."""
-
-    frames: int
-    fields: Callable[[], tuple[Field, Field]]
-
-
 class Checkpointer:
-    """Takes snapshots of the state when a checkpoint is due, and keeps each until its frames are committed.
+    """Takes snapshots of the state when a checkpoint is due, and makes the functions that save them.
 
-    The solver's thread takes, between two blocks. The writer's thread says how many frames are committed. A thread of
-    its own saves. No snapshot is taken while the one before is not saved yet.
+    The solver's thread takes, between two blocks. The session of the output saves, once the frames before a snapshot
+    are safe. No snapshot is taken while the one before is not saved yet, except for the last one.
 
     Parameters
     ----------
@@ -181,51 +200,33 @@ class Checkpointer:
         self._taken, self._taken_at = first, time.monotonic()
         self._asked = False
         self._saving = False  # a snapshot waits, or is being saved
-        self._waiting: Snapshot | None = None  # until its frames are committed
-        self._ready: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
-        self._last: Snapshot | None = None  # is saved when the output is closed
 
     def ask(self) -> None:
         """Take a snapshot before the next block."""
         self._asked = True
 
-    def take_if_due(self, first: int) -> None:
-        """Take a snapshot of the state after `first` frames if a checkpoint is due; the solver does not wait for it."""
-        if self._snapshot is None or self._saving or first == self._taken:
-            return
+    def take_if_due(self, first: int) -> Callable[[], None] | None:
+        """Take a snapshot of the state after `first` frames if a checkpoint is due, as `take` does."""
+        if self._saving or first == self._taken:
+            return None
         now = time.monotonic()
         late = 0 < self._every_frames <= first - self._taken or 0 < self._every_seconds <= now - self._taken_at
         asked, self._asked = self._asked, False
-        if late or asked:
-            self._taken, self._taken_at, self._saving = first, now, True
-            self._waiting = Snapshot(first, self._snapshot())
+        return self.take(first) if late or asked else None
 
-    def take_last(self, first: int) -> None:
-        """Take a snapshot of the state after the last frame, number `first`, that is computed."""
-        if self._snapshot is not None:
-            self._last = Snapshot(first, self._snapshot())
+    def take(self, first: int) -> Callable[[], None] | None:
+        """Take a snapshot of the state after `first` frames, and return the function that makes a checkpoint of it.
 
-    def committed(self, frames: int) -> None:
-        """Let the waiting snapshot be saved if all its frames are among the first `frames`, which are committed."""
-        if (waiting := self._waiting) is not None and waiting.frames <= frames:
-            self._waiting = None
-            self._ready.put(waiting)
+        The solver does not wait for the snapshot. The result is None if there are no checkpoints.
+        """
+        if self._snapshot is None:
+            return None
+        self._taken, self._taken_at, self._saving = first, time.monotonic(), True
+        fields = self._snapshot()
 
-    def end(self) -> None:
-        """Let `ready` end."""
-        self._ready.put(None)
-
-    def ready(self) -> Iterator[Snapshot]:
-        """Yield each snapshot whose frames are committed, and wait for the next, until `end`."""
-        while (snapshot := self._ready.get()) is not None:
-            yield snapshot
+        def save() -> None:
+            self._save(first, *fields())
             self._saving = False
+            log.info("checkpoint written", frame=first)
 
-    def last(self, frames: int) -> Snapshot | None:
-        """Return the last snapshot if all its frames are among the first `frames`, which are committed."""
-        return self._last if self._last is not None and self._last.frames <= frames else None
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Make a checkpoint of a snapshot."""
-        self._save(snapshot.frames, *snapshot.fields())
-        log.info("checkpoint written", frame=snapshot.frames)
+        return save

@@ -14,7 +14,7 @@ from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.config import AUTO, BACKENDS, Config, one_of, parse_bytes
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
-from gsio.frames.format import FrameFormat
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.frames.sizes import Sizes, default_sizes
 from gsio.machine import available_memory, find_driver, how_to_install_cupy, one_line, usable_cores
@@ -65,35 +65,48 @@ def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes |
 
 def with_codec(config: Config, output: Path) -> Config:
     """Return `config` with the codec that `output` gets; raise UsageError if its format cannot hold such frames."""
-    form, compression = format_of(output), config.output.compression
+    compression = content_with_codec(Content.of(config), output, "output.").compression
+    return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
+
+
+def content_with_codec(content: Content, output: Path, section: str = "") -> Content:
+    """Return `content` with the codec that `output` gets; raise UsageError if its format cannot hold such frames.
+
+    The message begins with the name of the value, in a `section` of the configuration of a run, or of an argument.
+    """
+    form, compression = format_of(output), content.compression
     allowed = {codec.name: codec for codec in form.codecs}
     if compression == AUTO:
         compression = next(iter(allowed))
     if compression not in allowed:
         how = " with shuffled bytes" if CODECS[compression].byte_planes else ""
-        raise UsageError(f"output.compression: {form.name} has no {compression}{how}; expected {one_of([*allowed])}")
-    if config.output.shard_frames and not form.shards:
+        raise UsageError(f"{section}compression: {form.name} has no {compression}{how}; expected {one_of([*allowed])}")
+    if content.shard_frames and not form.shards:
         raise UsageError(
-            f"output.shard_frames: {form.name} is one file already; expected 0, or an output that ends in .zarr"
+            f"{section}shard_frames: {form.name} is one file already; expected 0, or an output that ends in .zarr"
         )
-    if (levels := config.output.pyramid) and not form.pyramid:
-        raise UsageError(f"output.pyramid: {form.name} has no such levels; expected 0, or an output that ends in .zarr")
-    if min(config.grid.rows, config.grid.cols) >> levels == 0:
-        least = min(config.grid.rows, config.grid.cols)
-        raise UsageError(f"output.pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}")
-    if config.output.level not in (of_codec := allowed[compression].levels):
+    if (levels := content.pyramid) and not form.pyramid:
+        raise UsageError(
+            f"{section}pyramid: {form.name} has no such levels; expected 0, or an output that ends in .zarr"
+        )
+    least = min(axis.size for axis in content.volume[1:])
+    if least >> levels == 0:
+        raise UsageError(
+            f"{section}pyramid: expected at most {least.bit_length() - 1} with {least} cells, got {levels}"
+        )
+    if content.level not in (of_codec := allowed[compression].levels):
         expected = f"{of_codec[0]} to {of_codec[-1]} with {compression}"
-        raise UsageError(f"output.level: expected {expected}, got {config.output.level}")
-    dtype = np.dtype(config.stored)
+        raise UsageError(f"{section}level: expected {expected}, got {content.level}")
+    dtype = np.dtype(content.store)
     most = np.finfo(dtype).nmant - 1 if dtype.kind == "f" and dtype.itemsize >= 4 else 0
-    if config.output.keep_bits > most:
-        raise UsageError(f"output.keep_bits: expected 0 to {most} with {dtype}, got {config.output.keep_bits}")
-    if config.stored == "float16" and not form.float16:
+    if content.keep_bits > most:
+        raise UsageError(f"{section}keep_bits: expected 0 to {most} with {dtype}, got {content.keep_bits}")
+    if content.store == "float16" and not form.float16:
         raise UsageError(
-            f"output.store: float16 in {form.name} crashes netCDF readers; expected output.keep_bits=10, which keeps "
-            "as many bits in float32, or an output that ends in .zarr"
+            f"{f'{section}store' if section else 'dtype'}: float16 in {form.name} crashes netCDF readers; expected "
+            f"{section}keep_bits=10, which keeps as many bits in float32, or an output that ends in .zarr"
         )
-    return msgspec.structs.replace(config, output=msgspec.structs.replace(config.output, compression=compression))
+    return msgspec.structs.replace(content, compression=compression)
 
 
 def choose_backend(config: Config) -> str:
@@ -128,66 +141,93 @@ def _backend_on_cpu() -> str:
 def layout_of(
     config: Config, backend: str = "", *, frames_per_chunk: int = 0, sizes: Sizes | None = None
 ) -> BlockLayout:
-    """Return the layout of the frames of `config`, whose codec is known, in chunks and blocks.
-
-    Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given.
-    """
-    members, grid, output, steps = config.model.members, config.grid, config.output, config.run.steps_per_frame
-    sizes = sizes or default_sizes()
-    codec = CODECS.get(output.compression)  # None for AUTO: a caller that has no output encodes nothing
-    frame = FrameFormat.of(
-        (grid.rows, grid.cols) if members == 1 else (members, grid.rows, grid.cols),
-        output.fields,
-        config.model.precision,
-        store=config.stored,
-        keep_bits=output.keep_bits,
-        shuffle=codec is not None and codec.byte_planes,
+    """Return the layout of the frames of a run of `config`; see `content_layout`."""
+    frames, steps = config.run.frames, config.run.steps_per_frame
+    return content_layout(
+        Content.of(config), backend, frames=frames, steps=steps, frames_per_chunk=frames_per_chunk, sizes=sizes
     )
+
+
+def content_layout(
+    content: Content,
+    backend: str = "",
+    *,
+    frames: int = 0,
+    steps: int = 0,
+    frames_per_chunk: int = 0,
+    sizes: Sizes | None = None,
+) -> BlockLayout:
+    """Return the layout of the frames of `content`, whose codec is known, in chunks and blocks.
+
+    Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given. The
+    `frames` of the output, and the time `steps` between two of them, are 0 where nobody knows them.
+    """
+    sizes = sizes or default_sizes()
+    codec = CODECS.get(content.compression)  # None for AUTO: a caller that has no output encodes nothing
     chunks = Chunking.choose(
-        frame,
+        content.frame(shuffle=codec is not None and codec.byte_planes),
         sizes,
-        frames=config.run.frames,
+        frames=frames,
         steps=steps,
         frames_per_chunk=frames_per_chunk,
-        frames_per_shard=output.shard_frames,
-        pyramid=output.pyramid,
+        frames_per_shard=content.shard_frames,
+        pyramid=content.pyramid,
         codec=codec.name if codec is not None else "",
-        level=output.level,
+        level=content.level,
     )
     # The levels of a pyramid are made from frames in host memory, so a GPU does not encode.
-    kernels = codec.kernels if codec is not None and not output.pyramid else None
+    kernels = codec.kernels if codec is not None and not content.pyramid else None
     can_encode = backend in BACKENDS and BACKENDS[backend].encodes
-    by_gpu = can_encode and kernels is not None and output.level in kernels.levels
+    by_gpu = can_encode and kernels is not None and content.level in kernels.levels
     encoded = encoded_nbytes(chunks, chunks.codec) if by_gpu else 0
     halve = not encoded and not (codec is not None and codec.raw)  # else a block costs a thread little
     return BlockLayout.choose(chunks, sizes, steps=steps, halve=halve, encoded_nbytes=encoded)
 
 
 def encoding_threads(config: Config, layout: BlockLayout) -> int:
-    """Return the number of threads that encode: by default one for each core that this process may use.
+    """Return the number of threads that encode a run."""
+    return config.output.threads or default_threads(layout)
+
+
+def default_threads(layout: BlockLayout) -> int:
+    """Return the number of threads that encode: one for each core that this process may use.
 
     With a GPU that encodes and many cores, there are fewer threads than cores. Threads that only write take turns at
     the interpreter: with more of them, the thread of the solver waits longer for its turn.
     """
     cores = usable_cores()
-    return config.output.threads or (min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores)
+    return min(cores, 4 + cores // 4) if layout.encoded_nbytes else cores
 
 
 def pool_size(config: Config, layout: BlockLayout, sizes: Sizes | None = None) -> int:
-    """Return the number of blocks: as many as `output.memory` holds, or else enough to keep encoders and link busy.
-
-    Raises UsageError if `output.memory` is less than two blocks: one is filled while another is written.
-    """
-    if memory := config.output.memory:
-        blocks = parse_bytes("output.memory", memory) // layout.block_nbytes
-        if blocks < 2:
-            least = -(-2 * layout.block_nbytes // 2**20)
-            raise UsageError(f"output.memory: expected at least {least}MiB, two blocks of frames, got {memory}")
-    else:
-        wanted = -(-encoding_threads(config, layout) // layout.chunks.slabs) + 4
-        # Small blocks too cover the pauses of a disk.
-        wanted *= max(1, (sizes or default_sizes()).block_bytes // layout.block_nbytes)
-        affordable = available_memory() // 4 // (2 * layout.block_nbytes)
-        blocks = max(2, min(wanted, int(affordable)))
+    """Return the number of blocks of a run, which needs no more than hold all its frames; raises as `blocks_of`."""
     in_the_run = -(-config.run.frames // layout.frames_per_block)
-    return min(in_the_run, blocks)
+    return min(in_the_run, blocks_of(layout, encoding_threads(config, layout), config.output.memory, sizes))
+
+
+def blocks_of(
+    layout: BlockLayout,
+    threads: int,
+    memory: str,
+    sizes: Sizes | None = None,
+    *,
+    nbytes_beside: int = 0,
+    key: str = "output.memory",
+) -> int:
+    """Return the number of blocks: as many as `memory` holds, or else enough to keep encoding `threads` and link busy.
+
+    `nbytes_beside` are bytes that each block takes beside its own. Raises UsageError if `memory` is less than two
+    blocks, in a line that begins with `key`: one is filled while another is written.
+    """
+    if memory:
+        nbytes = layout.block_nbytes + nbytes_beside
+        blocks = parse_bytes(key, memory) // nbytes
+        if blocks < 2:
+            least = -(-2 * nbytes // 2**20)
+            raise UsageError(f"{key}: expected at least {least}MiB, two blocks of frames, got {memory}")
+        return blocks
+    wanted = -(-threads // layout.chunks.slabs) + 4
+    # Small blocks too cover the pauses of a disk.
+    wanted *= max(1, (sizes or default_sizes()).block_bytes // layout.block_nbytes)
+    affordable = available_memory() // 4 // (2 * layout.block_nbytes)
+    return max(2, min(wanted, int(affordable)))

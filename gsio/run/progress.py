@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import structlog
 
+from gsio.writer.session import Session
+
 LOG_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -68,7 +70,7 @@ class Progress:
     Attributes
     ----------
     frames_total, steps_per_frame
-        Frames of the whole run, and time steps for each.
+        Frames of the whole run, and time steps for each; 0 where nobody knows them.
     first
         Frames that the output held before this session.
     frames_committed, frames_durable
@@ -110,7 +112,7 @@ class Progress:
     @property
     def frames_left(self) -> int:
         """Frames that the run still has to commit."""
-        return self.frames_total - self.frames_committed
+        return max(0, self.frames_total - self.frames_committed)
 
     @property
     def cell_steps(self) -> int:
@@ -139,8 +141,39 @@ class Progress:
             gigabytes_out=self.nbytes_out / seconds / 1e9,
             ratio=self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0,
             blocks_in_flight=self.blocks_in_use,
-            seconds_left=self.frames_left * seconds / frames if frames else None,
+            seconds_left=self.frames_left * seconds / frames if frames and self.frames_total else None,
         )
+
+
+def progress_of(
+    session: Session,
+    seconds: float,
+    nbytes_before: int,
+    *,
+    compute: float,
+    link: float = 0.0,
+    frames_total: int = 0,
+    steps_per_frame: int = 0,
+    outside: str = "",
+) -> Progress:
+    """Return how far a session is after `seconds`, in which a device has computed, and copied, for some of the time."""
+    trace, layout = session.trace, session.pool.layout
+    return Progress(
+        frames_total=frames_total,
+        steps_per_frame=steps_per_frame,
+        first=session.earlier.frames,
+        frames_committed=session.frames_committed,
+        frames_durable=session.frames_durable,
+        cells=layout.frame.cells,
+        frame_nbytes=layout.frame.frame_nbytes,
+        nbytes=session.writer.nbytes,
+        nbytes_before=nbytes_before,
+        frames_per_block=layout.frames_per_block,
+        blocks_in_use=session.pool.in_use,
+        seconds=seconds,
+        occupied=Occupied(compute, link, trace.encode.total / session.threads, trace.write.busy, trace.wait.busy),
+        outside=outside,
+    )
 
 
 # An observer is a context manager: entering begins it and gives the function that observes, leaving ends it.

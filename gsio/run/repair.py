@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS, decode
 from gsio.codec.checksum import frame_checksum
-from gsio.config import Config
 from gsio.errors import DataError, StorageError, UsageError, reason_of
 from gsio.files import publish, remove, remove_temporaries, sync_folder, temporary_beside
-from gsio.frames.block import Block
+from gsio.frames.block import Block, EncodedBlock, FilledBlock
+from gsio.frames.content import content_of
 from gsio.frames.layout import STATISTICS, BlockLayout
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS, frame_series
 from gsio.inputs import open_regular
 from gsio.reader import Stack, open_stack
 from gsio.reader.frames import encoded_in_folder, most_encoded
-from gsio.run.plan import layout_of
+from gsio.run.plan import content_layout
 from gsio.run.survey import Survey, joined_series, own_journal, survey
 from gsio.writer.journal import Journal, Records, journal_of, read_journal
 from gsio.writer.session import new_output
@@ -85,7 +85,7 @@ def rebuild(output: Path, journal: Journal, found: Survey, *, keep: bool = True)
             if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
                 raise StorageError(
                     f"storage failed: {reason_of(error)}; '{output}' and its journal are as they were; "
-                    "make space, then repair or --resume it"
+                    "make space, then repair or resume it"
                 ) from error
             raise
     lost = f", of which damaged: {_ranges(damaged)}" if damaged else ""
@@ -138,63 +138,79 @@ class Wreck:
             }
             self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
         self._attributes.pop(DAMAGED, None)
-        self._config = Config.from_toml(self._attributes["config"])
-        if (compression := self._config.output.compression) not in CODECS:
+        self._content = stack.content if stack is not None else content_of(self._attributes)
+        if (compression := self._content.compression) not in CODECS:
             raise DataError(f"{output}: expected the compression {', '.join(CODECS)}, found {compression}")
-        self._layout = layout_of(self._config, frames_per_chunk=per_chunk)
+        self._layout = content_layout(self._content, frames_per_chunk=per_chunk)
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
         self.saved = 0
-        names = list(frame_series(self._config, self._layout, []))
+        names, parts = list(frame_series(self._layout, [])), (len(self._content.fields), self._layout.chunks.slabs)
+        kinds = records.frames.dtype if records is not None else None
+        if kinds is not None and not (set(names) <= set(kinds.names or ()) and kinds["places"].shape == parts):
+            raise DataError(
+                f"'{journal_of(output)}' has records of other frames than its head says; move it away, and repair again"
+            )
         self._series = {name: joined_series(records, stack, name, self.frames) for name in names}
+        # A kill while an output is cut leaves frames behind the end of the series: nothing says whether they are whole.
+        self._told = min(map(len, self._series.values()))
 
     def write(self, target: Path) -> list[int]:
         """Write the frames up to the last whole one to a new output, and return which of these are damaged."""
         # One commit holds the frames of one chunk or shard: they are stored, or lost, together.
         chunks = self._layout.chunks
         layout = BlockLayout(chunks, chunks.frames_together, chunks.frames_together)
-        blocks = [(first, *self._block(layout, first)[1:]) for first in range(0, self.frames, layout.frames_per_block)]
-        damaged = [frame for _, of_block in blocks for frame in of_block]
-        self.saved = self.frames
+        unsaved = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
+        firsts = range(0, self._told, layout.frames_per_block)
+        damaged = [frame for first in firsts for frame in self._fill(unsaved, first)]
+        self.saved = self._told
         while self.saved and self.saved - 1 in damaged[-1:]:
             self.saved = damaged.pop()
-        if self.frames and not self.saved:
+        if self.frames and not self.saved and (self._told or self._records is None):
             raise DataError(
                 f"{self._output}: none of the {self.frames} frames that are known can be decoded; nothing was changed: "
                 "is the journal that of another output?"
             )
         attributes = self._attributes | ({DAMAGED: damaged} if damaged else {})
         known = self._series["integrity/crc32c"]
+
+        def inspect(block: EncodedBlock) -> None:
+            block.checksums[: block.count] = known[block.first : block.first + block.count]
+
         with new_output(
-            target, self._config, layout, attributes, "stopped", checksums=known, keep_journal=True
-        ) as append:
+            target, self._content, layout, attributes, "stopped", inspect=inspect, keep_journal=True
+        ) as session:
             for first in range(0, self.saved, layout.frames_per_block):
-                block, _ = self._block(layout, first)
+                if (block := session.acquire()) is None:
+                    break
+                self._fill(block, first)
                 block.count = min(block.count, self.saved - first)
-                append(block)
+                session.submit(FilledBlock(block))
         return damaged
 
-    def _block(self, layout: BlockLayout, first: int) -> tuple[Block, list[int]]:
-        """Return a block of the frames from `first` on, and which of them are damaged."""
-        block = Block(layout, np.zeros(layout.block_nbytes, np.uint8))
-        block.first, block.count = first, min(layout.frames_per_block, self.frames - first)
+    def _fill(self, block: Block, first: int) -> list[int]:
+        """Fill a block with the frames from `first` on, and return which of them are damaged."""
+        layout = block.layout
+        block.first, block.count = first, min(layout.frames_per_block, self._told - first)
         damaged = []
         missing = np.full(layout.frame.shape, np.nan if layout.frame.dtype.kind == "f" else 0, layout.frame.dtype)
         per_chunk = layout.chunks.frames_per_chunk
         for number in range(first // per_chunk, -(-(first + block.count) // per_chunk)):
             frames = range(number * per_chunk, (number + 1) * per_chunk)
-            frames = range(frames.start, min(frames.stop, self.frames))
+            frames = range(frames.start, min(frames.stop, self._told))
             values, whole = self._best(number, frames)
             for place, frame in enumerate(frames):
                 for field in range(len(layout.frame.fields)):
                     block.put(frame - first, field, values[field][place] if values else missing)
                 if not whole[place]:
                     damaged.append(frame)
+        held = slice(first, first + block.count)
+        block.times[: block.count], block.steps[: block.count] = (self._series[name][held] for name in ("time", "step"))
         for field, name in enumerate(layout.frame.fields):
             for statistic, word in enumerate(STATISTICS):
                 if (series := self._series.get(f"stats/{name}_{word}")) is not None:
-                    block.statistics[: block.count, field, statistic] = series[first : first + block.count]
-        return block, damaged
+                    block.statistics[: block.count, field, statistic] = series[held]
+        return damaged
 
     def _best(self, number: int, frames: range) -> tuple[Values | None, list[bool]]:
         """Return the values of a chunk by the source with the most whole frames, and which frames are whole."""
@@ -218,7 +234,7 @@ class Wreck:
             places = records.frames["places"][frames.start]
             encoded = [[self._encoded(number, field, slab, *places[field, slab].tolist())
                         for slab in range(chunks.slabs)] for field in range(len(frame.fields))]  # fmt: skip
-            codec = CODECS[self._config.output.compression]
+            codec = CODECS[self._content.compression]
             with suppress(ValueError):
                 yield [
                     np.concatenate([

@@ -1,27 +1,28 @@
 """Resume: from which frame a stopped run goes on, and which of its frames stay."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from gsio.config import Config
 from gsio.errors import DataError, UsageError
 from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
 from gsio.reader import Stack, open_stack
-from gsio.run.checkpoints import Checkpoint, check_same_run, load
+from gsio.run.checkpoints import Checkpoint, SavedState
 from gsio.run.repair import rebuild
 from gsio.run.survey import joined_series, own_journal, survey
 from gsio.writer.journal import Journal
 
+State = TypeVar("State", bound=Checkpoint | SavedState)
+
 log = structlog.get_logger()
 
 
-class Restart(NamedTuple):
+class Restart(NamedTuple, Generic[State]):
     """An output that a run extends.
 
     Attributes
@@ -42,7 +43,7 @@ class Restart(NamedTuple):
         The output has all frames of its run, and keeps them.
     """
 
-    checkpoint: Checkpoint | None
+    checkpoint: State | None
     series: Mapping[str, NDArray[Any]]
     checksums: NDArray[np.uint32]
     last: list[NDArray[Any]]
@@ -62,11 +63,26 @@ class Restart(NamedTuple):
         return self.checkpoint.frames if self.checkpoint is not None else 0
 
 
-def find_restart(output: Path, config: Config, journal: Journal, discard_after: int | None = None) -> Restart:
-    """Return where a run of `config` goes on with `output`: all committed frames stay, or the first `discard_after`.
+class Load(Protocol[State]):
+    """Returns the intact checkpoints of an output, or only those that name its identity, the newest first."""
 
-    An output that cannot be read is rebuilt from its `journal`. Raises DataError if the output or its checkpoint has
-    another configuration or is damaged, and UsageError if the output has fewer frames than `discard_after`.
+    def __call__(self, output: Path, output_id: str | None = None, /) -> list[State]:
+        """Return them; raise DataError if all are damaged."""
+
+
+def find_restart(
+    output: Path,
+    journal: Journal,
+    check: Callable[[Stack], object],
+    load: Load[State],
+    discard_after: int | None = None,
+    option: str = "--discard-after",
+) -> Restart[State]:
+    """Return where a run goes on with `output`: all committed frames stay, or the first `discard_after`.
+
+    An output that cannot be read is rebuilt from its `journal`. `check` raises DataError if the run cannot extend the
+    output, and `load` if its checkpoints are damaged. Raises DataError for a damaged output too, and UsageError if the
+    output has fewer frames than `discard_after`, which the message calls `option`.
     """
     # A power cut can tear any frame that no checkpoint has made durable.
     start = max((state.frames for state in load(output)), default=0)
@@ -78,15 +94,15 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
         found = survey(output, start)
         records = own_journal(output, found.output_id)
     if found.wrong:
-        raise DataError(f"--resume: '{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
+        raise DataError(f"'{output}' cannot be used: {found.wrong}; see 'gsio verify' and 'gsio repair'")
     with open_stack(output) as stack:
-        check_same_run(config, stack.attributes["config"], f"'{output}'")
+        check(stack)
         if "selection" in stack.attributes:
-            raise DataError(f"--resume: '{output}' is an export of a part of a run, with which no run can go on")
+            raise DataError(f"'{output}' is an export of a part of a run, with which no run can go on")
         frames = found.frames
         if discard_after is not None:
             if not 0 <= discard_after <= frames:
-                raise UsageError(f"--discard-after: expected 0 to {frames}, the committed frames, got {discard_after}")
+                raise UsageError(f"{option}: expected 0 to {frames}, the committed frames, got {discard_after}")
             frames = discard_after
         checkpoints = load(output, stack.attributes.get("output_id", ""))
         checkpoint = next((state for state in checkpoints if state.frames <= frames), None)
@@ -113,21 +129,25 @@ def find_restart(output: Path, config: Config, journal: Journal, discard_after: 
         )
 
 
-def compare(before: Restart, device: str, block: Block) -> None:
-    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output."""
+def compare(before: Restart[Any], device: str, cut: str, block: Block) -> None:
+    """Raise DataError unless the frames of `block`, computed again on `device`, are those of the output.
+
+    The message says that `cut`, with the number of the frame behind it, cuts the output.
+    """
     found = block.checksums[block.kept : block.count]
     known = before.checksums[block.first + block.kept :][: len(found)]
     if len(wrong := np.flatnonzero(found[: len(known)] != known)):
         frame = block.first + block.kept + int(wrong[0])
+        here, there = (f" on '{device}'", f" of '{before.device}'") if device != before.device else ("", "")
         raise DataError(
-            f"--resume: frame {frame}, computed again on '{device}', differs from the committed one of "
-            f"'{before.device}'; go on there, or cut the output with --resume=must --discard-after {frame}"
+            f"frame {frame}, computed again{here}, differs from the committed one{there}; "
+            f"compute it as before, or cut the output with {cut}{frame}"
         )
 
 
 def _last_frames(stack: Stack, frames: int) -> list[NDArray[Any]]:
     """Return, for each field, the stored values of the frames behind the last whole chunk or shard; [] without any."""
-    fields = [stack.fields[name] for name in stack.config.output.fields.split(",")]
+    fields = list(stack.fields.values())
     first = frames - frames % fields[0].frames_together
     per_chunk = fields[0].frames_per_chunk
     chunks = range(first // per_chunk, -(-frames // per_chunk))

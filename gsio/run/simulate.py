@@ -1,12 +1,11 @@
 """A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import structlog
@@ -14,33 +13,29 @@ from numpy.typing import NDArray
 
 from gsio.compute import open_solver
 from gsio.config import Config, parse_interval
-from gsio.errors import DataError, StorageError, TakenError, UsageError, reason_of
-from gsio.files import Replaces, remove_temporaries, require_new
+from gsio.errors import DataError, UsageError
+from gsio.files import require_new
 from gsio.frames.block import BlockPool
+from gsio.frames.content import Content
 from gsio.log import configure
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
 from gsio.run import checkpoints
-from gsio.run.checkpoints import Checkpoint, Checkpointer
+from gsio.run.checkpoints import Checkpoint, Checkpointer, check_same_run
 from gsio.run.initial import initial_state, rates
 from gsio.run.limits import limits, time_limit
-from gsio.run.pipeline import Earlier, Pipeline
+from gsio.run.output import Resume, beside, check_output, open_output, place_of, restart
+from gsio.run.pipeline import Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.progress import Observe
-from gsio.run.resume import Restart, compare, find_restart
+from gsio.run.resume import Restart, compare
 from gsio.run.status import status_file
 from gsio.run.summary import Summary, summarise
 from gsio.run.tunings import recall
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
-from gsio.writer import format_of, open_writer
-from gsio.writer.hdf5 import is_open_here
-from gsio.writer.journal import Journal, is_journal, journal_of
-from gsio.writer.protocol import Target
+from gsio.writer.journal import Journal
 from gsio.writer.provenance import root_attributes
-from gsio.writer.status_file import is_status, status_of
-
-Resume = Literal["no", "auto", "must"]
 
 log = structlog.get_logger()
 
@@ -86,14 +81,14 @@ def simulate(
     """
     if not structlog.is_configured():  # called from a program that has said nothing about logging
         configure("text", quiet=True)
-    began, output, timeline = time.perf_counter(), Path(output), None if timeline is None else Path(timeline)
-    if resume != "no" and output.is_symlink():  # its journal, which is its lock, lies beside the file itself
-        output = Path(os.path.realpath(output))
-    _check(config, output, timeline, discard_after, overwrite=overwrite, resume=resume)
+    began, output = time.perf_counter(), place_of(output, resume)
+    how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
+    check_stability(config.model, *rates(config))
+    check_output(output, **how)
+    timeline = timeline_of(timeline, output)
     config, end = with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
-        check_output(output, overwrite=overwrite, resume=resume)  # again: from here on no other run makes it
-        before = _find_restart(config, output, journal, discard_after, resume=resume)
+        before = _find_restart(config, output, journal, how)
         if before is not None and before.is_complete and before.frames >= config.run.frames:
             journal.remove()  # a run left it that was killed before it had replaced this output
             log.info("all frames are there already", output=str(output), frames=before.frames)
@@ -107,28 +102,10 @@ def simulate(
     return summary
 
 
-def _check(
-    config: Config, output: Path, timeline: Path | None, discard_after: int | None, *, overwrite: bool, resume: Resume
-) -> None:
-    """Raise UsageError, before anything is touched, if a run cannot be done with these arguments."""
-    check_stability(config.model, *rates(config))
-    check_output(output, overwrite=overwrite, resume=resume)
-    if discard_after is not None and resume != "must":
-        raise UsageError("--discard-after: expected it with --resume=must only, which names an output to cut")
-    if timeline is not None:
-        check_timeline(timeline, output)
-
-
-def _find_restart(
-    config: Config, output: Path, journal: Journal, discard_after: int | None, *, resume: Resume
-) -> Restart | None:
-    """Remove what killed runs left, and return where the run goes on with `output`, or None if it begins."""
-    for path in (output, *checkpoints.paths_of(output), status_of(output)):
-        remove_temporaries(path)
-    if resume == "no" or not os.path.lexists(output):
-        return None
-    before = find_restart(output, config, journal, discard_after)
-    if before.frames > config.run.frames and not before.is_complete:
+def _find_restart(config: Config, output: Path, journal: Journal, how: Mapping[str, Any]) -> Restart[Checkpoint] | None:
+    """Return where the run goes on with `output`, or None if it begins."""
+    before = restart(output, journal, partial(check_same_run, config), checkpoints.load, **how)
+    if before is not None and before.frames > config.run.frames and not before.is_complete:
         raise UsageError(
             f"run.frames: expected at least {before.frames}, which are committed, got {config.run.frames}; "
             "--discard-after cuts an output"
@@ -140,7 +117,7 @@ def _run(
     pipeline: Pipeline,
     output: Path,
     journal: Journal,
-    before: Restart | None,
+    before: Restart[Checkpoint] | None,
     end: float | None,
     timeline: Path | None,
     watch: Observe | None,
@@ -152,7 +129,7 @@ def _run(
                 "run started" if before is None else "run resumed",
                 output=str(output),
                 frames=pipeline.config.run.frames,
-                first=pipeline.frames_committed,
+                first=pipeline.session.frames_committed,
                 **({} if before is None else {"computed_from": before.computed_from}),
                 backend=pipeline.solver.backend,
                 device=pipeline.solver.device,
@@ -179,7 +156,7 @@ def _saved(timeline: Timeline | None, path: Path | None) -> Iterator[None]:
 
 
 def _pipeline(
-    config: Config, output: Path, journal: Journal, before: Restart | None, trace: Trace, *, overwrite: bool
+    config: Config, output: Path, journal: Journal, before: Restart[Checkpoint] | None, trace: Trace, *, overwrite: bool
 ) -> Pipeline:
     """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
     planned = plan(config, output, before.frames_per_chunk if before is not None else 0)
@@ -195,36 +172,19 @@ def _pipeline(
 
     solver = open_solver(planned.backend, config, layout, planned.blocks, start, recall)
     pool = BlockPool(layout, planned.blocks, solver.allocate)
-    attributes = root_attributes(config, solver.backend, solver.device)
-    if before is not None:
-        attributes["output_id"] = before.output_id
+    output_id = before.output_id if before is not None else ""
+    attributes = root_attributes(config, solver.backend, solver.device, output_id)
 
     def save(frames: int, u: Field, v: Field) -> None:
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
-    try:
-        series = before.series if before is not None else None
-        if before is not None:
-            checkpoints.discard(output, before.frames)
-        writer = open_writer(Target(output, config, layout, attributes, journal, trace, series, overwrite))
-        for path in checkpoints.paths_of(output):
-            if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced
-                path.unlink()
-    except BaseException as error:
-        # An output of a killed run without a checkpoint needs its journal to be resumed.
-        if isinstance(error, TakenError) or not os.path.lexists(output):
-            journal.remove()
-        if isinstance(error, (OSError, RuntimeError)):  # h5py raises either
-            frames = before.frames if before is not None else 0
-            safe = f"the {frames} frames committed before are safe" if frames else "no frame was written"
-            raise StorageError(f"cannot write {output}: {reason_of(error)}; {safe}") from error
-        raise
-    earlier, every = Earlier(), parse_interval("run.checkpoint_every", config.run.checkpoint_every)
-    if before is not None:
-        check = partial(compare, before, solver.device)
-        earlier = Earlier(before.frames, before.computed_from, before.last, check)
-    checkpointer = Checkpointer(earlier.computed_from, every, solver.snapshot, save)
-    return Pipeline(config, solver, pool, writer, trace, planned.threads, earlier, checkpointer)
+    session = open_output(
+        output, Content.of(config), attributes, journal, pool, planned.threads, trace, before, overwrite=overwrite
+    )
+    check = None if before is None else partial(compare, before, solver.device, "--resume=must --discard-after ")
+    every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
+    checkpointer = Checkpointer(session.earlier.computed_from, every, solver.snapshot, save)
+    return Pipeline(config, solver, session, checkpointer, check)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
@@ -234,42 +194,9 @@ def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     return solver.field("v")
 
 
-def check_output(output: Path, *, overwrite: bool, resume: Resume = "no") -> None:
-    """Raise UsageError if a run cannot create `output`, or resume it."""
-    try:
-        os.fspath(output).encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"--output: expected a name in UTF-8, got {os.fspath(output)!a}") from None
-    form = format_of(output)
-    if overwrite and resume != "no":
-        raise UsageError("--overwrite, --resume: expected one of them, got both")
-    if resume == "must" and not os.path.lexists(output):
-        raise UsageError(f"--resume=must: '{output}' does not exist; expected the output of a run that stopped")
-    if not form.is_folder and output.is_dir():
-        raise UsageError(f"--output: '{output}' is a folder; expected the name of a file")
-    goes_on = resume != "no" and os.path.lexists(output)
-    if goes_on and not form.is_folder and is_open_here(output):
-        raise UsageError(f"--resume: expected an output that is closed, but this process has '{output}' open; close it")
-    replaces: Replaces | None = form.is_output
-    if goes_on:
-        replaces = os.path.lexists
-    elif not overwrite:
-        replaces = None
-    require_new("--output", output, replaces=replaces, instead="choose another name, --resume it, or --overwrite it")
-    for path, is_of_run in beside(output).items():
-        require_new("--output", path, replaces=_is_regular if goes_on else is_of_run)
-
-
-def _is_regular(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def beside(output: Path) -> dict[Path, Replaces]:
-    """Return the paths that a run makes beside its output, each with the function that says whether a run made it."""
-    saved = dict.fromkeys(checkpoints.paths_of(output), checkpoints.is_checkpoint)
-    return {journal_of(output): is_journal, status_of(output): is_status, **saved}
-
-
-def check_timeline(path: Path, output: Path) -> None:
-    """Raise UsageError unless a run of `output` can make a new timeline at `path`."""
-    require_new("--timeline", path, apart_from=[output, *beside(output)])
+def timeline_of(path: Path | str | None, output: Path) -> Path | None:
+    """Return the path of a timeline; raise UsageError unless a run of `output` can make one there."""
+    if path is None:
+        return None
+    require_new("--timeline", Path(path), apart_from=[output, *beside(output)])
+    return Path(path)

@@ -16,7 +16,6 @@ from gsio.errors import DataError, Interrupted, TakenError
 from gsio.files import publish, temporary_beside
 from gsio.processes import started_at
 from gsio.reader import Stack, open_stack
-from gsio.reader.selection import fields_of
 from gsio.reader.verify import LOOK_SECONDS, LOOKS
 from gsio.run.progress import IDLE, Observe, Occupied, Progress
 from gsio.writer.journal import journal_of, read_journal
@@ -96,6 +95,11 @@ def follow(output: Path) -> Iterator[str]:
     Raises DataError if no run has left a status beside the output.
     """
     shown = 0
+
+    def of_all(number: int) -> str:
+        """Return a number of frames, and that of the whole run if somebody knows it."""
+        return f"{number} of {status['frames']}" if status["frames"] else f"{number}"
+
     while True:
         status, records = read_status(output), read_journal(output, first=-1)
         if not status:
@@ -110,10 +114,10 @@ def follow(output: Path) -> Iterator[str]:
             ]
             shown = int(last["frame"]) + 1
             bottleneck = f", bottleneck {name}" if (name := status.get("bottleneck")) in Occupied._fields else ""
-            yield f"frame {shown} of {status['frames']}, step {last['step']}, {', '.join(ranges)}{bottleneck}"
+            yield f"frame {of_all(shown)}, step {last['step']}, {', '.join(ranges)}{bottleneck}"
         if not running:
             state = "killed" if status["state"] == "running" else status["state"]
-            yield f"{state} after {status['frame']} of {status['frames']} frames"
+            yield f"{state} after {of_all(status['frame'])} frames"
             return
         time.sleep(FOLLOW_SECONDS)
 
@@ -152,7 +156,7 @@ def open_committed(output: Path) -> Stack:
             known = records.attributes.get("output_id") == stack.attributes.get("output_id")
             if known and stack.attributes["status"] == "running" and (stack.frames == committed or output.is_dir()):
                 places = records.frames["places"][:: records.frames_per_chunk]  # [chunk, field, slab]
-                for place, name in enumerate(fields_of(stack)):
+                for place, name in enumerate(stack.fields):
                     stack.fields[name] = stack.fields[name].apart(output, places[:, place])
                 opened.pop_all()
                 return stack

@@ -12,10 +12,10 @@ class Summary:
     """What a session of a run took to add `frames` frames to the `first` ones of its output.
 
     Times are in seconds; all but `wall_seconds` are those of the frame loop. `compute` and `link` are times in which
-    the device was busy, `encode` and `write` times in which at least one thread was, and `wait` is the time for which
-    computing waited for a free block. `cells` counts time steps of single cells. `hidden` is the share of I/O (encode,
-    write, link) during which the device computed. `outside` is the first value that is not from 0 to 1, in words; ""
-    if there is none.
+    the device was busy, or in which a loop outside gsio was outside of `append`. `encode` and `write` are times in
+    which at least one thread was, and `wait` is the time for which computing waited for a free block. `cells` counts
+    time steps of single cells; 0: nobody knows them. `hidden` is the share of I/O (encode, write, link) during which
+    the device computed. `outside` is the first value that is not from 0 to 1, in words; "" if there is none.
     """
 
     output: Path
@@ -44,7 +44,8 @@ class Summary:
             f"{self.nbytes_out / 1e9:.3f} GB ({ratio:.2f} times smaller than raw)",
             f"device      {self.device}",
             f"wall        {self.wall_seconds:9.3f} s, of which the frame loop {self.loop_seconds:.3f} s",
-            f"compute     {self.compute_seconds:9.3f} s   {speed:.2f} Gcell/s",
+            f"compute     {self.compute_seconds:9.3f} s   "
+            + (f"{speed:.2f} Gcell/s" if self.cells else "outside of append"),
             f"link        {self.link_seconds:9.3f} s",
             f"encode      {self.encode_seconds:9.3f} s   {self.nbytes_in / 1e9 / self.loop_seconds:.2f} GB/s in",
             f"write       {self.write_seconds:9.3f} s   {self.nbytes_out / 1e9 / self.loop_seconds:.2f} GB/s out",

@@ -28,7 +28,10 @@ class Interval(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """All intervals of a frame loop that lasted from `begin` to `end`, by their begin; `source` says who took them."""
+    """All intervals of a frame loop that lasted from `begin` to `end`, by their begin; `source` says who took them.
+
+    The last checkpoint can be saved after the loop.
+    """
 
     source: str
     begin: float

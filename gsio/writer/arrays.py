@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.config import Config
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import (
-    AXES,
-    COORDINATES,
     SERIES_CHUNK,
     Attributes,
+    coordinate_attributes,
     field_attributes,
     frame_series,
     series_attributes,
@@ -34,7 +33,7 @@ class ArraySpec(NamedTuple):
     attributes
         The attributes of CF.
     values
-        The values of a coordinate of the grid, which never change; None for an array along time.
+        The values of a coordinate of a frame, which never change; None for an array along time.
     shards
         The shape of a shard; None if the array has no shards.
     compressed
@@ -52,20 +51,19 @@ class ArraySpec(NamedTuple):
     compressed: bool = False
 
 
-def arrays_of(config: Config, layout: BlockLayout) -> Iterator[ArraySpec]:
+def arrays_of(content: Content, layout: BlockLayout) -> Iterator[ArraySpec]:
     """Yield the arrays of an output in the order of creation: coordinates, series along time, fields and their levels.
 
     The scalar `metadata.QUANTIZATION`, which has attributes only, is not among them.
     """
     shape, chunks = layout.frame.shape, layout.chunks
-    axes = AXES[-len(shape) :]
-    for name, size in zip(axes, shape, strict=True):
-        values = np.arange(size, dtype=np.float64)
-        yield ArraySpec(name, values.dtype, (size,), (size,), (name,), COORDINATES[name], values)
-    for name, values in frame_series(config, layout, []).items():
-        yield ArraySpec(name, values.dtype, (0,), (SERIES_CHUNK,), ("time",), series_attributes(name, layout))
+    for axis in content.axes:
+        values, size, attributes = axis.values, (axis.size,), coordinate_attributes(axis.name, axis)
+        yield ArraySpec(axis.name, values.dtype, size, size, (axis.name,), attributes, values)
+    for name, values in frame_series(layout, []).items():
+        yield ArraySpec(name, values.dtype, (0,), (SERIES_CHUNK,), ("time",), series_attributes(name, content, layout))
     for name in layout.frame.fields:
-        for level in (0, *levels_of(config)):
+        for level in (0, *levels_of(content)):
             cells = (*shape[:-2], *(size >> level for size in shape[-2:]))
             lines = chunks.lines_per_chunk >> (level if len(shape) == 2 else 0)  # a slab of a batch holds whole members
             yield ArraySpec(
@@ -73,8 +71,8 @@ def arrays_of(config: Config, layout: BlockLayout) -> Iterator[ArraySpec]:
                 layout.frame.dtype,
                 (0, *cells),
                 (chunks.frames_per_chunk, lines, *cells[1:]),
-                ("time", *axes),
-                field_attributes(name, layout),
+                ("time", *(axis.name for axis in content.axes)),
+                field_attributes(name, content, layout),
                 shards=(chunks.frames_per_shard, *chunks.chunk_shape[1:])
                 if chunks.frames_per_shard and not level
                 else None,

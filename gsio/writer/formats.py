@@ -13,7 +13,7 @@ from gsio.config import one_of
 from gsio.errors import UsageError
 from gsio.files import Replaces, is_file
 from gsio.inputs import METADATA_NBYTES, parse_json, read_regular
-from gsio.writer.protocol import FrameWriter, Target
+from gsio.writer.protocol import Target, Writer
 
 
 def is_zarr(path: Path) -> bool:
@@ -69,20 +69,20 @@ ZARR = Format(
 FORMATS = (HDF5, ZARR)
 
 
-def format_of(output: Path) -> Format:
-    """Return the format that the ending of `output` names; raise UsageError if it names none."""
+def format_of(output: Path, option: str = "--output") -> Format:
+    """Return the format that the ending of `output` names; raise UsageError, which begins with `option`, if none."""
     for form in FORMATS:
         if output.suffix in form.endings:
             return form
     endings = one_of([ending for form in FORMATS for ending in form.endings])
-    raise UsageError(f"--output: expected a name that ends in {endings}, got '{output}'")
+    raise UsageError(f"{option}: expected a name that ends in {endings}, got '{output}'")
 
 
-def open_writer(target: Target) -> FrameWriter:
+def open_writer(target: Target) -> Writer:
     """Create an output without frames, or open one to extend it, and return its writer.
 
     A new output is laid out under a temporary name and renamed into place, so that an output that it replaces stays
     whole until then. Raises OSError where storage fails, and UsageError where the format cannot hold such frames.
     """
-    writer: FrameWriter = import_module(format_of(target.path).package).open_writer(target)
+    writer: Writer = import_module(format_of(target.path).package).open_writer(target)
     return writer

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gsio.errors import DataError, UsageError
 from gsio.files import UNSUPPORTED, lacks, publish, temporary_beside, write
 from gsio.frames.chunking import PLACE
+from gsio.frames.content import MOST_FIELDS
 from gsio.frames.layout import BlockLayout
 from gsio.inputs import METADATA_NBYTES, open_regular, parse_json, portable
 from gsio.writer.status_file import is_alive, is_here, read_status
@@ -42,7 +43,7 @@ class Records(NamedTuple):
 class Journal:
     """The journal of one output, locked; a context manager that unlocks it.
 
-    Raises UsageError, which begins with `option`, if another process has it or something else has its name, and OSError
+    Raises UsageError, which begins with `option`, if another writer has it or something else has its name, and OSError
     where storage fails.
     """
 
@@ -60,9 +61,7 @@ class Journal:
                     return
             except BlockingIOError:
                 os.close(self._fd)
-                raise UsageError(
-                    f"{option}: another run writes '{output}'{_who(output)}; wait for it, or choose another"
-                ) from None
+                raise UsageError(f"{option}: {_who(output)}, or choose another") from None
             os.close(self._fd)  # the process that had locked it has just removed it
 
     def __enter__(self) -> "Journal":
@@ -210,9 +209,13 @@ def _is_written(output: Path) -> bool:
 
 
 def _who(output: Path) -> str:
-    """Return which process writes an output, if the status file says so."""
+    """Return that an output is written, by which process if the status file says so, and what to do."""
     status = read_status(output)
-    return f" (process {status['pid']} on {status['host']})" if status.get("state") == "running" else ""
+    if status.get("state") != "running":
+        return f"another run writes '{output}'; wait for it, or close it"
+    if status.get("pid") == os.getpid() and is_here(status):
+        return f"this process writes '{output}' already; close that writer"
+    return f"another run writes '{output}' (process {status['pid']} on {status['host']}); wait for it"
 
 
 def journal_of(output: Path) -> Path:
@@ -262,8 +265,8 @@ def _read(path: Path, first: int = 0) -> tuple[dict[str, Any], int, NDArray[np.v
                 raise ValueError("its first line does not match its checksum")
             head = parse_json(text)
             record = _record_of(head)
-            if not isinstance(head["attributes"].get("config"), str):
-                raise TypeError("expected the configuration of a run")
+            if not any(isinstance(head["attributes"].get(name), str) for name in ("config", "content")):
+                raise TypeError("expected the configuration of a run, or the content of an output")
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 f"'{path}' is damaged or not the journal of a run ({type(error).__name__}: {error}); "
@@ -295,7 +298,7 @@ def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
     """Return the type of a record; raises ValueError, LookupError or TypeError if no journal has this `head`."""
     series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
     known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
-    if not known or not fields or not set(fields) <= {"u", "v"} or len(set(fields)) < len(fields):
+    if not known or not 0 < len(fields) <= MOST_FIELDS or len(set(fields)) < len(fields):
         raise ValueError("expected attributes, series and fields")
     if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):
         raise ValueError(f"expected 1 to {MOST_PARTS} slabs and frames in a chunk")

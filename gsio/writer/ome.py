@@ -1,17 +1,20 @@
 """The metadata of OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gsio.config import Config
+import numpy as np
+from numpy.typing import NDArray
+
 from gsio.draw.limits import contrast
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
-from gsio.frames.metadata import AXES, Attributes
+from gsio.frames.metadata import Attributes
 
 
-def levels_of(config: Config) -> range:
+def levels_of(content: Content) -> range:
     """Return the numbers of the smaller levels of the fields; level 0 is the field itself."""
-    return range(1, config.output.pyramid + 1)
+    return range(1, content.pyramid + 1)
 
 
 def level_path(name: str, level: int) -> str:
@@ -20,22 +23,34 @@ def level_path(name: str, level: int) -> str:
 
 
 def ome_attributes(
-    config: Config, layout: BlockLayout, limits: Mapping[str, tuple[float, float]]
+    content: Content,
+    layout: BlockLayout,
+    limits: Mapping[str, tuple[float, float]],
+    times: Sequence[float] | NDArray[np.float64],
 ) -> dict[str, dict[str, Any]]:
-    """Return the metadata of OME-Zarr 0.5 by which viewers find the fields.
+    """Return the metadata of OME-Zarr 0.5 by which viewers find the fields; {} for frames of one axis, which it lacks.
 
     `limits` are the least and the largest value of each field; they save viewers a scan of the file for its contrast.
+    `times` are those of the first frames, as far as there are frames.
     """
+    *others, rows, cols = content.axes if len(content.axes) > 1 else (None, None)
+    if rows is None or cols is None:
+        return {}
     axes: list[Attributes] = [{"name": "time", "type": "time"}]
-    axes += [{"name": name} | ({"type": "space"} if name in "yx" else {}) for name in AXES[-len(layout.frame.shape) :]]
-    step = config.run.steps_per_frame * config.model.dt
-    members = [1.0] * len(layout.frame.shape[:-2])
+    axes += [{"name": axis.name} | ({"type": "space"} if axis.name == "z" else {}) for axis in others]
+    axes += [{"name": axis.name, "type": "space"} for axis in (rows, cols)]
+    step = content.interval or (float(times[1] - times[0]) if len(times) > 1 else 1.0)
+    start = float(times[0]) if len(times) else step
     places = []
-    for level in (0, *levels_of(config)):
+    for level in (0, *levels_of(content)):
         cells = 1 << level
-        scale = {"type": "scale", "scale": [step, *members, cells, cells]}
-        middle = [(cells - 1) / 2] * 2  # the centre of the first cell, in cells of the field
-        places.append([scale, {"type": "translation", "translation": [step, *[0.0] * len(members), *middle]}])
+        sizes = [cells if axis.spacing == 1 else cells * axis.spacing for axis in (rows, cols)]
+        scale = {"type": "scale", "scale": [step, *(axis.spacing for axis in others), *sizes]}
+        # The centre of the first cell.
+        first = [axis.first + (cells - 1) / 2 * axis.spacing for axis in (rows, cols)]
+        places.append([
+            scale, {"type": "translation", "translation": [start, *(axis.first for axis in others), *first]}
+        ])  # fmt: skip
     images = [
         {
             "name": name,

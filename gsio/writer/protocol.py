@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from gsio.config import Config
-from gsio.frames.block import Block
+from gsio.frames.block import EncodedBlock, FilledBlock
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.trace import Trace
 from gsio.writer.journal import Journal
@@ -30,7 +30,7 @@ class Target(NamedTuple):
     """
 
     path: Path
-    config: Config
+    content: Content
     layout: BlockLayout
     attributes: Mapping[str, Any]
     journal: Journal
@@ -39,16 +39,16 @@ class Target(NamedTuple):
     overwrite: bool = False
 
 
-class FrameWriter(Protocol):
+class Writer(Protocol):
     """Encodes blocks in any order and commits them in frame order.
 
     Both steps raise OSError where storage fails; what was committed before stays readable.
     """
 
-    def encode(self, block: Block, task: int) -> None:
+    def encode(self, block: FilledBlock, task: int) -> None:
         """Encode one task of `block`; called from several threads at once, for each task once."""
 
-    def commit(self, blocks: Sequence[Block]) -> None:
+    def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Make the frames of `blocks` part of the file; consecutive blocks, one call at a time."""
 
     def sync(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gsio._version import __version__, commit
 from gsio.config import Config
+from gsio.frames.content import Content
 from gsio.frames.metadata import Attributes
 
 PACKAGES = ("numpy", "numba", "h5py", "zarr", "isal", "cupy-cuda12x", "cupy-cuda13x")
@@ -43,17 +44,24 @@ def history_line() -> str:
     return f"{now()} {command_line()}"
 
 
-def root_attributes(config: Config, backend: str, device: str) -> Attributes:
-    """Return the attributes of the file as a whole: conventions and provenance."""
+def root_attributes(recorded: Config | Content, backend: str, device: str, output_id: str = "") -> Attributes:
+    """Return the attributes of the file as a whole: conventions and provenance.
+
+    The output of a run records its configuration, and any other output its content. An output that goes on keeps its
+    `output_id`.
+    """
+    title, name = "Gray-Scott reaction-diffusion simulation", "config"
+    if isinstance(recorded, Content):
+        title, name = f"frames of {', '.join(recorded.fields)}", "content"
     return {
         "Conventions": "CF-1.12",
-        "title": "Gray-Scott reaction-diffusion simulation",
+        "title": title,
         "source": f"gsio {__version__}",
         "history": history_line(),
-        "output_id": secrets.token_hex(16),
+        "output_id": output_id or secrets.token_hex(16),
         "gsio_version": __version__,
         "gsio_commit": commit(),
-        "config": config.to_toml(),
+        name: recorded.to_toml(),
         "argv": command_line(),
         "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
         "backend": backend,

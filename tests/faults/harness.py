@@ -27,7 +27,7 @@ from gsio.writer.journal import read_journal
 HERE = Path(__file__).parent
 FRAMES, SHAPE = 61, (24, 32)
 OPTIONS = [
-    *("-r", str(SHAPE[0]), "-c", str(SHAPE[1]), "-n", str(FRAMES), "-e", "8", "--backend", "numpy", "--fields", "u,v"),
+    *("-r", str(SHAPE[0]), "-c", str(SHAPE[1]), "-e", "8", "--backend", "numpy", "--fields", "u,v"),
     *("--set", "initial.kind=noise", "--checkpoint-every", "8", "--log-format", "json"),
 ]
 OUTPUTS = {
@@ -35,6 +35,7 @@ OUTPUTS = {
     **{f"Zarr, {codec}": ("run.zarr", ["--compression", codec]) for codec in ("lz4", "zstd", "none")},
     "Zarr, lz4 in shards": ("run.zarr", ["--compression", "lz4", "--shard-frames", "4"]),
 }
+LOOPS = {f"FrameWriter, {name}": found for name, found in OUTPUTS.items()}  # the outputs of loop.py, not of a run
 # Of faults, as in inject.c: the kinds of calls, and what happens to one.
 WRITE, RENAME, TRUNCATE, SYNC, ALLOCATE, ANY = 1, 2, 4, 8, 16, 31
 SHORT, TORN, KILL_BEFORE, KILL_AFTER, SLOW = -1, -2, -3, -4, -5
@@ -169,12 +170,14 @@ class Case:
     def __init__(self, name: str, launcher: Launcher, folder: Path) -> None:
         self.name = name
         self.launcher = launcher
-        file, options = OUTPUTS[name]
+        self.command = "run" if name in OUTPUTS else "loop"
+        file, options = (OUTPUTS | LOOPS)[name]
         self._found, self._whole, self._decoded = (folder / name for name in ("found.npz", "whole.npz", "decoded.json"))
         self.folder = folder / "runs"
         self.folder.mkdir()
         self.output = self.folder / file
-        self.options = [*OPTIONS, *options, "-o", self.output]
+        options = options if name in LOOPS else [*OPTIONS, *options]
+        self.options = ["-n", str(FRAMES), *options, "-o", self.output]
         ended = self.run()
         assert ended.code == 0, ended.text
         self.whole, self.seconds = contents(self.output), ended.seconds
@@ -184,7 +187,7 @@ class Case:
         self.clear()
 
     def run(self, *more: Any, **how: Any) -> Ended:
-        return self.launcher.run("run", *self.options, *more, **how)
+        return self.launcher.run(self.command, *self.options, *more, **how)
 
     def resume(self, **how: Any) -> Ended:
         return self.run("--resume=auto", **how)
@@ -287,8 +290,15 @@ def contents(path: Path) -> dict[str, bytes]:
         assert list(problems(stack)) == []
         found = {name: stack.series(name).tobytes() for name in SERIES}
         found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-    state = checkpoints.load(path)[0]
-    return found | {"checkpoint": state.u.tobytes() + state.v.tobytes() + f"{state.frames} {state.config}".encode()}
+    state = newest_state(path)
+    of_run = isinstance(state, checkpoints.Checkpoint)
+    arrays, text = ([state.u, state.v], state.config) if of_run else (state.leaves, state.structure)
+    return found | {"checkpoint": b"".join(map(bytes, arrays)) + f"{state.frames} {text}".encode()}
+
+
+def newest_state(path: Path) -> checkpoints.Checkpoint | checkpoints.SavedState:
+    """Return the newest checkpoint of a run, or of another loop."""
+    return next(iter([*checkpoints.load(path), *checkpoints.load_states(path)]))
 
 
 class Tally:

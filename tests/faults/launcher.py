@@ -1,4 +1,4 @@
-"""Starts runs: a process that has imported everything, and forks one for each request, so that many fit in a minute.
+"""Starts runs and loops: a process that has imported everything, and forks one for each request, which saves time.
 
 A request is a line of JSON on stdin; the answers are the id of the process that does it, and later how it ended.
 """
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import zarr
 from decoding import decodable
+from loop import loop
 
 import gsio.run.repair
 import gsio.run.simulate
@@ -70,7 +71,7 @@ def serve(request: dict[str, Any]) -> int:
         Path(target).write_text(json.dumps(decodable(Path(path), how, Path(whole))))
         return 0
     sys.argv = ["gsio", *arguments]
-    code = main()
+    code = loop(arguments[1:]) if arguments[0] == "loop" else main()
     if fault:
         calls = {1 << kind: library.calls_of(1 << kind) for kind in range(5)}
         Path(request["log"]).with_suffix(".calls").write_text(json.dumps(calls))

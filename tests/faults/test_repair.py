@@ -10,11 +10,10 @@ from pathlib import Path
 
 import h5py
 import pytest
-from harness import FRAMES, Case, Tally, contents
+from harness import FRAMES, Case, Tally, contents, newest_state
 from test_damage import everything, flip, kill_in_the_middle
 
 from gsio.reader import open_stack
-from gsio.run import checkpoints
 from gsio.writer.journal import journal_of, read_journal
 
 pytestmark = pytest.mark.faults
@@ -205,4 +204,4 @@ def check_what_goes_on(case: Case, *, repaired: bool) -> None:
         with open_stack(case.output) as stack:
             assert stack.frames == FRAMES
             assert stack.attributes["status"] == "complete"
-        assert max(missing) < checkpoints.load(case.output)[0].frames
+        assert max(missing) < newest_state(case.output).frames

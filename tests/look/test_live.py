@@ -21,10 +21,10 @@ Make = Callable[..., Config]
 RUN = """
 import sys
 import gsio
-from gsio.run import simulate as running
 from gsio.testing import small_blocks
+from gsio.writer import session
 
-def open_writer(target, opened=running.open_writer):
+def open_writer(target, opened=session.open_writer):
     def commit(blocks):
         for block in blocks:
             commit_all([block])
@@ -35,7 +35,7 @@ def open_writer(target, opened=running.open_writer):
     commit_all, writer.commit = writer.commit, commit
     return writer
 
-running.open_writer = open_writer
+session.open_writer = open_writer
 frame = 12 * 17 * 4
 small_blocks(4 * frame, 2 * frame)
 gsio.simulate(gsio.Config.from_toml(sys.argv[1]), sys.argv[2], overwrite=True)

@@ -54,22 +54,22 @@ KILLED = """
 import os, sys, threading
 from pathlib import Path
 import gsio
-from gsio.run import checkpoints
 from gsio.compute.host import ArraySolver
 from gsio.config import Config
-from gsio.run.checkpoints import Checkpointer
+from gsio.frames.block import BlockPool
+from gsio.run import checkpoints
 from gsio.testing import small_blocks
 
 output, resume, frames, *sizes = *sys.argv[1:3], *map(int, sys.argv[3:])
 small_blocks(*sizes)
 saved = threading.Event()
 saved.set()
-committing, keeping = Checkpointer.committed, ArraySolver.snapshot
+releasing, keeping = BlockPool.release, ArraySolver.snapshot
 saving, filling = checkpoints.save, ArraySolver.fill
 
-def committed(self, position):
-    committing(self, position)
-    if position >= frames:
+def release(self, block):  # it is committed
+    releasing(self, block)
+    if block.first + block.count >= frames:
         os._exit(9)
 
 def snapshot(self):
@@ -84,7 +84,7 @@ def fill(self, block):  # no checkpoint is skipped because the one before is not
     saved.wait(60)
     filling(self, block)
 
-Checkpointer.committed, ArraySolver.snapshot = committed, snapshot
+BlockPool.release, ArraySolver.snapshot = release, snapshot
 checkpoints.save, ArraySolver.fill = save, fill
 gsio.simulate(Config.from_toml(sys.stdin.read()), Path(output), resume=resume)
 """
@@ -252,7 +252,9 @@ def test_a_frame_that_is_computed_again_and_differs_ends_the_run(make_config: Ma
     newest.v[5, 5] += 0.25  # as another kind of device may round
     checkpoints.save(path, newest)
     before = path.read_bytes()
-    with pytest.raises(DataError, match=rf"frame {newest.frames}, computed again on '.*', differs .* of '.*'.*discard"):
+    with pytest.raises(
+        DataError, match=rf"frame {newest.frames}, computed again, differs .*--discard-after {newest.frames}"
+    ):
         gsio.simulate(config, path, resume="must")
     with open_stack(path) as stack:
         assert list(problems(stack)) == []

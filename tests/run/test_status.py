@@ -21,6 +21,7 @@ from gsio.run.progress import Occupied, Progress
 from gsio.run.status import follow, open_committed, status_file
 from gsio.testing import KeepingWriter, random_block, small_blocks
 from gsio.trace import Counter, Trace
+from gsio.writer.session import Session
 from gsio.writer.status_file import read_status
 
 Make = Callable[..., Config]
@@ -132,7 +133,7 @@ def test_work_that_goes_on_is_counted(make_config: Make) -> None:
     config = make_config()
     solver, seen = StuckSolver(config), []
     pool = BlockPool(solver.layout, 3, lambda nbytes: random_block(solver.layout).buffer.copy())
-    pipeline = Pipeline(config, solver, pool, KeepingWriter(), Trace(), 2)
+    pipeline = Pipeline(config, solver, Session(KeepingWriter(), pool, Trace(), 2))
 
     def watch(now: Progress) -> None:
         seen.append(now)

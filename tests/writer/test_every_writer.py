@@ -16,14 +16,16 @@ from gsio.config import Config
 from gsio.errors import StorageError
 from gsio.files import LIBC
 from gsio.frames.block import Block
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
+from gsio.frames.metadata import frame_steps
 from gsio.reader.verify import problems
 from gsio.run.plan import layout_of
 from gsio.testing import encode, random_block, small_blocks
 from gsio.trace import Trace
 from gsio.writer.formats import FORMATS, open_writer
 from gsio.writer.journal import Journal
-from gsio.writer.protocol import FrameWriter, Target
+from gsio.writer.protocol import Target, Writer
 from gsio.writer.provenance import root_attributes
 
 Make = Callable[..., Config]
@@ -44,18 +46,21 @@ class Output:
         self._attributes = root_attributes(config, "test", "test")
 
     @contextmanager
-    def writer(self, after: int | None = None) -> Iterator[FrameWriter]:
+    def writer(self, after: int | None = None) -> Iterator[Writer]:
         """Give a writer of a new output, or of one that goes on after so many frames."""
         series = None
         if after is not None:
             with open_stack(self.path) as stack:
                 series = {name: stack.series(name)[:after] for name in stack.recorded}
         with Journal(self.path) as journal:
-            target = Target(self.path, self.config, self.layout, self._attributes, journal, Trace(), series)
+            content = Content.of(self.config)
+            target = Target(self.path, content, self.layout, self._attributes, journal, Trace(), series)
             yield open_writer(target)
 
     def block(self, first: int, count: int = BLOCK, kept: int = 0) -> Block:
         block = random_block(self.layout, first, count)
+        block.steps[:count] = frame_steps(self.config, first, count)
+        block.times[:] = block.steps * self.config.model.dt
         block.kept = kept
         return block
 

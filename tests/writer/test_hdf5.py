@@ -27,6 +27,7 @@ from gsio import codec
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.run.plan import layout_of
 from gsio.testing import encode, random_block
@@ -51,7 +52,8 @@ def staged_block(config: Config, first: int = 0, count: int = 1) -> Block:
 
 def new_writer(path: Path, config: Config) -> Any:
     attributes = {"gsio_version": "test", "config": ""}
-    return open_writer(Target(path, config, one_frame_a_chunk(config), attributes, Journal(path), Trace()))
+    content, layout = Content.of(config), one_frame_a_chunk(config)
+    return open_writer(Target(path, content, layout, attributes, Journal(path), Trace()))
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

@@ -19,6 +19,7 @@ import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
 from gsio.frames.block import Block
+from gsio.frames.content import Content
 from gsio.frames.metadata import frame_series
 from gsio.run.plan import layout_of, with_codec
 from gsio.testing import encode, random_block, small_blocks
@@ -45,8 +46,9 @@ def new_writer(
     series = None
     if frames is not None:
         group: Any = zarr.open_group(path, mode="r")
-        series = {name: np.asarray(group[name][:frames]) for name in frame_series(config, layout, [])}
-    writer = open_writer(Target(path, config, layout, attributes, journal or Journal(path), Trace(), series=series))
+        series = {name: np.asarray(group[name][:frames]) for name in frame_series(layout, [])}
+    content = Content.of(config)
+    writer = open_writer(Target(path, content, layout, attributes, journal or Journal(path), Trace(), series=series))
 
     def encoded(number: int) -> Block:
         count = layout.frames_per_block

@@ -96,7 +96,7 @@ export class Output {
   }
 
   timeOf(frame) {
-    return this.series.time[frame] ?? frame * this.steps_per_frame * this.dt;
+    return this.series.time[frame] ?? frame * this.interval;
   }
 
   /** Return the committed frame whose model time is nearest. */
@@ -111,7 +111,7 @@ export class Output {
   }
 
   fieldOf(wanted) {
-    return this.fields.includes(wanted) ? wanted : this.fields[0];
+    return this.fields.includes(wanted) ? wanted : this.fields.at(-1);
   }
 
   /** Return the members that `wanted`, a number or "all", names; large grids are shown one at a time. */

@@ -175,7 +175,8 @@ export class Pane {
     say(this.veil, output.frames ? "The page loads the frame." : "The page waits for the first frame.");
     if (!output.frames) return say(this.where, "");
     const frame = shown?.frame ?? this.frame;
-    const total = output.live ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
+    const more = output.live && output.frames_total > output.frames; // the total of some outputs is not known
+    const total = more ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
     say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
     say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);

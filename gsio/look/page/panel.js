@@ -9,7 +9,7 @@ import { legend, Plot } from "./plots.js";
 import { refresh, set, view } from "./view.js";
 
 const PARTS = ["compute", "link", "encode", "write", "wait"];
-const KINDS = { f: "float", u: "uint" };
+const KINDS = { f: "float", i: "int", u: "uint" };
 export const CALM = 2500; // ms between two changes of the curves beside a run, which is to have the processors
 const STRIP = 160; // moments in a lane
 const TALL = 40; // pixels of a lane, which the style stretches
@@ -124,8 +124,8 @@ export class Panel {
     const facts = [
       ["grid", `${members > 1 ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
       ["stored as", `${kind}${size}${chunk.scale === null ? "" : ` × ${brief(chunk.scale)}`}`],
-      ["steps a frame", String(output.steps_per_frame)], ["time step", String(output.dt)],
     ];
+    if (output.dt) facts.push(["steps a frame", String(output.steps_per_frame)], ["time step", String(output.dt)]);
     const given = output.facts.filter(([name]) => !facts.some(([own]) => own === name));
     if (output.damaged.length) given.push(["damaged frames", output.damaged.join(", ")]);
     const pairs = [...facts, ...given].flatMap(([name, text]) => [

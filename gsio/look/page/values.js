@@ -43,7 +43,11 @@ function scaledTable(count, scale, dtype) {
   return tables.get(key);
 }
 
-const TYPES = { f2: Uint16Array, f4: Float32Array, f8: Float64Array, u1: Uint8Array, u2: Uint16Array };
+const TYPES = {
+  f2: Uint16Array, f4: Float32Array, f8: Float64Array,
+  i1: Int8Array, i2: Int16Array, i4: Int32Array, i8: BigInt64Array,
+  u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, u8: BigUint64Array,
+};
 
 /** Join byte planes, all first bytes of the values and then all second bytes, into values of `size` bytes. */
 function join(bytes, size) {
@@ -70,12 +74,13 @@ function decode(bytes, stored, layout) {
   const size = Number(stored.slice(2));
   if (stored[0] === ">" || !TYPES[stored.slice(1)]) throw new Error(`The page cannot read values stored as ${stored}.`);
   const words = layout === "planes" ? join(bytes, size) : bytes;
-  return new TYPES[stored.slice(1)](words.buffer, words.byteOffset, words.byteLength / size);
+  const values = new TYPES[stored.slice(1)](words.buffer, words.byteOffset, words.byteLength / size);
+  return /[iu]8/.test(stored) ? Float64Array.from(values, Number) : values;
 }
 
 function asValues(data, stored, scale, dtype) {
   if (stored.endsWith("f2")) return new Values(data, halfTable());
-  if (stored.includes("u")) return new Values(data, scaledTable(2 ** (8 * Number(stored.slice(2))), scale ?? 1, dtype));
+  if (scale !== null) return new Values(data, scaledTable(2 ** (8 * Number(stored.slice(2))), scale, dtype));
   return new Values(data, null);
 }
 
@@ -189,8 +194,7 @@ export class Exact {
   async window(output, field, member, frame, { top, bottom, left, right, step }, signal) {
     const path = `outputs/${output.number}/window/${field}/${member}/${frame}/${top}:${bottom}:${step}/${left}:${right}:${step}`;
     const bytes = await getBytes(path, signal, "high");
-    const kind = { float16: "<f2", float32: "<f4", float64: "<f8" }[output.dtype];
-    const values = asValues(decode(bytes, kind, "values"), kind, null, output.dtype);
+    const values = asValues(decode(bytes, output.kind, "values"), output.kind, null, output.dtype);
     const [rows, cols] = [Math.ceil((bottom - top) / step), Math.ceil((right - left) / step)];
     return new Patch(values, 0, { frame, top, left, step, rows, cols, all: [output.rows, output.cols] });
   }

@@ -9,12 +9,12 @@ import h5py
 from gsio.errors import UsageError
 from gsio.files import temporary_beside
 from gsio.writer.hdf5.chunked import ChunkWriter
-from gsio.writer.protocol import FrameWriter, Target
+from gsio.writer.protocol import Target, Writer
 
 LARGEST_CHUNK = 2**32 - 1  # bytes, a limit of HDF5
 
 
-def open_writer(target: Target) -> FrameWriter:
+def open_writer(target: Target) -> Writer:
     """Return the writer of `target`; raises as `gsio.writer.open_writer`."""
     if (nbytes := target.layout.chunks.chunk_nbytes) > LARGEST_CHUNK:
         raise UsageError(

@@ -19,7 +19,7 @@ from gsio import codec
 from gsio.codec import CODECS
 from gsio.errors import StorageError
 from gsio.files import is_file, publish, sync_folder
-from gsio.frames.block import Block
+from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.chunking import PLACE
 from gsio.frames.layout import PAGE
 from gsio.frames.metadata import SERIES_CHUNK, frame_series
@@ -41,13 +41,13 @@ class ChunkWriter:
 
     def __init__(self, target: Target, place: Path) -> None:
         """Lay the file out at `place`, then rename it to `target.path`, which is the same for an extended output."""
-        self._path, self._config, self._layout, self._trace = target.path, target.config, target.layout, target.trace
+        self._path, self._layout, self._trace = target.path, target.layout, target.trace
         self._journal = target.journal
-        self._saved: tuple[str, NDArray[np.void]] | None = (
-            None  # the group of the copies, and the places of the originals
-        )
+        self._saved: tuple[str, NDArray[np.void]] | None = None  # the group of the copies, and where the originals are
+        self._last = np.zeros(0, PLACE)  # the places of the last chunk, if it is not full, [frame, field, slab]
         self._disk = Disk(place, new=target.series is None)
         self._file: Any = None
+        self._vtk_steps: Any = None  # an attribute of the image for VTK, if the output has one
         try:
             with self._disk.raising():
                 self._open(target)
@@ -63,16 +63,16 @@ class ChunkWriter:
 
     def _open(self, target: Target) -> None:
         """Lay the file out, or cut it to the frames of `target.series`."""
-        config, layout, attributes = target.config, target.layout, target.attributes
+        content, layout, attributes = target.content, target.layout, target.attributes
         # No chunk cache: every chunk is written once and whole. Raw chunks begin at a page, so that they can be mapped.
         raw = CODECS[layout.chunks.codec].raw
         pages = {"alignment_threshold": PAGE, "alignment_interval": PAGE} if raw else {}
         self._disk.reserve(0)
         self._file = h5py.File(self._disk, "w" if target.series is None else "r+", rdcc_nbytes=0, **pages)
-        series = frame_series(config, layout, []) if target.series is None else target.series
+        series = frame_series(layout, []) if target.series is None else target.series
         frames, stale = len(series["step"]), []
         if target.series is None:
-            create_arrays(self._file, config, layout, attributes)
+            create_arrays(self._file, content, layout, attributes)
         self._fields = [self._file[name].id for name in layout.frame.fields]
         places = self._places(frames)
         # From here on the journal can restore a file that a kill tears, even an output that was complete and had none.
@@ -82,22 +82,24 @@ class ChunkWriter:
             self._journal.sync()
             stale = [name for name in self._file if name.startswith(SAVED)]  # a kill has left these
             reopen(self._file, attributes, frames)
-        along_time = {**series, OFFSETS + layout.frame.fields[0]: np.arange(frames)}
+        along_time = dict(series)
+        if VTK in self._file:
+            along_time[OFFSETS + layout.frame.fields[0]] = np.arange(frames)
+            self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
+            self._vtk_steps.write(np.array(frames))
         self._series = {name: _GrowingSeries(self._file[name], values) for name, values in along_time.items()}
         self._cut(frames, places)
-        self._vtk_steps = h5py.h5a.open(self._file[f"{VTK}/Steps"].id, b"NSteps")
-        self._vtk_steps.write(np.array(frames))
         for name in stale:
             del self._file[name]
         self._file.flush()
         self.nbytes = self._disk.size
 
-    def encode(self, block: Block, task: int) -> None:
+    def encode(self, block: FilledBlock, task: int) -> None:
         """Compress one task of `block`, and take the checksums of its frames."""
         with self._trace.span("encode", block.first):
             codec.encode(block, task)
 
-    def commit(self, blocks: Sequence[Block]) -> None:
+    def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Append the frames of `blocks` and flush, so that readers find them."""
         first, frames, layout = blocks[0].first, blocks[-1].first + blocks[-1].count, self._layout
         kept = blocks[0].kept
@@ -106,7 +108,11 @@ class ChunkWriter:
         with self._trace.span("write", first), self._disk.raising():
             self._disk.reserve(
                 sum(len(encoded) for block in blocks for chunk in block.chunks.values() for encoded in chunk)
+                + (int(self._last[0]["nbytes"].sum()) if len(self._last) else 0)
             )
+            if kept and self._saved is None:
+                self._save(first, self._last)
+            saved, self._saved = self._saved, None  # whatever happens from here on, the journal has the copies
             for field in self._fields:
                 field.set_extent((frames, *layout.frame.shape))
             for block in blocks:
@@ -119,39 +125,30 @@ class ChunkWriter:
                         places[start : start + layout.chunks.frames_per_chunk, i, slab] = offset, len(encoded)
             self._disk.write_placed()
         with self._trace.span("commit", first), self._disk.raising():
-            series = frame_series(self._config, layout, blocks)
+            series = frame_series(layout, blocks)
             for name, values in series.items():
                 self._series[name].append(first + kept, values)
-            self._series[OFFSETS + layout.frame.fields[0]].append(first + kept, np.arange(first + kept, frames))
-            self._vtk_steps.write(np.array(frames))
+            if self._vtk_steps is not None:
+                self._series[OFFSETS + layout.frame.fields[0]].append(first + kept, np.arange(first + kept, frames))
+                self._vtk_steps.write(np.array(frames))
             self._file.flush()
         self._journal.append(first + kept, series, places[kept:])
         if kept:
             self._journal.move(first, places[:kept])
-            if self._saved is not None:
-                del self._file[self._saved[0]]
-                self._saved = None
+            if saved is not None:
+                self.sync()  # HDF5 may use the space of the copies again from now on
+                del self._file[saved[0]]
+        self._last = places[len(places) - frames % layout.chunks.frames_per_chunk :]
         self.nbytes = self._disk.size
 
     def _cut(self, frames: int, places: NDArray[np.void]) -> None:
         """Cut the fields to `frames` frames, whose chunks are at `places` [frame, field, slab].
 
-        The next commit replaces a last chunk that is not full, and HDF5 may use its space again before that commit is
-        complete. A copy of the chunk therefore stays until then, and the journal has the place of the copy. When HDF5
-        cuts a chunk, it would decode it, for which it may lack the filter: the chunk is stored again as it was.
+        When HDF5 cuts a chunk, it would decode it, for which it may lack the filter: the chunk is stored again as it
+        was.
         """
         layout, behind = self._layout, frames % self._layout.chunks.frames_per_chunk
-        last, chunks = places[frames - behind :], {}
-        if behind:
-            group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
-            self._saved, last = (group, last), last.copy()
-            for field, slab in np.ndindex(places.shape[1:]):
-                offset, nbytes = (int(number) for number in last[0, field, slab])
-                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
-                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
-                last["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
-            self._file.flush()
-            self._journal.move(frames - behind, last)
+        chunks = self._save(frames - behind, places[frames - behind :]) if behind else {}
         for number, field in enumerate(self._fields):
             if field.shape[0] == frames:
                 continue
@@ -162,6 +159,26 @@ class ChunkWriter:
                 if len(chunk := chunks[number, slab]):
                     places["offset"][frames - behind :, number, slab] = self._disk.place(field, place, chunk)
         self._disk.write_placed()
+
+    def _save(self, first: int, places: NDArray[np.void]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        """Copy the last chunk, which has the frames from `first` on, and return its bytes by field and slab.
+
+        The next commit replaces a last chunk that is not full, and HDF5 may use its space again before that commit is
+        complete. A copy of the chunk therefore stays until then, and the journal has the place of the copy. The disk
+        has both before this function returns.
+        """
+        group = next(name for number in itertools.count() if (name := f"{SAVED}{number}") not in self._file)
+        self._saved, copies, chunks = (group, places), places.copy(), {}
+        with self._disk.raising():
+            for field, slab in np.ndindex(places.shape[1:]):
+                offset, nbytes = (int(number) for number in places[0, field, slab])
+                chunks[field, slab] = np.frombuffer(os.pread(self._disk.fd, nbytes, offset), np.uint8)
+                copy = self._file.create_dataset(f"{group}/{field}_{slab}", data=chunks[field, slab])
+                copies["offset"][:, field, slab] = copy.id.get_offset() if nbytes else 0
+            self._file.flush()
+        self._journal.move(first, copies)
+        self.sync()
+        return chunks
 
     def sync(self) -> None:
         """Wait until the disk has the committed frames, and the journal, which can restore a torn file."""

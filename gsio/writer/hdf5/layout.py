@@ -8,9 +8,16 @@ import h5py
 import numpy as np
 
 from gsio.codec import CODECS
-from gsio.config import Config
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
-from gsio.frames.metadata import DAMAGED, QUANTIZATION, SERIES_CHUNK, nexus_attributes, quantization_attributes
+from gsio.frames.metadata import (
+    DAMAGED,
+    OF_SESSION,
+    QUANTIZATION,
+    SERIES_CHUNK,
+    nexus_attributes,
+    quantization_attributes,
+)
 from gsio.writer.arrays import ArraySpec, arrays_of
 from gsio.writer.hdf5.vtk import link_fields
 
@@ -18,21 +25,21 @@ PLAIN = ("title", "coordinates", "cell_methods")  # NCO and ncview read these on
 GROWING = {"chunks": (SERIES_CHUNK,), "maxshape": (None,)}
 
 
-def create_arrays(file: h5py.File, config: Config, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
+def create_arrays(file: h5py.File, content: Content, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
     """Create every array and attribute, without a frame."""
     _describe(file, attributes)
     # These have a fixed size, so that the end of a run overwrites them in place and never needs new space.
     file.attrs.create("status", b"running", dtype="S16")
     file.attrs.create("ended", b"", dtype="S32")
-    file.attrs.update(nexus_attributes(layout))
+    file.attrs.update(nexus_attributes(content))
     with _no_plugins():
-        for spec in arrays_of(config, layout):
+        for spec in arrays_of(content, layout):
             _create_array(file, spec, layout, _filters(layout) if spec.compressed else {})
     if layout.frame.keep_bits:
         file.create_dataset(QUANTIZATION, (), np.int8).attrs.update(quantization_attributes())
-    main = "v" if "v" in layout.frame.fields else layout.frame.fields[0]
-    file["matrix"] = file[main]  # the readers of the Gray Scott School look for this name
-    link_fields(file, layout, GROWING)
+    file["matrix"] = file[layout.frame.fields[-1]]  # the readers of the Gray Scott School look for this name
+    if len(content.axes) in (2, 3):  # an image of VTK has no others
+        link_fields(file, content, GROWING)
 
 
 def _create_array(file: h5py.File, spec: ArraySpec, layout: BlockLayout, filters: Mapping[str, Any]) -> None:
@@ -57,7 +64,8 @@ def _describe(of: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any] | Non
     """Set attributes; floats become `dtype`, because readers decode packed integers as the dtype of their scale."""
     for name, value in attributes.items():
         number = dtype is not None and isinstance(value, float)
-        of.attrs[name] = np.bytes_(value) if name in PLAIN else np.asarray(value, dtype)[()] if number else value
+        plain = name in PLAIN and isinstance(value, str) and value.isascii()
+        of.attrs[name] = np.bytes_(value) if plain else np.asarray(value, dtype)[()] if number else value
 
 
 def _filters(layout: BlockLayout) -> dict[str, Any]:
@@ -86,7 +94,7 @@ def _no_plugins() -> Iterator[None]:
 def reopen(file: h5py.File, attributes: Mapping[str, Any], frames: int) -> None:
     """Record that the run goes on after `frames` frames, and the configuration with which it does."""
     history = f"{file.attrs['history']}\n{attributes['history']}"
-    file.attrs.update({"history": history} | {name: attributes[name] for name in ("config", "device", "backend")})
+    file.attrs.update({"history": history} | {name: attributes[name] for name in OF_SESSION if name in attributes})
     file.attrs.modify("status", np.array(b"running", "S16"))
     file.attrs.modify("ended", np.array(b"", "S32"))
     if DAMAGED in file.attrs:

@@ -12,7 +12,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from gsio.codec import CODECS
-from gsio.config import Config
+from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import QUANTIZATION, SERIES_CHUNK, quantization_attributes
 from gsio.writer.arrays import arrays_of
@@ -31,11 +31,15 @@ def halved(values: NDArray[Any]) -> NDArray[Any]:
     """Return the means of 2 × 2 cells of [frame, …, row, col], of the same dtype, without an odd last row or column."""
     rows, cols = (size - size % 2 for size in values.shape[-2:])
     whole = values[..., :rows, :cols]
+    if whole.dtype.kind in "iu" and whole.dtype.itemsize >= 4:  # no float holds the sum
+        corners = np.stack([whole[..., row::2, col::2] for row, col in np.ndindex(2, 2)])
+        quarters: NDArray[Any] = (corners >> 2).sum(0, whole.dtype) + (((corners & 3).sum(0, whole.dtype) + 2) >> 2)
+        return quarters
     if whole.dtype.itemsize < 4:  # float16, or an integer
         whole = whole.astype(np.float32)
     pairs = whole[..., ::2, :] + whole[..., 1::2, :]
     means = (pairs[..., ::2] + pairs[..., 1::2]) * pairs.dtype.type(0.25)
-    found: NDArray[Any] = (np.rint(means) if values.dtype.kind == "u" else means).astype(values.dtype)
+    found: NDArray[Any] = (np.rint(means) if values.dtype.kind in "iu" else means).astype(values.dtype)
     return found
 
 
@@ -50,14 +54,14 @@ def shard_pieces(chunks: Sequence[Any], most: int) -> list[Any]:
     return [*chunks, tail + crc32c(tail).to_bytes(4, "little")]
 
 
-def create_store(path: Path, config: Config, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
+def create_store(path: Path, content: Content, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
     """Create every array and attribute, without a frame."""
     root = zarr.open_group(path, mode="w-", zarr_format=3)
-    root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(config, layout, {})})
+    root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(content, layout, {}, ())})
     how = CODECS[layout.chunks.codec].zarr
     assert how is not None  # the plan chose a codec that Zarr has
     compressors: Any = how(layout.chunks.level) or None
-    for spec in arrays_of(config, layout):
+    for spec in arrays_of(content, layout):
         if group := spec.path.rpartition("/")[0]:
             root.require_group(group)
         array = root.create_array(

@@ -26,14 +26,16 @@ class Folder:
         """Return a value."""
         return (self.path / key).read_bytes()
 
-    def put(self, key: str, value: Any) -> None:
-        """Set or replace a value, any bytes-like object."""
+    def put(self, key: str, value: Any, *, sync: bool = False) -> None:
+        """Set or replace a value, any bytes-like object; with `sync`, the disk has it before it replaces another."""
         place = self.path / key
         temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:
                 write(fd, value)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             temporary.rename(place)
@@ -56,7 +58,7 @@ class Folder:
             fd = None
         if fd is None:
             self._nameless = False
-            self.put(key, b"".join(parts))
+            self.put(key, b"".join(parts), sync=os.path.lexists(place))
             return
         try:
             for part in parts:  # joining them would hold the interpreter lock
@@ -65,9 +67,9 @@ class Folder:
                 # Python follows the link only if a folder is given, though the path is absolute.
                 os.link(f"/proc/self/fd/{fd}", place, src_dir_fd=fd, follow_symlinks=True)
             except OSError as error:
-                if not isinstance(error, FileExistsError):  # no /proc, or no links
-                    self._nameless = False
-                self.put(key, b"".join(parts))  # this raises the error of the storage, if there is one
+                taken = isinstance(error, FileExistsError)  # by a chunk with frames that may be safe on the disk
+                self._nameless = taken  # else there is no /proc, or there are no links
+                self.put(key, b"".join(parts), sync=taken)  # this raises the error of the storage, if there is one
         finally:
             os.close(fd)
 

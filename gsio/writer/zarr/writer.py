@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from gsio import codec
 from gsio.codec import CODECS
 from gsio.files import changed, publish, require_same, temporary_beside
-from gsio.frames.block import Block
+from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.chunking import PLACE
-from gsio.frames.metadata import DAMAGED, SERIES_CHUNK, frame_series
+from gsio.frames.metadata import DAMAGED, OF_SESSION, SERIES_CHUNK, frame_series
 from gsio.writer.formats import is_zarr
 from gsio.writer.ome import level_path, levels_of, ome_attributes
 from gsio.writer.protocol import Target
@@ -36,19 +36,20 @@ class ZarrWriter:
     """The encoding threads encode and store chunks; a commit lets the arrays along time grow."""
 
     def __init__(self, target: Target) -> None:
-        path, config, layout, attributes, journal, self._trace, known, overwrite = target
-        self._config, self._layout, self._journal = config, layout, journal
-        self._levels = [level_path(name, level) for name in layout.frame.fields for level in levels_of(config)]
+        path, content, layout, attributes, journal, self._trace, known, overwrite = target
+        self._content, self._layout, self._journal = content, layout, journal
+        self._levels = [level_path(name, level) for name in layout.frame.fields for level in levels_of(content)]
         self._lock = threading.Lock()  # guards the published metadata
         self._frames = 0 if known is None else len(known["step"])
         self._limits = dict.fromkeys(layout.frame.fields, (np.inf, -np.inf))
+        self._times: NDArray[np.float64] = np.empty(0)  # of the first two frames
         self._published = 0.0
         self.nbytes = 0
-        series = frame_series(config, layout, []) if known is None else known
+        series = frame_series(layout, []) if known is None else known
         if known is None:
             temporary = temporary_beside(path)
             try:
-                create_store(temporary, config, layout, attributes)
+                create_store(temporary, content, layout, attributes)
                 Folder(temporary).sync()
                 journal.begin(attributes, series, layout, self._places(0))
                 publish("--output", temporary, path, replaces=is_zarr if overwrite else None)
@@ -77,13 +78,13 @@ class ZarrWriter:
         if not self._journal.resume(attributes["output_id"], self._frames, self._places(self._frames)):
             self._journal.begin(attributes, series, self._layout, self._places(self._frames))
         if self._frames:
-            self._widen_limits(series)
+            self._describe(series)
         for name in self._layout.frame.fields if self._frames else ():
             self.nbytes += sum(path.stat().st_size for path in (self._store.path / name).glob("c.*"))
         known = self._group["attributes"]
         history = f"{known['history']}\n{attributes['history']}"
         known |= {"history": history, "status": "running", "ended": ""}
-        known |= {name: attributes[name] for name in ("config", "device", "backend")}
+        known |= {name: attributes[name] for name in OF_SESSION if name in attributes}
         if DAMAGED in known:
             known[DAMAGED] = [frame for frame in known[DAMAGED] if frame < self._frames]
         if self._frames < published:
@@ -91,7 +92,7 @@ class ZarrWriter:
                 self._put_metadata(key, value)
         self._publish()
 
-    def encode(self, block: Block, task: int) -> None:
+    def encode(self, block: FilledBlock, task: int) -> None:
         """Compress one task of `block`, take checksums, and store its chunks; no reader looks at them yet."""
         with self._trace.span("encode", block.first):
             codec.encode(block, task)
@@ -111,7 +112,7 @@ class ZarrWriter:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, task)
 
-    def _encode_levels(self, block: Block, task: int) -> None:
+    def _encode_levels(self, block: FilledBlock, task: int) -> None:
         """Compress and store the smaller levels of one task of `block`."""
         layout = self._layout
         itemsize, compress = layout.frame.dtype.itemsize, CODECS[layout.chunks.codec].encode
@@ -123,7 +124,7 @@ class ZarrWriter:
                     .view(layout.frame.dtype)
                     .reshape(layout.chunks.chunk_shape)
                 )
-                for level in levels_of(self._config):
+                for level in levels_of(self._content):
                     values = halved(values)
                     key = chunk_key(
                         level_path(name, level), block.first // layout.chunks.frames_per_chunk + number, slab, layout
@@ -132,14 +133,14 @@ class ZarrWriter:
                         key, [compress(values.reshape(-1).view(np.uint8), itemsize, layout.chunks.level)]
                     )
 
-    def commit(self, blocks: Sequence[Block]) -> None:
+    def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see new frames once a second."""
         with self._trace.span("commit", blocks[0].first), self._lock:
-            series = frame_series(self._config, self._layout, blocks)
+            series = frame_series(self._layout, blocks)
             for name, values in series.items():
                 self._series[name].append(values)
             self._journal.append(self._frames, series, self._places(len(series["step"])))
-            self._widen_limits(series)
+            self._describe(series)
             for block in blocks:
                 self._frames += block.count - block.kept
                 self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
@@ -173,8 +174,9 @@ class ZarrWriter:
             missing += numbers * layout.chunks.slabs - sum(int(chunk.split(".")[1]) < numbers for chunk in there)
         return missing
 
-    def _widen_limits(self, series: Mapping[str, NDArray[Any]]) -> None:
-        """Widen the range of the values of each field by that of the frames of `series`."""
+    def _describe(self, series: Mapping[str, NDArray[Any]]) -> None:
+        """Take what the metadata for viewers need from the frames of `series`: the range of each field, and times."""
+        self._times = np.concatenate([self._times, series["time"]])[:2]
         for name, (low, high) in self._limits.items():
             lows, highs = series[f"stats/{name}_min"], series[f"stats/{name}_max"]
             self._limits[name] = min(low, float(lows.min())), max(high, float(highs.max()))
@@ -214,7 +216,8 @@ class ZarrWriter:
         for name in (*self._series, *self._levels, *self._layout.frame.fields):
             arrays[name]["shape"][0] = self._frames
             found[f"{name}/{METADATA}"] = json_bytes(arrays[name])
-        self._group["attributes"] |= ome_attributes(self._config, self._layout, self._limits if self._frames else {})
+        limits = self._limits if self._frames else {}
+        self._group["attributes"] |= ome_attributes(self._content, self._layout, limits, self._times)
         return found | {METADATA: json_bytes(self._group)}
 
 
