@@ -1,4 +1,4 @@
-"""What the tests of FrameWriter share: frames, what other readers find of them, and a loop in another process."""
+"""What the tests of FrameWriter share: frames, what readers find of them, a loop elsewhere, and a codec that waits."""
 
 import subprocess
 import sys
@@ -16,6 +16,7 @@ import zarr
 from patience import DEADLINE
 
 import gsio
+from gsio import codec
 from gsio.cli import main
 from gsio.reader import Stack
 
@@ -81,3 +82,28 @@ def python(code: str, *words: object, **options: Any) -> subprocess.Popen[str]:
     start += "from appending import *\nfrom gsio.testing import small_blocks\n"
     command = [sys.executable, "-c", start + code, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+class Gate:
+    """A codec, named gate, that waits until it is open, and can fail.
+
+    Attributes
+    ----------
+    error
+        What the codec raises once it is open.
+    entered
+        A thread has begun to encode.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.open, self.entered = threading.Event(), threading.Event()
+        self._deflate = codec.CODECS["deflate"]
+        codec.register(self._deflate._replace(name="gate", encode=self._encode, kernels=None))
+
+    def _encode(self, chunk: Any, itemsize: int, level: int) -> Any:
+        self.entered.set()
+        assert self.open.wait(DEADLINE)
+        if self.error is not None:
+            raise self.error
+        return self._deflate.encode(chunk, itemsize, level)

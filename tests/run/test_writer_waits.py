@@ -11,8 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from appending import PLANE, SHAPE, frame, frames, own_threads, python, stored, verified, wait_until, wait_until_full
-from conftest import Gate
+from appending import (
+    PLANE,
+    SHAPE,
+    Gate,
+    frame,
+    frames,
+    own_threads,
+    python,
+    stored,
+    verified,
+    wait_until,
+    wait_until_full,
+)
 from patience import DEADLINE
 
 import gsio
