@@ -19,7 +19,8 @@ DTYPES = {*get_args(Dtype), "bool"}  # bool as 0 and 1
 def host_plane(array: Any) -> NDArray[Any]:
     """Return an array of any library as a NumPy array, which shares its memory where that is host memory.
 
-    bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises UsageError if `array` is none.
+    bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises UsageError if `array` has no numbers
+    that a file can hold.
     """
     try:
         if type(array).__module__.split(".")[0] == "torch":
@@ -41,7 +42,7 @@ def host_plane(array: Any) -> NDArray[Any]:
 
 
 def can_hold(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
-    """Return whether a dtype has each value of another one; NumPy takes float64 for safe, but it rounds large int64."""
+    """Return whether a dtype has each value of another one; NumPy also casts int64 to float64, but rounds some."""
     rounds = other.kind in "iu" and other.itemsize == 8 and dtype.kind == "f"
     return np.can_cast(other, dtype, "safe") and not rounds
 

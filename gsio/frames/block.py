@@ -88,8 +88,8 @@ class Block:
             return self._tasks_done == 0
 
 
-# The phases of a block: the pool gives a Block; who has put frames there submits a FilledBlock; a writer commits
-# an EncodedBlock.
+# The phases of a block: the pool gives a Block, the caller puts frames there and submits a FilledBlock, and a
+# writer commits an EncodedBlock.
 FilledBlock = NewType("FilledBlock", Block)
 EncodedBlock = NewType("EncodedBlock", Block)
 

@@ -29,7 +29,7 @@ AXES = (MEMBER, "z", "y", "x")  # names of the last axes of a frame whose caller
 MOST_FIELDS, MOST_AXES, MOST_CELLS = 64, 4, 2**62
 RESERVED = {"time", "step", "stats", "integrity", "pyramid", "matrix", "quantization_info", "VTKHDF", "status"}
 Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
-Words = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+Text = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 Dtype = Literal[
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
 ]
@@ -38,8 +38,8 @@ Dtype = Literal[
 class Quantity(Struct, frozen=True, forbid_unknown_fields=True):
     """What the numbers of a field, or of a series along time, mean: a name in words, and units as in UDUNITS."""
 
-    long_name: Words = ""
-    units: Words = "1"
+    long_name: Text = ""
+    units: Text = "1"
 
 
 class Axis(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,8 +47,8 @@ class Axis(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     size: Positive
-    long_name: Words = ""
-    units: Words = "1"
+    long_name: Text = ""
+    units: Text = "1"
     first: float = 0.0
     spacing: float = 1.0
 

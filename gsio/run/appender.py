@@ -174,7 +174,7 @@ class Appender:
             raise self.session.error.with_traceback(None)
 
     def progress(self) -> Progress:
-        """Return how far the loop is; what it does outside of `append` counts as computing."""
+        """Return how far the loop is; its time outside of `append` counts as computing."""
         seconds = (self._ended or clock()) - self._began
         self.session.trace.update()
         return progress_of(self.session, seconds, self._nbytes_before, compute=max(0.0, seconds - self._inside))

@@ -64,10 +64,10 @@ class Restart(NamedTuple, Generic[State]):
 
 
 class Load(Protocol[State]):
-    """Returns the intact checkpoints of an output, or only those that name its identity, the newest first."""
+    """A function that returns the intact checkpoints of an output, or only those with an identity, the newest first."""
 
     def __call__(self, output: Path, output_id: str | None = None, /) -> list[State]:
-        """Return them; raise DataError if all are damaged."""
+        """Return the checkpoints; raise DataError if all are damaged."""
 
 
 def find_restart(

@@ -133,14 +133,14 @@ class Session:
         alone = first < self.earlier.frames or first % layout.chunks.frames_together
         pieces = [tasks] if alone else [tasks[task : task + 1] for task in tasks]
         puts = map(self._staged.put, [(block, some) for some in pieces])
-        # No handler of a signal runs before the second of these lines is done: a block is submitted as a whole.
+        # Python runs handlers of signals after a call, never before one: these two lines submit a block as a whole.
         self.submitted = first + block.count
         deque(puts, maxlen=0)
 
     def checkpoint(self, frames: int, save: Callable[[], object]) -> None:
         """Call `save`, in a thread of the session, once the first `frames` frames are committed and the disk has them.
 
-        Of several checkpoints whose frames are committed only the last is saved. `close` waits until that is done.
+        Where several checkpoints have all their frames, only the last is saved. `close` waits until that is done.
         """
         with self._changed:
             self._checkpoints.append((frames, save))
