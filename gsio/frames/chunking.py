@@ -53,15 +53,18 @@ class Chunking:
         frames: int = 1,
         steps: int = 1,
         frames_per_chunk: int = 0,
+        lines_per_chunk: int = 0,
         frames_per_shard: int = 0,
+        bands: int = 1,
         pyramid: int = 0,
         codec: str = "",
         level: int = 1,
     ) -> "Chunking":
         """Choose the chunks of `frames` frames, each after `steps` steps, with `pyramid` smaller levels.
 
-        Both numbers are 0 where nobody knows them. An output that is extended keeps its `frames_per_chunk`; 0: the
-        number is chosen. A frame of one axis is never cut, so that readers can take it for a row.
+        Both numbers are 0 where nobody knows them. An output that is extended keeps its `frames_per_chunk` and
+        `lines_per_chunk`; 0: the number is chosen. Each of `bands` gets about the same number of slabs, and at least
+        one if there are enough lines. A frame of one axis is never cut, so that readers can take it for a row.
         """
         plane, lines = frame.plane_nbytes, frame.shape[0]
         fitting = min(sizes.chunk_bytes / plane, sizes.frames_in_block(frame, steps), frames or math.inf)
@@ -71,6 +74,11 @@ class Chunking:
             per_chunk = next(size for size in smaller if frames_per_shard % size == 0)
         if plane > sizes.large_bytes and len(frame.shape) > 1:
             lines = max(1, round(sizes.slab_bytes * frame.shape[0] / plane))
+        if bands > 1 and len(frame.shape) > 1:
+            slabs_of_band = max(1, round(frame.shape[0] / (lines * bands)))
+            lines = -(-frame.shape[0] // (bands * slabs_of_band))
+            lines = min(lines, max(1, (frame.shape[0] - 1) // (bands - 1)))  # with more lines, a band would have none
+        lines = lines_per_chunk or lines
         if lines < frame.shape[0]:  # a slab of each level comes from one slab of the field
             lines = -(-lines >> pyramid) << pyramid
         return cls(frame, per_chunk, lines, frames_per_shard, codec, level)
