@@ -16,10 +16,10 @@ LANES = 64  # partial sums of a row, which vector instructions add side by side;
 
 
 class Node(NamedTuple):
-    """A complete node of the tree: the sum of the rows [index 2^level, (index + 1) 2^level)."""
+    """A complete node of the tree: the sum of the rows [number 2^level, (number + 1) 2^level)."""
 
     level: int
-    index: int
+    number: int
     sum: float
 
 
