@@ -1,15 +1,14 @@
 """The production solver for machines without a GPU: compiled functions, called by threads of its own."""
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from gsio.compute.cpu.compiling import compiling
 from gsio.compute.cpu.staging import stage_rows
 from gsio.compute.cpu.team import Team
 from gsio.compute.cpu.vectors import VECTOR_BYTES
@@ -34,8 +33,6 @@ from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
 
-log = structlog.get_logger()
-
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
 CACHE = 32 << 10  # bytes of a core's first-level cache, if the machine does not say
 FULL = 0.85  # the share of that cache for the rings: rows of the fields pass through too
@@ -49,7 +46,15 @@ class CpuSolver:
 
     backend = "numba"
 
-    def __init__(self, config: Config, layout: BlockLayout, start: Start, own: slice | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        layout: BlockLayout,
+        start: Start,
+        own: slice | None = None,
+        recall: Callable[[str], Any] = lambda name: None,
+        remember: Callable[[str, Any], object] = lambda name, record: None,
+    ) -> None:
         """Prepare the run of a grid, or of a band with its halo, of which the layout has the rows `own`."""
         dtype = np.dtype(config.model.precision)
         self._layout = layout
@@ -69,17 +74,10 @@ class CpuSolver:
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
         self._tiles, cells = cut(members, rows, cols, threads, dtype.itemsize)
         self._rings = _aligned((threads, cells), dtype)
-        self._compile()
-
-    def _compile(self) -> None:
-        """Compile before the run begins. This takes seconds the first time; later runs load Numba's cache on disk."""
-        start = time.perf_counter()
-        self._advance(self._now, self._next, 0, 0)
-        block = Block(self._layout, self.allocate(self._layout.block_nbytes))
-        self._stage(self._now[0], block.data[0, 0], np.empty(self._layout.frame.cells), self._team.threads - 1)
-        seconds = time.perf_counter() - start
-        if seconds > 2:
-            log.info("solver compiled", seconds=round(seconds, 1))
+        with compiling(recall, remember):  # only the first time: later runs load the functions from Numba's cache
+            self._advance(self._now, self._next, 0, 0)
+            block = Block(layout, self.allocate(layout.block_nbytes))
+            self._stage(self._now[0], block.data[0, 0], np.empty(layout.frame.cells), threads - 1)
 
     def _advance(self, now: Fields, new: Fields, steps: int, share: int) -> tuple[Fields, Fields]:
         """Advance a share of the present fields, and return the fields that are present now, and the others."""
