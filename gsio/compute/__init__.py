@@ -46,12 +46,15 @@ def open_solver(
     blocks: int,
     start: Callable[[Config], Start],
     recall: Callable[[str], Any] = lambda name: None,
+    *,
+    remember: Callable[[str, Any], object] = lambda name, record: None,
     band: Band | None = None,
 ) -> Solver:
     """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
-    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None. With a `band`, the solver is a
-    `RowsSolver` of the band and its halo, and `layout` has the rows of the band.
+    `recall` returns what was kept under a name, or None: the tuning of ``gsio bench tune``, or what a solver gave to
+    `remember`, which is how long its functions took to compile. With a `band`, the solver is a `RowsSolver` of the band
+    and its halo, and `layout` has the rows of the band.
 
     Raises
     ------
@@ -75,7 +78,9 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-    more: dict[str, Any] = {"recall": recall} if row.tuned else {}
+    more: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
+    if row.compiles:
+        more["remember"] = remember
     if band is not None:
         config, begin = band.config(config), band.start(begin)
         more["own"] = None if band.batch else band.own
