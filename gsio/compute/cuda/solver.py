@@ -34,7 +34,8 @@ from gsio.compute.cuda.ring import (
     new_anchor,
     slots_of,
 )
-from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, STAGE, STAGE_THREADS, kernel_options, read, stage_options
+from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, kernel_options, read
+from gsio.compute.cuda.stage import Stage
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
@@ -111,8 +112,7 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            staging = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
-            self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
+            self._stage = Stage(layout.frame)
             self._constants = _coefficients_struct(constants, dtype)
             if rates == 2:
                 shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
@@ -127,7 +127,6 @@ class CudaSolver:
                 _upload(np.broadcast_to(values, layout.frame.shape), field)
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
-            self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
             slots, nbytes = slots_of(layout)
             self._slots = [Slot(nbytes) for _ in range(slots)]
             self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
@@ -314,16 +313,14 @@ class CudaSolver:
             times.slot.pending_copy = None  # This comes last, because the slot may be filled again from here on.
 
     def _launch_frames(self, memory: Any, count: int) -> None:
-        layout, cells = self._layout, np.int64(self._layout.frame.cells)
+        layout = self._layout
         for frame in range(count):
             self._advance(self._steps)
             for i, name in enumerate(layout.frame.fields):
                 plane = frame * len(layout.frame.fields) + i
                 data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
                 field = self._states[self._now]["uv".index(name)]
-                self._stage((STAGE_THREADS,), (STAGE_THREADS,), (field, data, self._partial, cells))
-                statistics = memory[plane * 8 * len(STATISTICS) :]
-                self._summarise((1,), (STAGE_THREADS,), (self._partial, statistics, cells))
+                self._stage(field, data, memory[plane * 8 * len(STATISTICS) :])
         if self._encoder is not None:
             self._encoder.encode(count)
 

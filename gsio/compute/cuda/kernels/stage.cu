@@ -18,12 +18,19 @@ typedef byte word;
 #endif
 
 struct Statistics {  // in the order of STATISTICS in gsio/frames/layout.py
-    double low, high, sum, error, nonfinite;
+    double low, high, mean, error, nonfinite;
 };
 
-__device__ inline Statistics merge(Statistics a, Statistics b)
+struct Plane {          // filled by stage.py
+    long long rows;     // all axes of the field but the last one
+    long long cols;
+    int piece, pieces;  // cells of a piece of a row, a multiple of 32 * WORDS, and the pieces of a row
+    int whole;          // the plane is a whole one, not that of a band
+};
+
+__device__ inline Statistics merge(Statistics a, Statistics b)  // leaves the mean to summarise
 {
-    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, fmax(a.error, b.error), a.nonfinite + b.nonfinite};
+    return {fmin(a.low, b.low), fmax(a.high, b.high), 0, fmax(a.error, b.error), a.nonfinite + b.nonfinite};
 }
 
 #define LARGEST 1.7976931348623157e308
@@ -59,7 +66,7 @@ __device__ inline word pack(real x, double& found)
 #endif
 }
 
-// Merges over a block of STAGE_THREADS threads, always in the same order, so that the mean has the same bits every time.
+// Merges over a block of STAGE_THREADS threads.
 __device__ inline Statistics merge_block(Statistics mine)
 {
     __shared__ Statistics all[STAGE_THREADS];
@@ -71,59 +78,94 @@ __device__ inline Statistics merge_block(Statistics mine)
     return all[0];
 }
 
-#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
+// Adds neighbours, then neighbours of these sums, and so on, over the lanes of a warp. Lane 0 gets the sum.
+__device__ inline double add_lanes(double sum)
+{
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) sum += __shfl_down_sync(0xffffffffu, sum, i);
+    return sum;
+}
 
-// Packs a field into `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
+#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
+#define WARPS (STAGE_THREADS / 32)
+
+// Packs a field into `data`, as byte planes if SHUFFLE. Leaves one partial result a block in `partial`, and in `sums`
+// [piece, row] the sum of the finite values of each piece of a row, which depends on nothing but this piece.
 extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
-                                 Statistics* __restrict__ partial, long long cells)
+                                 Statistics* __restrict__ partial, double* __restrict__ sums, Plane plane)
 {
     Statistics mine = nothing();
-    const long long stride = (long long)gridDim.x * blockDim.x * WORDS;
-    for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * WORDS; i < cells; i += stride) {
-        union { word value[WORDS]; byte bytes[WORDS][sizeof(word)]; } here;
+    for (long long item = (long long)blockIdx.x * WARPS + threadIdx.x / 32; item < plane.rows * plane.pieces;
+         item += (long long)gridDim.x * WARPS) {
+        const long long row = item / plane.pieces, piece = item - row * plane.pieces;
+        const long long first = row * plane.cols + piece * plane.piece;
+        const long long end = min(first + plane.piece, (row + 1) * plane.cols);
+        double sum = 0;
+        for (long long i = first + threadIdx.x % 32 * WORDS; i < end; i += 32 * WORDS) {
+            union { word value[WORDS]; byte bytes[WORDS][sizeof(word)]; } here;
 #pragma unroll
-        for (int j = 0; j < WORDS; ++j) {
-            const real x = field[min(i + j, cells - 1)];
-            double found;
-            here.value[j] = pack(x, found);
-            if (i + j >= cells) continue;
-            if (isfinite(x))
-                mine = merge(mine, {x, x, x, LOSSY ? fabs(found - x) : 0, 0});
-            else
-                mine.nonfinite += 1;
-        }
+            for (int j = 0; j < WORDS; ++j) {
+                const real x = field[min(i + j, end - 1)];
+                double found;
+                here.value[j] = pack(x, found);
+                if (i + j >= end) continue;
+                if (isfinite(x)) {
+                    mine = merge(mine, {x, x, 0, LOSSY ? fabs(found - x) : 0, 0});
+                    sum += x;
+                } else {
+                    mine.nonfinite += 1;
+                }
+            }
 #if SHUFFLE
 #pragma unroll
-        for (int plane = 0; plane < sizeof(word); ++plane) {
-            byte* out = data + plane * cells + i;
-            const uchar4 four = make_uchar4(here.bytes[0][plane], here.bytes[1][plane],
-                                            here.bytes[2][plane], here.bytes[3][plane]);
-            if (cells % WORDS == 0) {
-                *(uchar4*)out = four;
-            } else {
-                out[0] = four.x;
-                if (i + 1 < cells) out[1] = four.y;
-                if (i + 2 < cells) out[2] = four.z;
-                if (i + 3 < cells) out[3] = four.w;
+            for (int byte_plane = 0; byte_plane < sizeof(word); ++byte_plane) {
+                byte* out = data + byte_plane * plane.rows * plane.cols + i;
+                const uchar4 four = make_uchar4(here.bytes[0][byte_plane], here.bytes[1][byte_plane],
+                                                here.bytes[2][byte_plane], here.bytes[3][byte_plane]);
+                if (plane.cols % WORDS == 0) {
+                    *(uchar4*)out = four;
+                } else {
+                    out[0] = four.x;
+                    if (i + 1 < end) out[1] = four.y;
+                    if (i + 2 < end) out[2] = four.z;
+                    if (i + 3 < end) out[3] = four.w;
+                }
             }
-        }
 #else
 #pragma unroll
-        for (int j = 0; j < WORDS; ++j)
-            if (i + j < cells) ((word*)data)[i + j] = here.value[j];
+            for (int j = 0; j < WORDS; ++j)
+                if (i + j < end) ((word*)data)[i + j] = here.value[j];
 #endif
+        }
+        sum = add_lanes(sum);
+        if (threadIdx.x % 32 == 0) sums[piece * plane.rows + row] = sum;
     }
     mine = merge_block(mine);
     if (threadIdx.x == 0) partial[blockIdx.x] = mine;
 }
 
-// Merges the partial results of STAGE_THREADS blocks, and turns the sum into the mean of the finite values.
-extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Statistics* __restrict__ result,
-                                     long long cells)
+// Merges the partial results of STAGE_THREADS blocks, and sets `row_sums`. If the plane is whole, these are then added
+// as a tree (see gsio/compute/host.py) for the mean of the finite values. The rows of a band are only a part of it.
+extern "C" __global__ void summarise(const Statistics* __restrict__ partial, const double* __restrict__ sums,
+                                     double* row_sums, Statistics* __restrict__ result, Plane plane)
 {
     Statistics all = merge_block(partial[threadIdx.x]);
+    for (long long row = threadIdx.x; row < plane.rows; row += STAGE_THREADS) {
+        double sum = 0;
+        for (int piece = 0; piece < plane.pieces; ++piece) sum += sums[piece * plane.rows + row];
+        row_sums[row] = sum;
+    }
+    const double finite = plane.rows * plane.cols - all.nonfinite;
+    if (plane.whole && finite == 0) all.low = all.high = all.error = 0;
+    for (long long step = 1; plane.whole && step < plane.rows; step *= 32) {
+        __syncthreads();
+        for (long long at = 32 * step * (threadIdx.x / 32); at < plane.rows; at += 32 * step * WARPS) {
+            const long long mine = at + step * (threadIdx.x % 32);
+            const double sum = add_lanes(mine < plane.rows ? row_sums[mine] : 0);
+            if (threadIdx.x % 32 == 0) row_sums[at] = sum;
+        }
+    }
     if (threadIdx.x != 0) return;
-    const double finite = cells - all.nonfinite;
-    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.error, all.nonfinite}
-                         : Statistics{0, 0, 0, 0, all.nonfinite};
+    if (plane.whole && finite > 0) all.mean = row_sums[0] / finite;
+    *result = all;
 }
