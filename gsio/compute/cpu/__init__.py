@@ -23,6 +23,7 @@ from gsio.compute.cpu.wavefront import (
     stage_plane,
 )
 from gsio.compute.host import pack, stage
+from gsio.compute.statistics import tree
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
@@ -109,11 +110,11 @@ class CpuSolver:
         words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
         values = data.view(words.dtype)
         tasks = min(self._threads, len(field))
-        low, high, total, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
+        low, high, sums, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
         if bad:  # This is rare and ends the run: count and summarise the finite values the slow way.
             stage(field, self._layout.frame, data, statistics)
         else:
-            statistics[:] = low, high, total / self._layout.frame.cells, error, 0
+            statistics[:] = low, high, tree(sums) / self._layout.frame.cells, error, 0
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""

@@ -25,6 +25,8 @@ from llvmlite import binding, ir
 from numba import njit, prange, types
 from numba.extending import intrinsic, overload, register_jitable
 
+from gsio.compute.statistics import LANES as LANES_OF_SUMS
+
 X86 = "x86_64", "AMD64"
 if platform.machine() in X86 and numba.config.CPU_FEATURES is None:  # type: ignore[attr-defined]
     # Use vectors of 512 bits if the machine has them; LLVM prefers 256 bits, which are 12 % slower here.
@@ -288,27 +290,52 @@ def advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, tiles, 
     return u, v, u_new, v_new
 
 
-@njit(parallel=True, nogil=True, fastmath={"reassoc", "nsz"}, cache=True)
+@njit
+def _add_lanes(row, first, last, total, low, high, bad):  # type: ignore[no-untyped-def]
+    largest = np.finfo(row.dtype).max
+    for lane in range(last - first):
+        x = row[first + lane]
+        low[lane], high[lane] = min(low[lane], x), max(high[lane], x)
+        total[lane] += x
+        bad[lane] += np.int32(0) if abs(x) <= largest else np.int32(1)
+
+
+@njit
+def _summarise_rows(field, first, last, sums):  # type: ignore[no-untyped-def]
+    """Set the `sums` of rows as `row_sums` does, and return their minimum, maximum and non-finite count."""
+    cols, lanes = np.uintp(field.shape[1]), np.uintp(LANES_OF_SUMS)
+    low, high = np.full(lanes, field[first, 0]), np.full(lanes, field[first, 0])
+    total, bad = np.empty(lanes, np.float64), np.zeros(lanes, np.int32)
+    for i in range(first, last):
+        row = field[i]
+        total[:] = 0
+        for j in range(np.uintp(0), cols // lanes * lanes, lanes):
+            _add_lanes(row, j, j + lanes, total, low, high, bad)
+        _add_lanes(row, cols // lanes * lanes, cols, total, low, high, bad)
+        half = LANES_OF_SUMS // 2
+        while half:
+            for lane in range(half):
+                total[lane] += total[lane + half]
+            half //= 2
+        sums[i] = total[0]
+    return low.min(), high.max(), bad.sum()
+
+
+@njit(parallel=True, nogil=True, cache=True)
 def stage_plane(field, words, planes, values, shuffle, tasks):  # type: ignore[no-untyped-def]
     """Copy `words` to `planes` [byte, cell] if `shuffle`, else to `values` [cell]; both are the same memory.
 
-    `words` are the stored values of `field` as unsigned integers. Returns the minimum, maximum, sum and non-finite
-    count of `field`. The sum is float64 and is taken by rows: it has the same bits for any number of tasks.
+    `words` are the stored values of `field` as unsigned integers. Returns the minimum, the maximum, the sums of the
+    rows and the non-finite count of `field`.
     """
     rows, cols = field.shape
-    low, high = np.empty(rows, field.dtype), np.empty(rows, field.dtype)
-    total, bad = np.empty(rows, np.float64), np.empty(rows, np.int64)
-    largest = np.finfo(field.dtype).max
+    low, high = np.empty(tasks, field.dtype), np.empty(tasks, field.dtype)
+    sums, bad = np.empty(rows, np.float64), np.empty(tasks, np.int64)
     for task in prange(tasks):
-        for i in range(rows * task // tasks, rows * (task + 1) // tasks):
-            row, bits = field[i], words[i]
-            smallest, biggest, added, wrong = row[0], row[0], 0.0, 0
-            for j in range(cols):
-                x = row[j]
-                smallest, biggest = min(smallest, x), max(biggest, x)
-                added += x
-                wrong += 0 if abs(x) <= largest else 1
-            low[i], high[i], total[i], bad[i] = smallest, biggest, added, wrong
+        first, last = rows * task // tasks, rows * (task + 1) // tasks
+        low[task], high[task], bad[task] = _summarise_rows(field, first, last, sums)
+        for i in range(first, last):
+            bits = words[i]
             if shuffle:
                 for plane in range(planes.shape[0]):
                     out = planes[plane, i * cols : (i + 1) * cols]
@@ -317,4 +344,4 @@ def stage_plane(field, words, planes, values, shuffle, tasks):  # type: ignore[n
             else:
                 for j in range(cols):
                     values[i * cols + j] = bits[j]
-    return low.min(), high.max(), total.sum(), bad.sum()
+    return low.min(), high.max(), sums, bad.sum()
