@@ -31,7 +31,9 @@ from gsio.run.tunings import recall, remember
 MakeConfig = Callable[..., Config]
 
 # The modules that import CuPy.
-MINE = tuple(f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.ring", "peers.cupy_arrays"))
+MINE = tuple(
+    f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.link", "cuda.ring", "peers.cupy_arrays")
+)
 
 
 class Current(threading.local):

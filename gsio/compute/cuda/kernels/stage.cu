@@ -1,20 +1,27 @@
 // The staging of a frame: it packs the values, orders their bytes as the codec wants, and takes the statistics.
-// Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
-// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (stored values differ).
+// Compiled with  -DREAL=float|double, or the name of an integer  -DINTEGER=0|1 (integers are stored as they are)
+// -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the integer that stands for 1)
+// -DWORDS=4 (cells that a thread takes at once, so that it writes four bytes to each byte plane)
+// -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (stored values differ).
 
 typedef REAL real;
 typedef unsigned char byte;
 
 #if ITEMSIZE == 8
 typedef unsigned long long word;
-typedef double stored;
 #elif ITEMSIZE == 4
 typedef unsigned int word;
-typedef float stored;
 #elif ITEMSIZE == 2
 typedef unsigned short word;
 #else
 typedef byte word;
+#endif
+#if INTEGER
+typedef real stored;
+#elif ITEMSIZE == 8
+typedef double stored;
+#else
+typedef float stored;
 #endif
 
 struct Statistics {  // in the order of STATISTICS in gsio/frames/layout.py
@@ -38,7 +45,7 @@ __device__ inline word pack(real x, double& found)
     const double level = rint(fmin(fmax((double)x, 0.0), 1.0) * LEVELS);
     found = (real)level * (real)(1.0 / LEVELS);  // rounded as a reader does
     return (word)level;
-#elif ITEMSIZE == 2
+#elif ITEMSIZE == 2 && !INTEGER
     word half;
     float value;
     if constexpr (sizeof(real) == 4) asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"((float)x));
@@ -71,8 +78,6 @@ __device__ inline Statistics merge_block(Statistics mine)
     return all[0];
 }
 
-#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
-
 // Packs a field into `data`, as byte planes if SHUFFLE, and leaves one partial result a block in `partial`.
 extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
                                  Statistics* __restrict__ partial, long long cells)
@@ -87,8 +92,9 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
             double found;
             here.value[j] = pack(x, found);
             if (i + j >= cells) continue;
-            if (isfinite(x))
-                mine = merge(mine, {x, x, x, LOSSY ? fabs(found - x) : 0, 0});
+            const double value = x;
+            if (INTEGER || isfinite(value))
+                mine = merge(mine, {value, value, value, LOSSY ? fabs(found - value) : 0, 0});
             else
                 mine.nonfinite += 1;
         }
@@ -117,13 +123,15 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
     if (threadIdx.x == 0) partial[blockIdx.x] = mine;
 }
 
-// Merges the partial results of STAGE_THREADS blocks, and turns the sum into the mean of the finite values.
+// Merges the partial results of `parts` blocks, at most STAGE_THREADS, for each plane, and turns the sum into the mean of
+// the finite values.
 extern "C" __global__ void summarise(const Statistics* __restrict__ partial, Statistics* __restrict__ result,
-                                     long long cells)
+                                     long long cells, int parts)
 {
-    Statistics all = merge_block(partial[threadIdx.x]);
+    const long long plane = blockIdx.x;
+    Statistics all = merge_block(threadIdx.x < parts ? partial[plane * parts + threadIdx.x] : nothing());
     if (threadIdx.x != 0) return;
     const double finite = cells - all.nonfinite;
-    *result = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.error, all.nonfinite}
+    result[plane] = finite > 0 ? Statistics{all.low, all.high, all.sum / finite, all.error, all.nonfinite}
                          : Statistics{0, 0, 0, 0, all.nonfinite};
 }
