@@ -32,7 +32,7 @@ MakeConfig = Callable[..., Config]
 
 # The modules that import CuPy.
 MINE = tuple(
-    f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.ring", "cuda.stage", "peers.cupy_arrays")
+    f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.link", "cuda.ring", "peers.cupy_arrays")
 )
 
 

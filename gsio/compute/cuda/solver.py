@@ -1,19 +1,13 @@
 """The production solver for NVIDIA GPUs: CuPy, with the kernels of the folder ``kernels``.
 
-The solver uses two streams. The compute stream advances the fields and stages each frame, its shuffled bytes and its
-statistics, into a slot of a small ring on the device. All of this work for a block is one CUDA graph. The link stream
-copies a full slot into the pinned memory of a block. Events order the two streams, so that neither waits for the host.
-
-If the layout says so, the graph also encodes the chunks, which are then put together in a slot. Their sizes are known
-only then, so that a host thread that waits for the block reads the sizes and queues the copy.
+The compute stream advances the fields and stages each frame. All of this work for a block is one CUDA graph. The link
+copies the block to the host on another stream meanwhile.
 
 Streams, events, memory and kernels belong to the device that was current in the thread that made them. A new thread
 starts with device 0. So every method, and every function that a method returns, uses them `with self._device`.
 """
 
-import math
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,19 +17,9 @@ import numpy as np
 from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
-from gsio.compute.cuda import encoder
-from gsio.compute.cuda.encoder import ChunkEncoder, chunks_in
-from gsio.compute.cuda.ring import (
-    ANCHOR_SECONDS,
-    MAX_PADDING_RATIO,
-    BlockTimes,
-    Slot,
-    copy_to_host,
-    new_anchor,
-    slots_of,
-)
+from gsio.compute.cuda import link
+from gsio.compute.cuda.link import BlockLink
 from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, kernel_options, read
-from gsio.compute.cuda.stage import Stage
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
@@ -48,7 +32,7 @@ from gsio.compute.cuda.tiling import (
 )
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import STATISTICS, BlockLayout
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
@@ -69,10 +53,9 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
-    """Return the bytes of device memory of a run: two copies of each field, maps of the rates, slots, encoding."""
+    """Return the bytes of device memory of a run: two copies of each field, maps of the rates, the link."""
     fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
-    return fields + math.prod(slots_of(layout)) + encoding
+    return fields + link.needed_bytes(layout)
 
 
 class CudaSolver:
@@ -103,7 +86,8 @@ class CudaSolver:
             self.job = job_of(config, by_cell=rates == 2)
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
             self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
-            self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
+            self._link = BlockLink(layout, self._device)
+            self._compute = self._link.compute
             # The blocks of a launch wait for one another. A cooperative launch fails unless all can run at once.
             module = cupy.RawModule(
                 code=read(*ADVANCE),
@@ -112,7 +96,6 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            self._stage = Stage(layout.frame)
             self._constants = _coefficients_struct(constants, dtype)
             if rates == 2:
                 shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
@@ -127,14 +110,6 @@ class CudaSolver:
                 _upload(np.broadcast_to(values, layout.frame.shape), field)
             self._now = 0
             self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
-            slots, nbytes = slots_of(layout)
-            self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
-            self._filled = 0
-            self._times: dict[int, BlockTimes] = {}
-            self._sending = threading.Lock()  # keeps the orders of one copy together on the link stream
-            self._clock = Stream(non_blocking=True)
-            self._anchor = new_anchor(self._clock)
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
 
     def advance(self, steps: int) -> None:
@@ -226,120 +201,31 @@ class CudaSolver:
             return np.asarray(self._states[self._now]["uv".index(name)].get())
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return pinned memory, to which the GPU copies at full speed and without the host.
-
-        CuPy's pool would round the size up to a power of two, to nearly twice a block.
-        """
-        with self._device:
-            memory = cupy.cuda.PinnedMemory(nbytes, runtime.hostAllocPortable)
-        return np.frombuffer(cupy.cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
+        """Return pinned memory."""
+        return self._link.allocate(nbytes)
 
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy. Returns before the GPU has done them."""
-        number = self._filled % len(self._slots)
-        slot = self._slots[number]
-        self._filled += 1
-        address = block.buffer.ctypes.data
-        with self._device:
-            if address not in self._times:
-                self._times[address] = BlockTimes()
-            times = self._times[address]
-            if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
-                self._anchor = new_anchor(self._clock)
-            times.anchor, times.slot, times.arrived = self._anchor, slot, False
-            # A call that releases Python's lock may wait to get it back, so that encoding makes few of them.
-            with self._compute:
-                if self._encoder is not None:
-                    self._run(block, times, 0, self._encoder.memory)
-                    self._gather(block, times, self._encoder)
-                    return
-                self._compute.wait_event(slot.copied)
-                self._run(block, times, number, slot.memory)
-            self._link.wait_event(times.staged)
-            times.copying.record(self._link)
-            times.copy_issued = time.perf_counter()
-            nbytes = self._layout.header_nbytes + block.count * self._layout.frame.frame_nbytes
-            copy_to_host(address, slot.memory.data.ptr, nbytes, self._link)
-            times.copied.record(self._link)
-            slot.copied.record(self._link)
-
-    def _run(self, block: Block, times: BlockTimes, number: int, memory: Any) -> None:
-        """Compute and stage the frames of `block` in `memory`; `number` tells its graph from those of other slots."""
-        times.computing.record()
-        launches = block.count * (2 * len(self._layout.frame.fields) + self.launches(self._steps)) + 3
-        before = time.perf_counter()
-        self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
-        times.launched = (before + time.perf_counter()) / 2
-        times.staged.record()
-
-    def _gather(self, block: Block, times: BlockTimes, encoder: ChunkEncoder) -> None:
-        """Put encoded chunks into the slot of the block. The block itself gets their ends and the rest of its header.
-
-        This is not a part of the graph: every slot would need a graph of its own, and to make one takes milliseconds.
-        """
-        if (pending := times.slot.pending_copy) is not None:  # no thread has waited for that block yet
-            self._send(pending)
-        self._compute.wait_event(times.slot.copied)
-        before = time.perf_counter()
-        encoder.gather(block.count, times.slot.memory)
-        times.gathered = (before + time.perf_counter()) / 2
-        times.computed.record()
-        copy_to_host(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
-        times.sizes_known.record()
-        times.slot.pending_copy = block
-
-    def _send(self, block: Block) -> None:
-        """Queue the copy of encoded chunks once their sizes are known. The first thread that comes does it."""
-        times, pitch = self._times[block.buffer.ctypes.data], self._layout.encoded_nbytes
-        times.sizes_known.synchronize()
-        ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
-        longest = int(ends.max())
-        orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
-        # Several copies may make the link wait for this thread.
-        if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(dtype=np.int64):
-            orders = [(0, longest, len(ends))]
-        source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
-        with self._sending:
-            if times.slot.pending_copy is not block:
-                return
-            times.copying.record(self._link)
+        # A call that releases Python's lock may wait to get it back, so that the calls are few.
+        with self._device, self._compute:
+            number, memory = self._link.begin(block)
+            self._link.mark(block)
+            launches = block.count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
             before = time.perf_counter()
-            for number, (place, nbytes, pieces) in enumerate(orders):
-                copy_to_host(address + place, source + place, nbytes, self._link, pieces, pitch)
-                if number == 0:
-                    times.copy_issued = (before + time.perf_counter()) / 2
-            times.copied.record(self._link)
-            times.slot.copied.record(self._link)
-            times.slot.pending_copy = None  # This comes last, because the slot may be filled again from here on.
+            self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
+            self._link.send(block, (before + time.perf_counter()) / 2)
 
     def _launch_frames(self, memory: Any, count: int) -> None:
-        layout = self._layout
+        fields = self._layout.frame.fields
         for frame in range(count):
             self._advance(self._steps)
-            for i, name in enumerate(layout.frame.fields):
-                plane = frame * len(layout.frame.fields) + i
-                data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
-                field = self._states[self._now]["uv".index(name)]
-                self._stage(field, data, memory[plane * 8 * len(STATISTICS) :])
-        if self._encoder is not None:
-            self._encoder.encode(count)
+            for i, name in enumerate(fields):
+                self._link.stage(self._states[self._now]["uv".index(name)], memory, frame * len(fields) + i)
+        self._link.finish(memory, count)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
-        times = self._times[block.buffer.ctypes.data]
-        with times.lock, self._device:  # A thread comes for each slab, and the first one does the work.
-            if times.arrived:
-                return
-            if self._encoder is not None:
-                self._send(block)
-            times.copied.synchronize()
-            if self._encoder is not None:
-                block.chunks = chunks_in(block)
-            block.compute_start, block.compute_seconds = times.interval(times.computing, times.launched, times.staged)
-            if self._encoder is not None:  # without the time that the device waited for these orders
-                block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
-            block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
-            times.arrived = True
+        self._link.wait(block)
 
 
 def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:

@@ -160,14 +160,17 @@ class Simulation:
         to_u, to_v = (next_u, next_v) if passes % 2 else (u, v)
         to_u[...], to_v[...] = u + passes, v + passes
 
-    def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, cells: Any) -> None:
-        values = field.values.reshape(-1).view(np.uint8).reshape(int(cells), -1)
+    def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, sums: Any, plane: Any) -> None:
+        values = field.values.reshape(-1).view(np.uint8).reshape(field.size, -1)
         planes = values.T if "-DSHUFFLE=1" in options else values
         data.values[: planes.size] = planes.reshape(-1)
-        partial.values[0] = field.values.min(), field.values.max(), field.values.mean(), 0, 0
+        found = np.array([field.values.min(), field.values.max(), field.values.mean(), 0, 0])
+        partial.values[: found.nbytes] = found.view(np.uint8)
 
-    def summarise(self, options: Any, grid: Any, partial: Any, statistics: Any, cells: Any) -> None:
-        statistics.values[: 8 * len(STATISTICS)] = partial.values[0].view(np.uint8)
+    def summarise(self, options: Any, grid: Any, partial: Any, *rest: Any) -> None:
+        (_, _, statistics, _, parts), nbytes = rest, 8 * len(STATISTICS)
+        for plane in range(grid[0]):
+            statistics.values[plane * nbytes :][:nbytes] = partial.values[plane * int(parts) * nbytes :][:nbytes]
 
     def checksum(self, options: Any, grid: Any, data: Any, checksums: Any, nbytes: Any, pieces: Any) -> None:
         for frame in range(grid[0] // int(pieces)):
@@ -261,7 +264,8 @@ def test_frames_are_right_in_whatever_order_streams_go_on(
 @contextmanager
 def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
-    names = ("cupy", "cupy.cuda", "gsio.compute.cuda.encoder", "gsio.compute.cuda.ring", "gsio.compute.cuda.solver")
+    mine = (f"gsio.compute.cuda.{name}" for name in ("encoder", "link", "ring", "solver"))
+    names = ("cupy", "cupy.cuda", *mine)
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]
     try:

@@ -1,30 +1,39 @@
 // The staging of a frame: it packs the values, orders their bytes as the codec wants, and takes the statistics.
-// Compiled with  -DREAL=float|double  -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the
-// integer that stands for 1)  -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (stored values differ).
+// Compiled with  -DREAL=float|double, or the name of an integer  -DINTEGER=0|1 (integers are stored as they are)
+// -DSHUFFLE=0|1  -DITEMSIZE=1|2|4|8 (of a stored value)  -DLEVELS=0|255|65535 (the integer that stands for 1)
+// -DWORDS=4 (cells that a thread takes at once, so that it writes four bytes to each byte plane)
+// -DDROPPED (bits of the mantissa; 0: all are kept)  -DLOSSY=0|1 (stored values differ)  -DSTAGE_THREADS
+// -DSUMMARY_THREADS (of a block of stage and of summarise).
 
 typedef REAL real;
 typedef unsigned char byte;
 
 #if ITEMSIZE == 8
 typedef unsigned long long word;
-typedef double stored;
 #elif ITEMSIZE == 4
 typedef unsigned int word;
-typedef float stored;
 #elif ITEMSIZE == 2
 typedef unsigned short word;
 #else
 typedef byte word;
+#endif
+#if INTEGER
+typedef real stored;
+#elif ITEMSIZE == 8
+typedef double stored;
+#else
+typedef float stored;
 #endif
 
 struct Statistics {  // in the order of STATISTICS in gsio/frames/layout.py
     double low, high, mean, error, nonfinite;
 };
 
-struct Plane {          // filled by stage.py
-    long long rows;     // all axes of the field but the last one
+struct Plane {          // filled by sources.py
+    long long rows;     // all axes of a field but the last one
     long long cols;
-    int piece, pieces;  // cells of a piece of a row, a multiple of 32 * WORDS, and the pieces of a row
+    int lanes;          // of a warp that share a row; others take the next rows
+    int piece, pieces;  // cells of a piece of a row, a multiple of WORDS * lanes, and the pieces of a row
     int whole;          // the plane is a whole one, not that of a band
 };
 
@@ -45,7 +54,7 @@ __device__ inline word pack(real x, double& found)
     const double level = rint(fmin(fmax((double)x, 0.0), 1.0) * LEVELS);
     found = (real)level * (real)(1.0 / LEVELS);  // rounded as a reader does
     return (word)level;
-#elif ITEMSIZE == 2
+#elif ITEMSIZE == 2 && !INTEGER
     word half;
     float value;
     if constexpr (sizeof(real) == 4) asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"((float)x));
@@ -66,42 +75,41 @@ __device__ inline word pack(real x, double& found)
 #endif
 }
 
-// Merges over a block of STAGE_THREADS threads.
-__device__ inline Statistics merge_block(Statistics mine)
+// Merges over a block of threads.
+template <int THREADS> __device__ inline Statistics merge_block(Statistics mine)
 {
-    __shared__ Statistics all[STAGE_THREADS];
+    __shared__ Statistics all[THREADS];
     all[threadIdx.x] = mine;
-    for (int half = STAGE_THREADS / 2; half > 0; half /= 2) {
+    for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) all[threadIdx.x] = merge(all[threadIdx.x], all[threadIdx.x + half]);
     }
     return all[0];
 }
 
-// Adds neighbours, then neighbours of these sums, and so on, over the lanes of a warp. Lane 0 gets the sum.
-__device__ inline double add_lanes(double sum)
+// Adds neighbours, then neighbours of these sums, and so on. The first lane of each `lanes` lanes gets their sum.
+__device__ inline double add_lanes(double sum, int lanes)
 {
-#pragma unroll
-    for (int i = 1; i < 32; i *= 2) sum += __shfl_down_sync(0xffffffffu, sum, i);
+    for (int i = 1; i < lanes; i *= 2) sum += __shfl_down_sync(0xffffffffu, sum, i);
     return sum;
 }
 
-#define WORDS 4  // cells a thread takes at once, so that it writes four bytes to each byte plane
-#define WARPS (STAGE_THREADS / 32)
-
 // Packs a field into `data`, as byte planes if SHUFFLE. Leaves one partial result a block in `partial`, and in `sums`
-// [piece, row] the sum of the finite values of each piece of a row, which depends on nothing but this piece.
+// [piece, row] the sum of the finite values in each piece of a row, which depends on nothing but these values.
 extern "C" __global__ void stage(const real* __restrict__ field, byte* __restrict__ data,
                                  Statistics* __restrict__ partial, double* __restrict__ sums, Plane plane)
 {
+    constexpr int WARPS = STAGE_THREADS / 32;
     Statistics mine = nothing();
-    for (long long item = (long long)blockIdx.x * WARPS + threadIdx.x / 32; item < plane.rows * plane.pieces;
-         item += (long long)gridDim.x * WARPS) {
-        const long long row = item / plane.pieces, piece = item - row * plane.pieces;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % plane.lanes, together = 32 / plane.lanes;
+    const long long items = (plane.rows + together - 1) / together * plane.pieces;
+    for (long long item = (long long)blockIdx.x * WARPS + warp; item < items; item += (long long)gridDim.x * WARPS) {
+        const long long line = item / plane.pieces, piece = item - line * plane.pieces;
+        const long long row = line * together + threadIdx.x % 32 / plane.lanes;
         const long long first = row * plane.cols + piece * plane.piece;
-        const long long end = min(first + plane.piece, (row + 1) * plane.cols);
+        const long long end = row < plane.rows ? min(first + plane.piece, (row + 1) * plane.cols) : 0;
         double sum = 0;
-        for (long long i = first + threadIdx.x % 32 * WORDS; i < end; i += 32 * WORDS) {
+        for (long long i = first + lane * WORDS; i < end; i += plane.lanes * WORDS) {
             union { word value[WORDS]; byte bytes[WORDS][sizeof(word)]; } here;
 #pragma unroll
             for (int j = 0; j < WORDS; ++j) {
@@ -109,9 +117,10 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
                 double found;
                 here.value[j] = pack(x, found);
                 if (i + j >= end) continue;
-                if (isfinite(x)) {
-                    mine = merge(mine, {x, x, 0, LOSSY ? fabs(found - x) : 0, 0});
-                    sum += x;
+                const double value = x;
+                if (INTEGER || isfinite(value)) {
+                    mine = merge(mine, {value, value, 0, LOSSY ? fabs(found - value) : 0, 0});
+                    sum += value;
                 } else {
                     mine.nonfinite += 1;
                 }
@@ -137,35 +146,45 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
                 if (i + j < end) ((word*)data)[i + j] = here.value[j];
 #endif
         }
-        sum = add_lanes(sum);
-        if (threadIdx.x % 32 == 0) sums[piece * plane.rows + row] = sum;
+        sum = add_lanes(sum, plane.lanes);
+        if (lane == 0 && row < plane.rows) sums[piece * plane.rows + row] = sum;
     }
-    mine = merge_block(mine);
+    mine = merge_block<STAGE_THREADS>(mine);
     if (threadIdx.x == 0) partial[blockIdx.x] = mine;
 }
 
-// Merges the partial results of STAGE_THREADS blocks, and sets `row_sums`. If the plane is whole, these are then added
-// as a tree (see gsio/compute/host.py) for the mean of the finite values. The rows of a band are only a part of it.
-extern "C" __global__ void summarise(const Statistics* __restrict__ partial, const double* __restrict__ sums,
-                                     double* row_sums, Statistics* __restrict__ result, Plane plane)
+// Merges the partial results of `parts` blocks, at most STAGE_THREADS, for each plane. The sums of rows are added as a
+// tree, see gsio/compute/statistics.py, for the mean of the finite values of a plane. Those of a band stay `row_sums`.
+extern "C" __global__ void __launch_bounds__(SUMMARY_THREADS)
+summarise(const Statistics* __restrict__ partial, const double* __restrict__ sums, double* row_sums,
+          Statistics* __restrict__ result, Plane plane, int parts)
 {
-    Statistics all = merge_block(partial[threadIdx.x]);
-    for (long long row = threadIdx.x; row < plane.rows; row += STAGE_THREADS) {
+    constexpr int WARPS = SUMMARY_THREADS / 32;
+    const long long number = blockIdx.x;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Statistics all = threadIdx.x < parts ? partial[number * parts + threadIdx.x] : nothing();
+    all = merge_block<SUMMARY_THREADS>(all);
+    sums += number * plane.pieces * plane.rows;
+    row_sums += number * plane.rows;
+#pragma unroll 4
+    for (long long at = 32 * warp; at < plane.rows; at += 32 * WARPS) {
+        const long long row = at + lane;
         double sum = 0;
-        for (int piece = 0; piece < plane.pieces; ++piece) sum += sums[piece * plane.rows + row];
-        row_sums[row] = sum;
+        for (int piece = 0; piece < plane.pieces && row < plane.rows; ++piece) sum += sums[piece * plane.rows + row];
+        if (plane.whole) sum = add_lanes(sum, 32);
+        if (plane.whole ? lane == 0 : row < plane.rows) row_sums[row] = sum;
     }
-    const double finite = plane.rows * plane.cols - all.nonfinite;
-    if (plane.whole && finite == 0) all.low = all.high = all.error = 0;
-    for (long long step = 1; plane.whole && step < plane.rows; step *= 32) {
+    for (long long step = 32; plane.whole && step < plane.rows; step *= 32) {
         __syncthreads();
-        for (long long at = 32 * step * (threadIdx.x / 32); at < plane.rows; at += 32 * step * WARPS) {
-            const long long mine = at + step * (threadIdx.x % 32);
-            const double sum = add_lanes(mine < plane.rows ? row_sums[mine] : 0);
-            if (threadIdx.x % 32 == 0) row_sums[at] = sum;
+        for (long long at = 32 * step * warp; at < plane.rows; at += 32 * step * WARPS) {
+            const long long row = at + step * lane;
+            const double sum = add_lanes(row < plane.rows ? row_sums[row] : 0, 32);
+            if (lane == 0) row_sums[at] = sum;
         }
     }
     if (threadIdx.x != 0) return;
+    const double finite = plane.rows * plane.cols - all.nonfinite;
     if (plane.whole && finite > 0) all.mean = row_sums[0] / finite;
-    *result = all;
+    if (plane.whole && finite == 0) all.low = all.high = 0;
+    result[number] = all;
 }
