@@ -155,7 +155,7 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
 
 // Merges the partial results of `parts` blocks, at most STAGE_THREADS, for each plane. The sums of rows are added as a
 // tree, see gsio/compute/statistics.py, for the mean of the finite values of a plane. Those of a band stay `row_sums`.
-extern "C" __global__ void __launch_bounds__(SUMMARY_THREADS)
+extern "C" __global__ void __launch_bounds__(SUMMARY_THREADS, 1)
 summarise(const Statistics* __restrict__ partial, const double* __restrict__ sums, double* row_sums,
           Statistics* __restrict__ result, Plane plane, int parts)
 {
