@@ -60,7 +60,7 @@ def prepend(block: FilledBlock, before: Sequence[NDArray[Any]]) -> None:
             block.put(kept + frame, field, fresh[field][frame])
     else:
         block.data[kept : kept + count] = block.data[:count].copy()
-    for series in (block.statistics, block.times, block.steps):
+    for series in (block.statistics, block.times, block.steps, *([block.sums] if block.layout.part else [])):
         series[kept : kept + count] = series[:count].copy()
         series[:kept] = 0
     for frame, field in np.ndindex(kept, fields):

@@ -1,6 +1,7 @@
 """The checksum of a frame: crc32c (Castagnoli) of all its fields, as the solver stages them, before compression."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,18 @@ from numpy.typing import NDArray
 
 from gsio.frames.block import Block
 
+POLYNOMIAL = 0x82F63B78  # of crc32c, the coefficient of x⁰ in the highest bit
+ONE = 1 << 31
+
 
 def set_checksums(block: Block, first: int, last: int) -> None:
-    """Set the checksums of the frames [first, last) of `block`."""
+    """Set the checksums of the frames [first, last) of `block`, or those of its pieces if the frames are parts."""
     for frame in range(first, min(last, block.count)):
-        block.checksums[frame] = crc32c(block.data[frame])
+        if block.layout.part:
+            for place in np.ndindex(block.pieces.shape[1:]):
+                block.pieces[frame, *place] = crc32c(block.planes[frame, *place])
+        else:
+            block.checksums[frame] = crc32c(block.data[frame])
 
 
 def frame_checksum(planes: Sequence[NDArray[Any]], byte_planes: bool) -> int:
@@ -23,3 +31,34 @@ def frame_checksum(planes: Sequence[NDArray[Any]], byte_planes: bool) -> int:
     for plane in map(np.ascontiguousarray, planes):
         checksum = crc32c(Shuffle(plane.itemsize).encode(plane) if byte_planes else plane.data, checksum)
     return checksum
+
+
+def joined(first: NDArray[np.uint32], second: NDArray[np.uint32], nbytes: int) -> NDArray[np.uint32]:
+    """Return the crc32c of pieces that follow each other, from those of the `first` and of the `second`, any shape.
+
+    Each second piece has `nbytes` bytes. A checksum is a polynomial over GF(2) modulo that of the code, and bytes that
+    follow multiply it by x⁸ each: the method of ``crc32_combine`` in zlib.
+    """
+    found: NDArray[np.uint32] = _product(_power(8 * nbytes), first) ^ second
+    return found
+
+
+@cache
+def _power(exponent: int) -> int:
+    """Return x to a power, modulo the polynomial of the code."""
+    power, square = ONE, ONE >> 1
+    while exponent:
+        if exponent & 1:
+            power = int(_product(square, np.uint32(power)))
+        exponent, square = exponent >> 1, int(_product(square, np.uint32(square)))
+    return power
+
+
+def _product(factor: int, others: Any) -> Any:
+    """Return the products of a polynomial with others, uint32, modulo the polynomial of the code."""
+    found, others = np.zeros_like(others), others.copy()
+    for bit in range(31, -1, -1):
+        if factor >> bit & 1:
+            found = found ^ others
+        others = others >> np.uint32(1) ^ (others & np.uint32(1)) * np.uint32(POLYNOMIAL)
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
 
+from gsio.compute.bands import Band
 from gsio.compute.solver import Solver
 from gsio.config import BACKENDS, Config
 from gsio.errors import UsageError
@@ -45,10 +46,12 @@ def open_solver(
     blocks: int,
     start: Callable[[Config], Start],
     recall: Callable[[str], Any] = lambda name: None,
+    band: Band | None = None,
 ) -> Solver:
     """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
-    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None.
+    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None. With a `band`, the solver is a
+    `RowsSolver` of the band and its halo, and `layout` has the rows of the band.
 
     Raises
     ------
@@ -72,8 +75,11 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-    tuning = {"recall": recall} if row.tuned else {}
-    return cast(Solver, make(config, layout, begin, **tuning))
+    more: dict[str, Any] = {"recall": recall} if row.tuned else {}
+    if band is not None:
+        config, begin = band.config(config), band.start(begin)
+        more["own"] = None if band.batch else band.own
+    return cast(Solver, make(config, layout, begin, **more))
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:

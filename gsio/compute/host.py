@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ class ArraySolver(Generic[State]):
     copy
         Waits for u (0) or v (1) of a state, and returns it as a NumPy array of the layout's cells. Later steps do not
         change the array.
+    own
+        Of a band, the rows of the arrays that the layout has; the others are the halo. None: the arrays have no others.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ArraySolver(Generic[State]):
         state: State,
         advance: Callable[[State, int], State],
         copy: Callable[[State, int], Field],
+        own: slice | None = None,
     ) -> None:
         self.backend = backend
         self.device = device
@@ -52,7 +55,7 @@ class ArraySolver(Generic[State]):
         self._layout = layout
         self._state = state
         self._advance = advance
-        self._copy = copy
+        self._copy = copy if own is None else lambda state, i: copy(state, i)[..., own, :]
         self._copied: dict[int, tuple[Lock, list[Field]]] = {}  # by the address of a block
 
     def advance(self, steps: int) -> None:
@@ -74,11 +77,28 @@ class ArraySolver(Generic[State]):
 
     def fill(self, block: Block) -> None:
         """Compute the next `block.count` frames and copy them to the host."""
-        planes = []
-        for _ in range(block.count):
+        for frame in range(block.count):
             self.advance(self._steps)
-            planes += [self._copy(self._state, "uv".index(name)) for name in self._layout.frame.fields]
-        self._copied[block.buffer.ctypes.data] = Lock(), planes
+            self.stage(block, frame)
+
+    def stage(self, block: Block, frame: int) -> None:
+        """Copy the present fields to the host, as a frame of `block`; frame 0 is the first."""
+        place = block.buffer.ctypes.data
+        if frame == 0:
+            self._copied[place] = Lock(), []
+        self._copied[place][1].extend(self._copy(self._state, "uv".index(name)) for name in self._layout.frame.fields)
+
+    def rows(self, where: slice) -> NDArray[Any]:
+        """Return a copy of rows of both fields, [field, …, row, col], of arrays in host memory."""
+        return np.stack([field[..., where, :] for field in self._fields()])
+
+    def set_rows(self, where: slice, rows: NDArray[Any]) -> None:
+        """Replace rows of both fields by `rows`, [field, …, row, col], of arrays in host memory."""
+        for field, values in zip(self._fields(), rows, strict=True):
+            field[..., where, :] = values
+
+    def _fields(self) -> tuple[Field, Field]:
+        return cast(tuple[Field, Field], self._state)
 
     def wait(self, block: Block) -> None:
         """Stage the frames of `block`, or wait for the thread that does."""
@@ -86,8 +106,14 @@ class ArraySolver(Generic[State]):
         with lock:
             for number, plane in enumerate(planes):
                 place = divmod(number, len(self._layout.frame.fields))
-                stage(plane, self._layout.frame, block.data[place], block.statistics[place])
+                sums = block.sums[place] if self._layout.part else None
+                stage(plane, self._layout.frame, block.data[place], block.statistics[place], sums)
             planes.clear()
+
+
+def grid_shape(config: Config, layout: BlockLayout) -> tuple[int, ...]:
+    """Return the cells of the fields of a solver: those of a frame, and in a band of rows also the halo."""
+    return (*layout.frame.shape[:-2], config.grid.rows, config.grid.cols)
 
 
 def initial_arrays(
@@ -122,7 +148,13 @@ def nth_device(devices: Sequence[Item], number: int) -> Item:
     return devices[number]
 
 
-def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
+def stage(
+    plane: Field,
+    frame: FrameFormat,
+    data: NDArray[np.uint8],
+    statistics: NDArray[np.float64],
+    sums: NDArray[np.float64] | None = None,
+) -> None:
     """Copy one field of one frame into `data`, shuffled if the format says so, and set its `statistics`.
 
     Parameters
@@ -134,6 +166,8 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
     statistics
         float64 [5]: minimum, maximum and mean of the finite values, the largest error of a stored finite value, and the
         number of non-finite values. ``gsio.compute.statistics`` defines the sum that the mean is made of.
+    sums
+        float64 [row], which get the sums of the finite values of the rows; None: nobody needs these.
     """
     with np.errstate(over="ignore"):  # A value that does not fit becomes infinite, and is counted.
         values = np.ascontiguousarray(plane, frame.computed).reshape(-1)
@@ -141,11 +175,10 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
     finite, zeroed = values, values
     if not (good := np.isfinite(values)).all():
         finite, zeroed = values[good], np.where(good, values, 0)
-    if finite.size:
-        total = tree(row_sums(zeroed.reshape(-1, frame.shape[-1])))
-        statistics[:4] = finite.min(), finite.max(), total / finite.size, error
-    else:
-        statistics[:4] = 0
+    of_rows = row_sums(zeroed.reshape(-1, frame.shape[-1]))
+    if sums is not None:
+        sums[:] = of_rows
+    statistics[:4] = (finite.min(), finite.max(), tree(of_rows) / finite.size, error) if finite.size else 0
     statistics[4] = values.size - finite.size
     raw = stored.view(np.uint8)
     if frame.shuffle:

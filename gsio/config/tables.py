@@ -33,6 +33,9 @@ class Backend(NamedTuple):
         Whether the backend needs the compiler of Numba.
     itemsize
         Bytes of a computed value; 0: those of `model.precision`.
+    exchange_seconds, cells_per_second
+        About how long the exchange of a halo takes, and how fast the solver is: they decide how deep a halo is. Both
+        are 0 if the solver cannot compute a band on each rank.
     """
 
     module: str
@@ -44,12 +47,14 @@ class Backend(NamedTuple):
     encodes: bool = False
     compiles: bool = False
     itemsize: int = 0
+    exchange_seconds: float = 0.0
+    cells_per_second: float = 0.0
 
 
 BACKENDS = {
     "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, tuned=True, encodes=True),
-    "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True),
-    "numpy": Backend("peers.numpy", 12, itemsize=8),
+    "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=1e-4, cells_per_second=1e9),
+    "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
     "jax": Backend("peers.jax", 8, "jax"),
     "jax-convolve": Backend("peers.jax", 8, "jax"),

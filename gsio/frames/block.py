@@ -36,6 +36,11 @@ class Block:
         The results of the encoder: crc32c [frame] of `data`, a view of `buffer`; and by the number of a chunk, along
         the frames of the block and along the slabs, one encoded chunk of each field. A chunk in which the frames or
         lines end is filled up with zeros. A solver that encodes sets both itself, in the place of `data`.
+    sums, pieces
+        Of frames that are parts: float64 [frame, field, row], the sums of the rows, which the solver sets, and uint32
+        [frame, field, byte plane], the crc32c of the pieces of `data`. Otherwise both are empty.
+    nbytes_elsewhere
+        Bytes of the chunks that other ranks have stored of these frames.
     ends
         uint32 [chunk], a view of `buffer`: the bytes from the place of a chunk to its end, if the solver encodes.
     compute_seconds, link_seconds
@@ -57,6 +62,10 @@ class Block:
         self.ends = buffer[layout.ends_start :][: 4 * layout.chunks.chunks_of(frames)].view(np.uint32)
         data = buffer[layout.header_nbytes :][: frames * layout.frame.frame_nbytes]
         self.data = data.reshape(frames, fields, layout.frame.plane_nbytes)
+        parts = frames if layout.part else 0
+        self.sums = np.zeros((parts, fields, layout.frame.cells // layout.frame.shape[-1]))
+        self.pieces = np.zeros((parts, fields, layout.frame.dtype.itemsize if layout.frame.shuffle else 1), np.uint32)
+        self.nbytes_elsewhere = 0
         self.first = 0
         self.count = 0
         self.kept = 0
@@ -67,6 +76,11 @@ class Block:
         self.link_start = 0.0
         self._tasks_done = 0
         self._counting = threading.Lock()
+
+    @property
+    def planes(self) -> NDArray[np.uint8]:
+        """`data` as [frame, field, byte plane, byte]; there is one byte plane if the format does not shuffle."""
+        return self.data.reshape(*self.data.shape[:2], self.pieces.shape[2], -1)
 
     def chunk_numbers(self, task: int) -> tuple[range, int]:
         """Return the chunks of a task: their numbers along the frames of the block, and their slab."""
@@ -120,7 +134,7 @@ class BlockPool:
 
     def release(self, block: Block) -> None:
         """Return a block to the pool; from now on its bytes may be overwritten."""
-        block.chunks, block.kept = {}, 0
+        block.chunks, block.kept, block.nbytes_elsewhere = {}, 0, 0
         self._free.put(block)
 
     def close(self) -> None:

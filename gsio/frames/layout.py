@@ -25,12 +25,16 @@ class BlockLayout:
         Frames in a block, and in the share of a block that one thread encodes at once: whole chunks and shards.
     encoded_nbytes
         Bytes that one encoded chunk may take in a block; 0: the solver leaves frames there, and threads encode them.
+    part
+        Whether the frames are parts of the frames of the output: the lines of a band. The blocks then have what joins
+        the statistics and checksums of parts.
     """
 
     chunks: Chunking
     frames_per_block: int
     frames_per_task: int
     encoded_nbytes: int = 0
+    part: bool = False
 
     def __post_init__(self) -> None:
         together = self.chunks.frames_together

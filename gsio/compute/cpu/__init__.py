@@ -43,7 +43,8 @@ class CpuSolver:
 
     backend = "numba"
 
-    def __init__(self, config: Config, layout: BlockLayout, start: Start) -> None:
+    def __init__(self, config: Config, layout: BlockLayout, start: Start, own: slice | None = None) -> None:
+        """Prepare the run of a grid, or of a band with its halo, of which the layout has the rows `own`."""
         dtype = np.dtype(config.model.precision)
         self._layout = layout
         self._steps = config.run.steps_per_frame
@@ -51,7 +52,8 @@ class CpuSolver:
         self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._caller = 0
         self.device = f"CPU, {self._threads} threads"
-        members, rows, cols = self._shape = (config.model.members, *layout.frame.shape[-2:])
+        members, rows, cols = self._shape = (config.model.members, config.grid.rows, config.grid.cols)
+        self._own = own if own is not None else slice(None)
         # Fields are [cell] here: see `_load_row`.
         self._u, self._v = (np.broadcast_to(f, self._shape).astype(dtype).reshape(-1) for f in start[:2])
         self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
@@ -85,7 +87,20 @@ class CpuSolver:
 
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
-        return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
+        return self._rows(name, self._own).reshape(self._layout.frame.shape).copy()
+
+    def _rows(self, name: str, where: slice) -> NDArray[Any]:
+        """Return a view of rows of u or v, [member, row, col]."""
+        return (self._u if name == "u" else self._v).reshape(self._shape)[:, where]
+
+    def rows(self, where: slice) -> NDArray[Any]:
+        """Return a copy of rows of both fields, [field, member, row, col]."""
+        return np.stack([self._rows(name, where) for name in "uv"])
+
+    def set_rows(self, where: slice, rows: NDArray[Any]) -> None:
+        """Replace rows of both fields by `rows`, [field, member, row, col]."""
+        for name, values in zip("uv", rows, strict=True):
+            self._rows(name, where)[:] = values
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Copy u and v at once, and return a function that returns the copies."""
@@ -100,21 +115,34 @@ class CpuSolver:
         """Compute and stage the next `block.count` frames."""
         for frame in range(block.count):
             self.advance(self._steps)
-            for i, name in enumerate(self._layout.frame.fields):
-                self._stage(name, block.data[frame, i], block.statistics[frame, i])
+            self.stage(block, frame)
 
-    def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
-        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.frame.shape[-1])
+    def stage(self, block: Block, frame: int) -> None:
+        """Stage the present fields as a frame of `block`."""
+        for i, name in enumerate(self._layout.frame.fields):
+            sums = block.sums[frame, i] if self._layout.part else None
+            self._stage(name, block.data[frame, i], block.statistics[frame, i], sums)
+
+    def _stage(
+        self,
+        name: str,
+        data: NDArray[np.uint8],
+        statistics: NDArray[np.float64],
+        sums: NDArray[np.float64] | None = None,
+    ) -> None:
+        field = self._rows(name, self._own).reshape(-1, self._layout.frame.shape[-1])
         stored, error = pack(field, self._layout.frame)
         itemsize = self._layout.frame.dtype.itemsize
         words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
         values = data.view(words.dtype)
         tasks = min(self._threads, len(field))
-        low, high, sums, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
+        low, high, of_rows, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
         if bad:  # This is rare and ends the run: count and summarise the finite values the slow way.
-            stage(field, self._layout.frame, data, statistics)
-        else:
-            statistics[:] = low, high, tree(sums) / self._layout.frame.cells, error, 0
+            stage(field, self._layout.frame, data, statistics, sums)
+            return
+        statistics[:] = low, high, tree(of_rows) / self._layout.frame.cells, error, 0
+        if sums is not None:
+            sums[:] = of_rows
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""
