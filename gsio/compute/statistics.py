@@ -40,12 +40,17 @@ def fold(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums[:, 0] + 0.0  # A negative zero becomes a zero, which is what a sum with zeros is.
 
 
+def trees(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums of planes [...] from the sums of all their rows [..., row]."""
+    while (rows := sums.shape[-1]) > 1:
+        pairs = sums[..., 0 : rows - 1 : 2] + sums[..., 1::2]
+        sums = np.concatenate([pairs, sums[..., -1:]], axis=-1) if rows % 2 else pairs
+    return sums[..., 0]
+
+
 def tree(sums: NDArray[np.float64]) -> float:
     """Return the sum of a plane from the sums of all its rows."""
-    while (rows := len(sums)) > 1:
-        pairs = sums[0 : rows - 1 : 2] + sums[1::2]
-        sums = np.append(pairs, sums[-1]) if rows % 2 else pairs
-    return float(sums[0])
+    return float(trees(sums))
 
 
 def nodes(sums: NDArray[np.float64], first: int) -> list[Node]:

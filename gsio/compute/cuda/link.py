@@ -41,6 +41,7 @@ from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS, BlockLayout
 
 STATISTICS_NBYTES = 8 * len(STATISTICS)  # of a plane
+MOST_WIDTH = 1 << 20  # bytes of pieces that one order copies together; CUDA limits their distance to 2 GiB
 
 
 def needed_bytes(layout: BlockLayout) -> int:
@@ -84,7 +85,7 @@ class BlockLink:
         self._stage, self._summarise = map(module.get_function, ("stage", "summarise"))
         self.dtype = stage_dtype(layout.frame)
         self._blocks = stage_blocks(layout.frame)
-        plane = stage_plane(layout.frame, whole=True)
+        plane = stage_plane(layout.frame, whole=not layout.part)
         self._plane = plane.view(f"V{plane.itemsize}")  # CuPy passes it faster as bytes
         self._of_plane = _nbytes_of_plane(layout)
         self._partial, self._sums, self._row_sums = (
@@ -137,7 +138,8 @@ class BlockLink:
     def finish(self, memory: Any, count: int) -> None:
         """Queue what `count` staged frames still lack, on the current stream: their statistics, and encoding."""
         planes = count * len(self._layout.frame.fields)
-        arguments = (self._partial, self._sums, self._row_sums, memory, self._plane, np.int32(self._blocks))
+        row_sums = memory[self._layout.statistics_nbytes :] if self._layout.part else self._row_sums
+        arguments = (self._partial, self._sums, row_sums, memory, self._plane, np.int32(self._blocks))
         self._summarise((planes,), (SUMMARY_THREADS,), arguments)
         if self._encoder is not None:
             self._encoder.encode(count)
@@ -151,7 +153,7 @@ class BlockLink:
 
         `launched` is the time of the first launch of that work, in seconds of `time.perf_counter`.
         """
-        times, address = self._times[block.buffer.ctypes.data], block.buffer.ctypes.data
+        times = self._times[block.buffer.ctypes.data]
         times.launched = launched
         times.staged.record(self.compute)
         if self._encoder is not None:
@@ -161,10 +163,25 @@ class BlockLink:
         self._link.wait_event(times.staged)
         times.copying.record(self._link)
         times.copy_issued = time.perf_counter()
-        nbytes = self._layout.header_nbytes + block.count * self._layout.frame.frame_nbytes
-        copy_to_host(address, times.slot.memory.data.ptr, nbytes, self._link)
+        self._send_frames(block, times.slot.memory.data.ptr)
         times.copied.record(self._link)
         times.slot.copied.record(self._link)
+
+    def _send_frames(self, block: Block, source: int) -> None:
+        """Queue the copy of staged frames; the byte planes of a band lie apart in the block of all bands."""
+        address, header = block.buffer.ctypes.data, self._layout.header_nbytes
+        nbytes = block.count * self._layout.frame.frame_nbytes
+        if not block.apart:
+            copy_to_host(address, source, header + nbytes, self._link)
+            return
+        copy_to_host(address, source, header, self._link)
+        address, (*_, pitch, _), width = block.data.ctypes.data, block.data.strides, block.data.shape[-1]
+        source, pieces = source + header, nbytes // width
+        if width < MOST_WIDTH:
+            copy_to_host(address, source, width, self._link, pieces, pitch, width)
+            return
+        for piece in range(pieces):
+            copy_to_host(address + piece * pitch, source + piece * width, width, self._link)
 
     def _gather(self, block: Block, times: BlockTimes, encoder: ChunkEncoder) -> None:
         """Put encoded chunks into the slot of the block. The block itself gets their ends and the rest of its header.
@@ -192,14 +209,14 @@ class BlockLink:
         # Several copies may make the link wait for this thread.
         if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(dtype=np.int64):
             orders = [(0, longest, len(ends))]
-        source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
+        source, address = times.slot.memory.data.ptr, block.encoded.ctypes.data
         with self._sending:
             if times.slot.pending_copy is not block:
                 return
             times.copying.record(self._link)
             before = time.perf_counter()
             for number, (place, nbytes, pieces) in enumerate(orders):
-                copy_to_host(address + place, source + place, nbytes, self._link, pieces, pitch)
+                copy_to_host(address + place, source + place, nbytes, self._link, pieces, pitch, pitch)
                 if number == 0:
                     times.copy_issued = (before + time.perf_counter()) / 2
             times.copied.record(self._link)
