@@ -199,6 +199,12 @@ class BlockLink:
         times.sizes_known.record()
         times.slot.pending_copy = block
 
+    def start(self, block: Block) -> None:
+        """Return when the copy of `block` is queued, which takes a host thread if chunks are encoded."""
+        if self._encoder is not None:
+            with self._device:
+                self._send_chunks(block)
+
     def _send_chunks(self, block: Block) -> None:
         """Queue the copy of encoded chunks once their sizes are known. The first thread that comes does it."""
         times, pitch = self._times[block.buffer.ctypes.data], self._layout.encoded_nbytes
@@ -229,8 +235,7 @@ class BlockLink:
         with times.lock, self._device:  # A thread comes for each slab, and the first one does the work.
             if times.arrived:
                 return
-            if self._encoder is not None:
-                self._send_chunks(block)
+            self.start(block)
             times.copied.synchronize()
             if self._encoder is not None:
                 block.chunks = chunks_in(block)

@@ -1,0 +1,380 @@
+"""One grid on several NVIDIA GPUs of one host: each has a band of the grid, and a stream pair of its own.
+
+The time steps of a block are one CUDA graph of all GPUs, so that nothing between them waits for the host. After the
+steps for which the halos are good, each GPU sends the outermost rows of its band to its neighbours, on streams of their
+own: the GPU stages the frame meanwhile. Each GPU encodes its own chunks, and copies them over its own link.
+
+The GPUs of one host are driven by one thread, since graphs leave it little to do.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import cupy
+import msgspec
+import numpy as np
+from cupy.cuda import Event, Stream, runtime
+from numpy.typing import NDArray
+
+from gsio.compute.bands import Band, Cost, cut
+from gsio.compute.cuda.graphs import Graphs
+from gsio.compute.cuda.solver import CudaSolver, free_bytes, needed_bytes, pinned_fields
+from gsio.compute.parts import join_blocks
+from gsio.config import Config
+from gsio.frames.block import Block
+from gsio.frames.layout import PAGE, BlockLayout
+from gsio.model.gray_scott import Field
+from gsio.model.start import Start
+
+COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
+ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
+
+
+def bands_of(config: Config, layout: BlockLayout, count: int) -> tuple[Band, ...]:
+    """Return `count` bands of a grid: whole slabs of the file if the GPUs encode, else any rows.
+
+    Raises UsageError if there are not enough slabs or rows.
+    """
+    chunks = layout.chunks
+    if chunks.slabs < count and not layout.encoded_nbytes:
+        chunks = replace(chunks, lines_per_chunk=max(1, chunks.frame.shape[0] // count))
+    return cut(config, chunks, count, COST)
+
+
+def part_of(config: Config, layout: BlockLayout, band: Band, device: int) -> tuple[Config, BlockLayout]:
+    """Return the configuration of the solver of a band on a GPU, and its layout: the parts of frames."""
+    own, frame = band.config(config), replace(layout.frame, shape=band.shape(layout.frame.shape))
+    run = msgspec.structs.replace(own.run, device=device, steps_per_frame=next(band.rounds(own.run.steps_per_frame)))
+    chunks = replace(layout.chunks, frame=frame)
+    return msgspec.structs.replace(own, run=run), replace(layout, chunks=chunks, part=True)
+
+
+def memory(config: Config, layout: BlockLayout, devices: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the bytes of device memory that each GPU needs for its band, and those it has free."""
+    if len(devices) == 1:
+        return [(needed_bytes(config, layout), free_bytes(devices[0]))]
+    parts = zip(bands_of(config, layout, len(devices)), devices, strict=True)
+    return [(needed_bytes(*part_of(config, layout, band, device)), free_bytes(device)) for band, device in parts]
+
+
+@dataclass
+class _Copy:
+    """Rows of a band that go to the halo of a neighbour, and `memory` of the host for u and v if they have to pass it."""
+
+    to: "_Lane"
+    sent: slice
+    received: slice
+    memory: tuple[Any, ...] = ()
+
+
+class _Lane:
+    """One GPU with its band: the solver, and for each of u and v a stream that sends rows and an event when it did."""
+
+    def __init__(self, band: Band, device: int, layout: BlockLayout, solver: CudaSolver) -> None:
+        self.band, self.layout, self.solver, self.device = band, layout, solver, cupy.cuda.Device(device)
+        self.copies: list[_Copy] = []
+        with self.device:
+            self.ready = Event(disable_timing=True)
+            self.sending = [(Stream(non_blocking=True), Event(disable_timing=True)) for _ in "uv"]
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device and its compute stream the current ones."""
+        with self.device, self.solver.stream:
+            yield
+
+    def around(self) -> list["_Lane"]:
+        """Return this band and its neighbours."""
+        return list(dict.fromkeys([self, *(copy.to for copy in self.copies)]))
+
+
+class _Parts:
+    """The parts of a block, one for each band, and whether they are joined: the first thread that waits does it."""
+
+    def __init__(self, block: Block, headers: NDArray[np.uint8], lanes: Sequence[_Lane]) -> None:
+        self.block, self.lanes = block, lanes
+        self.lock, self.joined = threading.Lock(), False
+        self.blocks: list[Block] = []
+        header, chunk = 0, 0
+        for lane in lanes:
+            layout, lines = lane.layout, lane.band.lines
+            if layout.encoded_nbytes:  # in this order, since the chunks of a band come together
+                chunks = layout.chunks.chunks_of(layout.frames_per_block)
+                data = block.encoded[chunk * layout.encoded_nbytes :][: chunks * layout.encoded_nbytes]
+                chunk += chunks
+            else:
+                width = block.planes.shape[-1] // block.layout.frame.shape[0]
+                data = block.planes[..., lines.start * width : lines.stop * width]
+            self.blocks.append(Block(layout, headers[header:][: layout.header_nbytes], data))
+            header += layout.header_nbytes
+
+    def wait(self) -> None:
+        """Return when all parts have arrived, and are joined to the block."""
+        with self.lock:
+            if self.joined:
+                return
+            each = list(zip(self.lanes, self.blocks, strict=True))
+            for lane, part in each:
+                lane.solver.link.start(part)  # all links copy at the same time
+            for lane, part in each:
+                lane.solver.wait(part)
+                for (number, slab), chunks in part.chunks.items():
+                    self.block.chunks[number, slab + lane.band.slabs.start] = chunks
+            join_blocks(self.blocks, self.block)
+            self._join_times()
+            self.joined = True
+
+    def _join_times(self) -> None:
+        block = self.block
+        block.compute_start = min(part.compute_start for part in self.blocks)
+        block.link_start = min(part.link_start for part in self.blocks)
+        block.compute_seconds = max(part.compute_start + part.compute_seconds for part in self.blocks)
+        block.compute_seconds -= block.compute_start
+        block.link_seconds = max(part.link_start + part.link_seconds for part in self.blocks) - block.link_start
+
+
+class BandsSolver:
+    """Several NVIDIA GPUs of one host, float32 or float64.
+
+    A block has parts, the blocks of the bands: each has a header of its own, and its data in the block.
+    """
+
+    backend = "cupy"
+
+    def __init__(
+        self,
+        config: Config,
+        layout: BlockLayout,
+        start: Start,
+        devices: Sequence[int],
+        *,
+        recall: Callable[[str], Any] = lambda name: None,
+        direct: bool = True,
+    ) -> None:
+        """Put `start` on the GPUs; one may be named several times. If not `direct`, rows travel through host memory.
+
+        `recall` returns the record of a tuned tiling, which is used for the bands that have its size.
+        """
+        self._layout, self._steps = layout, config.run.steps_per_frame
+        self._lanes: list[_Lane] = []
+        for band, device in zip(bands_of(config, layout, len(devices)), devices, strict=True):
+            own, parts = part_of(config, layout, band, device)
+            rows = None if band.batch else band.own
+            solver = CudaSolver(own, parts, band.start(start), recall=recall, own=rows)
+            self._lanes.append(_Lane(band, device, parts, solver))
+        self._first = self._lanes[0]
+        self._direct = direct and _connected(devices)
+        for lane in self._lanes:
+            lane.copies = list(self._copies_of(lane))
+        names = Counter(lane.solver.device for lane in self._lanes)
+        self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
+        self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
+        self._sent = False
+        self._headers: dict[int, NDArray[np.uint8]] = {}
+        self._parts: dict[int, _Parts] = {}
+
+    def _copies_of(self, lane: _Lane) -> Iterator[_Copy]:
+        for message in lane.band.messages:
+            to = self._lanes[message.neighbour]
+            received = next(other.received for other in to.band.messages if other.side != message.side)
+            nbytes = lane.solver.rows("u", message.sent).nbytes
+            pinned = () if self._direct else tuple(lane.solver.allocate(nbytes) for _ in "uv")
+            yield _Copy(to, message.sent, received, pinned)
+
+    @property
+    def stream(self) -> Stream:
+        """The compute stream of the first GPU, with which the others join after all work."""
+        return self._first.solver.stream
+
+    @property
+    def tiling(self) -> Any:
+        """How the first band is cut into tiles."""
+        return self._first.solver.tiling
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands of the grid, in the order of the devices."""
+        return tuple(lane.band for lane in self._lanes)
+
+    def launches(self, steps: int) -> int:
+        """Return the number of kernels that `steps` time steps take on one GPU."""
+        return sum(map(self._first.solver.launches, self._first.band.rounds(steps)))
+
+    def advance(self, steps: int) -> None:
+        """Advance both fields by `steps` time steps."""
+
+        def order() -> None:
+            self._order_steps(steps)
+            self._await_rows()
+
+        self._run(("advance", steps), self.launches(steps), order)
+
+    def seconds(self, steps: int, times: int) -> float:
+        """Return the seconds the GPUs take to advance by `steps` time steps `times` times."""
+        with self._first.device:
+            before, after = Event(), Event()
+            before.record(self.stream)
+            for _ in range(times):
+                self.advance(steps)
+            after.record(self.stream)
+            after.synchronize()
+            return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
+
+    def _run(self, what: tuple[Any, ...], launches: int, order: Callable[[], None]) -> None:
+        """Call `order`, or run its orders once more as a graph of all GPUs."""
+
+        def ordered() -> list[int]:
+            order()
+            return [lane.solver.now for lane in self._lanes]
+
+        with self._first.device:
+            key = (*what, *(lane.solver.now for lane in self._lanes))
+            found = self._graphs.run(key, launches * len(self._lanes), ordered)
+        for lane, now in zip(self._lanes, found, strict=True):
+            lane.solver.now = now
+
+    def _order_steps(self, steps: int) -> None:
+        """Queue time steps, and after each round of them the exchange of halos; it may go on when this returns."""
+        for of_round in self._first.band.rounds(steps):
+            self._await_rows()
+            for lane in self._lanes:
+                with lane.current():
+                    lane.solver.order(of_round)
+            self._send_rows()
+
+    def _send_rows(self) -> None:
+        """Queue the sending of the outermost rows of all bands to the halos of their neighbours."""
+        if not self._first.copies:  # the bands of a batch have no halos
+            return
+        for lane in self._lanes:
+            with lane.device:
+                lane.ready.record(lane.solver.stream)
+        for lane in self._lanes:
+            with lane.device:
+                for place, (name, (stream, sent)) in enumerate(zip("uv", lane.sending, strict=True)):
+                    for other in lane.around():
+                        stream.wait_event(other.ready)
+                    for copy in lane.copies:
+                        source = lane.solver.rows(name, copy.sent)
+                        kind, to = runtime.memcpyDeviceToHost, copy.memory and copy.memory[place].ctypes.data
+                        if self._direct:
+                            kind, to = runtime.memcpyDefault, copy.to.solver.rows(name, copy.received).data.ptr
+                        runtime.memcpyAsync(to, source.data.ptr, source.nbytes, kind, stream.ptr)
+                    sent.record(stream)
+        if not self._direct:
+            self._receive_rows()
+        self._sent = True
+
+    def _receive_rows(self) -> None:
+        """Queue the copies of rows from host memory to the halos."""
+        for lane in self._lanes:
+            for copy in lane.copies:
+                with copy.to.device:
+                    for place, name in enumerate("uv"):
+                        stream, _ = copy.to.sending[place]
+                        stream.wait_event(lane.sending[place][1])
+                        to = copy.to.solver.rows(name, copy.received)
+                        address, kind = copy.memory[place].ctypes.data, runtime.memcpyHostToDevice
+                        runtime.memcpyAsync(to.data.ptr, address, to.nbytes, kind, stream.ptr)
+        for lane in self._lanes:
+            with lane.device:
+                for stream, sent in lane.sending:
+                    sent.record(stream)
+
+    def _await_rows(self) -> None:
+        """Let all GPUs wait for the exchange: for the rows that they get, and for those that they send."""
+        if not self._sent:
+            return
+        self._sent = False
+        for lane in self._lanes:
+            with lane.device:
+                for other in lane.around():
+                    for _, sent in other.sending:
+                        lane.solver.stream.wait_event(sent)
+
+    def snapshot(self) -> Callable[[], tuple[Field, Field]]:
+        """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
+        with self._first.device:
+            u, v = pinned_fields(self._layout.frame)
+        waits = []
+        for lane in self._lanes:
+            lines = slice(lane.band.lines.start, lane.band.lines.stop)
+            waits.append(lane.solver.copy((u[lines], v[lines])))
+
+        def copied() -> tuple[Field, Field]:
+            for wait in waits:
+                wait()
+            return u, v
+
+        return copied
+
+    def field(self, name: str) -> Field:
+        """Return a host copy of u or v, of the layout's shape."""
+        return np.concatenate([lane.solver.field(name) for lane in self._lanes])
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return pinned memory for a block, and keep more behind it for the headers of its parts."""
+        start = -(-nbytes // PAGE) * PAGE
+        headers = sum(lane.layout.header_nbytes for lane in self._lanes)
+        pinned = self._first.solver.allocate(start + headers)
+        self._headers[pinned.ctypes.data] = pinned[start:]
+        return pinned[:nbytes]
+
+    def fill(self, block: Block) -> None:
+        """Queue the next `block.count` frames and their copies. Returns before the GPUs have done them."""
+        address, count = block.buffer.ctypes.data, block.count
+        if address not in self._parts:
+            self._parts[address] = _Parts(block, self._headers[address], self._lanes)
+        parts = self._parts[address]
+        parts.joined = False
+        numbers, memories = [], []
+        for lane, part in zip(self._lanes, parts.blocks, strict=True):
+            part.count = count
+            with lane.current():
+                number, memory = lane.solver.link.begin(part)
+                lane.solver.link.mark(part)
+            numbers.append(number)
+            memories.append(memory)
+
+        def order() -> None:
+            for frame in range(count):
+                self._order_steps(self._steps)
+                for lane, memory in zip(self._lanes, memories, strict=True):
+                    with lane.current():
+                        lane.solver.stage(memory, frame)
+            for lane, memory in zip(self._lanes, memories, strict=True):
+                with lane.current():
+                    lane.solver.link.finish(memory, count)
+            self._await_rows()
+
+        launches = count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
+        before = time.perf_counter()
+        self._run((*numbers, count), launches, order)
+        launched = (before + time.perf_counter()) / 2
+        for lane, part in zip(self._lanes, parts.blocks, strict=True):
+            with lane.current():
+                lane.solver.link.send(part, launched)
+
+    def wait(self, block: Block) -> None:
+        """Return when the copies of `block` are done, and its parts are joined."""
+        self._parts[block.buffer.ctypes.data].wait()
+
+
+def _connected(devices: Sequence[int]) -> bool:
+    """Return whether each GPU can be made to copy to the memory of all others, and make it so."""
+    for one, other in permutations(dict.fromkeys(devices), 2):
+        with cupy.cuda.Device(one):
+            if not runtime.deviceCanAccessPeer(one, other):
+                return False
+            try:
+                runtime.deviceEnablePeerAccess(other)
+            except runtime.CUDARuntimeError as error:
+                if error.status != ALREADY_ENABLED:
+                    raise
+    return True
