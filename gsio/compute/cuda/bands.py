@@ -65,7 +65,7 @@ def memory(config: Config, layout: BlockLayout, devices: Sequence[int]) -> list[
 
 @dataclass
 class _Copy:
-    """Rows of a band that go to the halo of a neighbour, and `memory` of the host for u and v if they have to pass it."""
+    """Rows of a band that go to the halo of a neighbour, and `memory` of the host for u and v if they pass it."""
 
     to: "_Lane"
     sent: slice
