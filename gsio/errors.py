@@ -54,6 +54,14 @@ class Interrupted(GsioError):  # noqa: N818 - a stop that was asked for, not a f
     exit_code = 75
 
 
+class ToldError(GsioError):
+    """The run ended with an error that another of its processes tells the user."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("")
+        self.exit_code = code
+
+
 @contextmanager
 def storage_errors(source: Path, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
     """Raise errors of these `kinds` as StorageError, and a lack of memory for `what` is in `source` as DataError."""

@@ -13,9 +13,20 @@ from gsio.inputs import printable
 LogFormat = Literal["text", "json"]
 
 
-def configure(log_format: LogFormat, *, quiet: bool = False, debug: bool = False, stream: TextIO | None = None) -> None:
-    """Send events to `stream`, by default stderr. `quiet` keeps warnings only; `debug` adds each commit."""
+def configure(
+    log_format: LogFormat,
+    *,
+    quiet: bool = False,
+    debug: bool = False,
+    silent: bool = False,
+    stream: TextIO | None = None,
+) -> None:
+    """Send events to `stream`, by default stderr.
+
+    `quiet` keeps warnings only, and `silent` nothing; `debug` adds each commit.
+    """
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    level = logging.CRITICAL if silent else level
     processors: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if log_format == "text":
         processors.append(_line)

@@ -15,6 +15,11 @@ from gsio.errors import NO_THREAD, GsioError
 PARENT = "_GSIO_PARENT"  # a variable: the id of the process with which one of its children ends
 PARENT_SECONDS = 1.0  # between two looks at a process that is not the direct parent
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+LAUNCHERS = (  # the variables that have the number of a process, and of all: Open MPI; MPICH, Intel and Cray; Slurm
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
 LIBC = ctypes.CDLL(None)
 
 
@@ -103,6 +108,13 @@ def check_threads(number: int) -> None:
         done.set()
         for thread in threads[:started]:
             thread.join()
+
+
+def launched() -> tuple[int, int]:
+    """Return the number of this process among those that MPI or Slurm has started together, and how many these are."""
+    found = [tuple(os.environ.get(name, "") for name in names) for names in LAUNCHERS]
+    known = [(int(number), int(count)) for number, count in found if number.isdecimal() and count.isdecimal()]
+    return max(known, key=lambda launch: launch[1], default=(0, 1))
 
 
 def exists(pid: int) -> bool:

@@ -10,8 +10,8 @@ import click
 from gsio import __version__
 from gsio.cli import bench, config, convert, inspect, look, run
 from gsio.cli.options import Group
-from gsio.errors import NO_THREAD, GsioError, StorageError, is_without_thread
-from gsio.processes import Terminated, terminable
+from gsio.errors import NO_THREAD, GsioError, StorageError, ToldError, is_without_thread
+from gsio.processes import Terminated, launched, terminable
 from gsio.streams import error_of, open_outputs, say
 
 # The commands whose result is a file, so that a lost line of stdout is no failure, and what an interrupt leaves.
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = _fail(f"stdout: {lost.strerror}; expected to write the results there; send them to another place", 74)
     if is_program and code == StorageError.exit_code:
         sys.stderr.flush()
+        if "mpi4py.MPI" in sys.modules:
+            sys.modules["mpi4py.MPI"].Finalize()  # else the launcher would call this an abort
         os._exit(code)  # after a failed write HDF5 can crash when Python frees the objects of the file
     return code
 
@@ -62,7 +64,11 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message(), err=True)
         return 2
+    except ToldError as error:
+        return error.exit_code
     except click.ClickException as error:
+        if "--mpi" in arguments and launched()[0]:
+            return 2  # the first process says so
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:

@@ -1,15 +1,18 @@
 """Commands that simulate: run and profile."""
 
+import functools
 import uuid
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gsio.cli.options import (
     DISPLAY,
     FILES,
+    RUN,
     Command,
     Option,
     configuration,
@@ -20,7 +23,12 @@ from gsio.cli.options import (
     quiet_option,
 )
 from gsio.config import Config
+from gsio.errors import ToldError, UsageError
+from gsio.processes import launched
 from gsio.streams import say
+
+if TYPE_CHECKING:
+    from gsio.run.ranks import Ranks
 
 RESUME_MODES = ("no", "auto", "must")
 
@@ -35,7 +43,40 @@ class _RunCommand(Command):
         return super().parse_args(ctx, args)
 
 
+def across_ranks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --mpi, and pass the command its `ranks`, which all leave together."""
+
+    @click.option(
+        "--mpi", is_flag=True, cls=Option, heading=RUN,
+        help="Share one run with all processes that mpirun or srun has started; the output ends in .zarr.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_ranks(mpi: bool, **given: Any) -> Any:
+        if not mpi:
+            refuse_ranks()
+            return command(ranks=None, **given)
+        from gsio.run.ranks import joined
+
+        with joined() as ranks:
+            return command(ranks=ranks, **given)
+
+    return with_ranks
+
+
+def refuse_ranks() -> None:
+    """Raise UsageError if this is one of several processes that a launcher of MPI has started together."""
+    number, count = launched()
+    if count > 1 and number == 0:
+        raise UsageError(
+            f"--mpi: expected it, for this is one of {count} processes that were started together, and each would "
+            "make the same output; for runs of their own start each process alone, as by srun -n 1"
+        )
+    if count > 1:
+        raise ToldError(UsageError.exit_code)
+
+
 @click.command(cls=_RunCommand)
+@across_ranks
 @configuration
 @output_option(required=True, text="Write the frames to PATH, which ends in .h5, .hdf5 or .zarr.")
 @overwrite_option("the output")
@@ -61,7 +102,15 @@ class _RunCommand(Command):
 )
 @quiet_option("Show neither progress nor a summary.")
 @debug_option
-def run(config: Config, output: Path, metrics_port: int | None, view: bool, quiet: bool, **options: Any) -> None:
+def run(
+    config: Config,
+    output: Path,
+    ranks: "Ranks | None",
+    metrics_port: int | None,
+    view: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Simulate and save every frame.
 
     CONFIG is a TOML file that changes some of the keys that 'gsio config show' lists.
@@ -74,8 +123,14 @@ def run(config: Config, output: Path, metrics_port: int | None, view: bool, quie
     from gsio.run.progress import Progress, run_progress
     from gsio.run.simulate import simulate
 
-    structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     log_format, debug = options.pop("log_format"), options.pop("debug")
+    if ranks is not None and ranks.number:
+        from gsio.run.joint import assist
+
+        log.configure(log_format, silent=True)  # rank 0 speaks for all
+        assist(ranks)
+        return
+    structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
     with shown(output, wanted=view):
         with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 
@@ -84,7 +139,7 @@ def run(config: Config, output: Path, metrics_port: int | None, view: bool, quie
                 show(progress)
 
             log.configure(log_format, quiet=quiet, debug=debug)  # after the bar, so that events are printed above it
-            summary = simulate(config, output, **options, watch=watch)
+            summary = simulate(config, output, **options, watch=watch, ranks=ranks)
         if not quiet and summary is not None:
             say(summary)
 

@@ -88,6 +88,11 @@ class Block:
         """`data` as [frame, field, byte plane, byte]; there is one byte plane if the format does not shuffle."""
         return self.data.reshape(*self.data.shape[:2], self.layout.byte_planes, -1)
 
+    @property
+    def encoded_nbytes(self) -> int:
+        """Bytes of the encoded chunks."""
+        return sum(len(encoded) for chunk in self.chunks.values() for encoded in chunk)
+
     def chunk_numbers(self, task: int) -> tuple[range, int]:
         """Return the chunks of a task: their numbers along the frames of the block, and their slab."""
         layout = self.layout

@@ -242,7 +242,7 @@ def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:
 
 
 def _fields(path: Path, identity: tuple[int, int], content: Content, records: Records) -> dict[str, Frames] | None:
-    layout = content_layout(content, frames_per_chunk=records.frames_per_chunk)
+    layout = content_layout(content, frames_per_chunk=records.frames_per_chunk, lines_per_chunk=records.lines_per_chunk)
     frame, chunks, count = layout.frame, layout.chunks, len(records.frames)
     places = records.frames["places"]
     if places.shape[1:] != (len(frame.fields), chunks.slabs) or chunks.frames_per_chunk != records.frames_per_chunk:

@@ -70,6 +70,8 @@ class Frames:
     frames_per_chunk, frames_together
         Frames of a chunk, which is decoded to read one of them; the last chunk is kept. Frames of a shard, or of
         a chunk if there are no shards.
+    lines_per_chunk
+        Lines of a chunk along the first axis of a frame.
     lines_per_slab
         Rows that a slab holds, or members where frames have more than two axes.
     """
@@ -89,6 +91,7 @@ class Frames:
         self.frames_together: int = (getattr(array, "shards", None) or [self.frames_per_chunk])[0]
         self.codec = codec.family
         # Lines are rows, or members; a frame of one axis is one row, and one of four axes has all members of a place.
+        self.lines_per_chunk: int = array.chunks[1] if self.ndim > 1 else 1
         self.lines_per_slab: int = array.chunks[1] * math.prod(self.shape[2:-2]) if self.ndim > 2 else 1
         self.stored: np.dtype[Any] = array.dtype
 

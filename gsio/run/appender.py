@@ -46,11 +46,9 @@ class Appender:
         threads: int,
     ) -> None:
         self._path, self._journal, self._lock = path, journal, lock
-        layout = content_layout(
-            content,
-            "cupy" if device is not None else "",
-            frames_per_chunk=before.frames_per_chunk if before is not None else 0,
-        )
+        kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
+        backend = "cupy" if device is not None else ""
+        layout = content_layout(content, backend, frames_per_chunk=kept[0], lines_per_chunk=kept[1])
         self._stager = open_stager(layout, device)
         threads = threads or default_threads(layout)
         blocks = blocks_of(layout, threads, memory, nbytes_beside=self._stager.nbytes_beside, key="memory")
@@ -184,7 +182,13 @@ class Appender:
         """Return how far the loop is; its time outside of `append` counts as computing."""
         seconds = (self._ended or clock()) - self._began
         self.session.trace.update()
-        return progress_of(self.session, seconds, self._nbytes_before, compute=max(0.0, seconds - self._inside))
+        return progress_of(
+            self.session,
+            self.session.pool.layout.frame,
+            seconds,
+            self._nbytes_before,
+            compute=max(0.0, seconds - self._inside),
+        )
 
     def summary(self, wall_seconds: float) -> Summary:
         """Return what the loop took."""

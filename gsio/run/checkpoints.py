@@ -205,14 +205,14 @@ class Checkpointer:
         """Take a snapshot before the next block."""
         self._asked = True
 
-    def take_if_due(self, first: int) -> Callable[[], None] | None:
-        """Take a snapshot of the state after `first` frames if a checkpoint is due, as `take` does."""
+    def is_due(self, first: int) -> bool:
+        """Return whether a checkpoint after `first` frames is due; the answer to a request is given once."""
         if self._saving or first == self._taken:
-            return None
+            return False
         now = time.monotonic()
         late = 0 < self._every_frames <= first - self._taken or 0 < self._every_seconds <= now - self._taken_at
         asked, self._asked = self._asked, False
-        return self.take(first) if late or asked else None
+        return late or asked
 
     def take(self, first: int) -> Callable[[], None] | None:
         """Take a snapshot of the state after `first` frames, and return the function that makes a checkpoint of it.

@@ -9,6 +9,7 @@ from gsio.errors import StorageError, TakenError, UsageError, reason_of
 from gsio.files import Replaces, remove_temporaries, require_new
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
+from gsio.frames.layout import BlockLayout
 from gsio.reader import Stack
 from gsio.run import checkpoints
 from gsio.run.resume import Load, Restart, find_restart
@@ -16,7 +17,7 @@ from gsio.trace import Trace
 from gsio.writer import format_of
 from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
-from gsio.writer.session import Earlier, Session, open_session
+from gsio.writer.session import NOTHING, Earlier, Session, open_session
 from gsio.writer.status_file import is_status, status_of
 
 Resume = Literal["no", "auto", "must"]
@@ -121,17 +122,21 @@ def open_output(
     before: Restart[Any] | None,
     *,
     overwrite: bool = False,
+    layout: BlockLayout | None = None,
+    earlier: Earlier | None = None,
 ) -> Session:
-    """Create an output, or open the one `before`, and return its session; raise StorageError if storage fails."""
-    earlier, series = Earlier(), None
-    if before is not None:
-        earlier, series = Earlier(before.frames, before.computed_from, before.last), before.series
+    """Create an output, or open the one `before`, and return its session; raise StorageError if storage fails.
+
+    If the blocks of `pool` have parts of the frames, `layout` is that of whole frames, and `earlier` has the parts.
+    """
+    series = before.series if before is not None else None
+    earlier = earlier or (before.earlier if before is not None else NOTHING)
     try:
         if before is not None:
             checkpoints.discard(output, before.frames)
         session = open_session(
             output, content, attributes, journal, pool, threads,
-            trace=trace, series=series, overwrite=overwrite, earlier=earlier,
+            trace=trace, series=series, overwrite=overwrite, earlier=earlier, layout=layout,
         )  # fmt: skip
         for path in checkpoints.paths_of(output):
             if before is None and checkpoints.is_checkpoint(path):  # it belongs to the output that was replaced

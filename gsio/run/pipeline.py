@@ -15,10 +15,12 @@ import trio
 from gsio.compute.solver import Solver
 from gsio.config import Config
 from gsio.errors import NO_THREAD, GsioError, Interrupted
-from gsio.frames.block import EncodedBlock, FilledBlock
+from gsio.frames.block import Block, EncodedBlock, FilledBlock
+from gsio.frames.content import Content
 from gsio.frames.metadata import frame_steps
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
+from gsio.run.ranks import Ranks
 from gsio.run.signals import listening
 from gsio.run.values import ValueCheck
 from gsio.writer.session import Session
@@ -44,12 +46,17 @@ class Pipeline:
         session: Session,
         checkpoints: Checkpointer | None = None,
         check: Callable[[EncodedBlock], object] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Prepare a run; `check` raises DataError unless a block has the frames that the output has or had."""
+        """Prepare a run; `check` raises DataError unless a block has the frames that the output has or had.
+
+        With `ranks`, this is the pipeline of one rank, which goes in step with those of all others.
+        """
         self.config, self.solver, self.session, self.trace = config, solver, session, session.trace
         self.started = self.finished = 0.0
+        self._frame = Content.of(config).frame()
         self._checkpoints = checkpoints if checkpoints is not None else Checkpointer()
-        self._check = check
+        self._check, self._ranks = check, ranks
         self._values = ValueCheck(config.run.steps_per_frame)
         self._nbytes_before = session.writer.nbytes if session.earlier.frames else 0
         self._compute_seconds = self._link_seconds = 0.0
@@ -78,6 +85,7 @@ class Pipeline:
         self.trace.update()
         return progress_of(
             self.session,
+            self._frame,
             end - self.started if self.started else 0.0,
             self._nbytes_before,
             compute=self._compute_seconds or self.trace.advance.busy,  # where no device tells, computing is `fill`
@@ -127,6 +135,8 @@ class Pipeline:
                     self._compute()
                 finally:
                     session.finish()
+            if self._ranks is not None:
+                self._reason = self._ranks.finish(session.error, self._reason)
             status = "complete" if session.frames_committed == self.config.run.frames else "stopped"
         finally:
             self.finished = time.perf_counter()  # a checkpoint that is being saved does not belong to the loop
@@ -135,9 +145,7 @@ class Pipeline:
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
         session, first = self.session, self.session.earlier.computed_from
-        while first < self.config.run.frames and (block := session.acquire()) is not None:
-            if (save := self._checkpoints.take_if_due(first)) is not None:
-                session.checkpoint(first, save)
+        while first < self.config.run.frames and (block := self._acquire(first)) is not None:
             end = min(session.end_of(first), self.config.run.frames)
             block.first, block.count = first, end - first
             block.steps[: block.count] = frame_steps(self.config, first, block.count)
@@ -146,13 +154,35 @@ class Pipeline:
                 self.solver.fill(block)
             session.submit(FilledBlock(block))
             first = end  # the block belongs to other threads now
+        if self._ranks is not None:
+            self._ranks.left()
+        self._take_checkpoint(first)
+
+    def _acquire(self, first: int) -> Block | None:
+        """Wait for a free block, and take a checkpoint before it if one is due; None if the run is to stop."""
+        block, due = self.session.acquire(), self._checkpoints.is_due(first)
+        if self._ranks is not None:
+            going, due = self._ranks.agree(block is not None, due)
+            if not going and block is not None:
+                self.session.pool.release(block)
+            if not going:
+                return None
+        if block is not None and due:
+            self._take_checkpoint(first)
+        return block
+
+    def _take_checkpoint(self, first: int) -> None:
+        """Take a snapshot after `first` frames, which the session of the output saves, or rank 0 asks for."""
         if (save := self._checkpoints.take(first)) is not None:
-            session.checkpoint(first, save)
+            keep = self._ranks.keep if self._ranks is not None and self._ranks.number else self.session.checkpoint
+            keep(first, save)
 
     def _inspect(self, block: EncodedBlock) -> GsioError | None:
         """Count the seconds of a block, and look at its values."""
         self._compute_seconds += block.compute_seconds
         self._link_seconds += block.link_seconds
+        if self._ranks is not None and ((error := self._ranks.inspect(block)) is not None or self._ranks.number):
+            return error
         self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
         self.trace.device("copy", block.first, block.link_start, block.link_seconds)
         diverged = self._values.cut(block)

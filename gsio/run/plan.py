@@ -1,5 +1,7 @@
 """The plan of a run: each "auto" of a configuration becomes a value here, once, for all later code."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ import structlog
 
 from gsio.codec import CODECS
 from gsio.compute import numba_compiles, why_too_old
+from gsio.compute.bands import Band
 from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.config import AUTO, BACKENDS, Config, one_of, parse_bytes
 from gsio.errors import UsageError
@@ -46,14 +49,22 @@ class RunPlan(NamedTuple):
     blocks: int
 
 
-def plan(config: Config, output: Path, frames_per_chunk: int = 0, sizes: Sizes | None = None) -> RunPlan:
-    """Return the plan of a run that writes `output`.
+def plan(
+    config: Config,
+    output: Path,
+    frames_per_chunk: int = 0,
+    lines_per_chunk: int = 0,
+    sizes: Sizes | None = None,
+    bands: int = 1,
+) -> RunPlan:
+    """Return the plan of a run that writes `output`; each of `bands` gets slabs of the frames.
 
-    An output that is extended keeps its `frames_per_chunk`; 0: the number is chosen. Raises UsageError if the format of
-    the output cannot hold such frames, or if `output.memory` is less than two blocks.
+    An output that is extended keeps its `frames_per_chunk` and `lines_per_chunk`; 0: the number is chosen. Raises
+    UsageError if the format of the output cannot hold such frames, or if `output.memory` is less than two blocks.
     """
     config, backend = with_codec(config, output), choose_backend(config)
-    layout = layout_of(config, backend, frames_per_chunk=frames_per_chunk, sizes=sizes)
+    kept = {"frames_per_chunk": frames_per_chunk, "lines_per_chunk": lines_per_chunk}
+    layout = layout_of(config, backend, **kept, sizes=sizes, bands=bands)
     return RunPlan(
         config,
         backend,
@@ -139,13 +150,41 @@ def _backend_on_cpu() -> str:
 
 
 def layout_of(
-    config: Config, backend: str = "", *, frames_per_chunk: int = 0, sizes: Sizes | None = None
+    config: Config,
+    backend: str = "",
+    *,
+    frames_per_chunk: int = 0,
+    lines_per_chunk: int = 0,
+    sizes: Sizes | None = None,
+    bands: int = 1,
 ) -> BlockLayout:
     """Return the layout of the frames of a run of `config`; see `content_layout`."""
-    frames, steps = config.run.frames, config.run.steps_per_frame
     return content_layout(
-        Content.of(config), backend, frames=frames, steps=steps, frames_per_chunk=frames_per_chunk, sizes=sizes
+        Content.of(config),
+        backend,
+        frames=config.run.frames,
+        steps=config.run.steps_per_frame,
+        frames_per_chunk=frames_per_chunk,
+        lines_per_chunk=lines_per_chunk,
+        sizes=sizes,
+        bands=bands,
     )
+
+
+def layout_of_band(layout: BlockLayout, config: Config, bands: Sequence[Band], number: int) -> BlockLayout:
+    """Return the layout of the blocks of one of `bands`, which have the same frames as the blocks of all others."""
+    shapes = [band.shape(layout.frame.shape) for band in bands]
+    parts = [
+        replace(layout.chunks, frame=replace(layout.frame, shape=shape)) for shape in (max(shapes), shapes[number])
+    ]
+    blocks = BlockLayout.choose(
+        parts[0],
+        default_sizes(),
+        steps=config.run.steps_per_frame,
+        halve=layout.frames_per_task < layout.frames_per_block,
+        encoded_nbytes=layout.encoded_nbytes,
+    )
+    return replace(blocks, chunks=parts[1], part=True)
 
 
 def content_layout(
@@ -155,11 +194,13 @@ def content_layout(
     frames: int = 0,
     steps: int = 0,
     frames_per_chunk: int = 0,
+    lines_per_chunk: int = 0,
     sizes: Sizes | None = None,
+    bands: int = 1,
 ) -> BlockLayout:
     """Return the layout of the frames of `content`, whose codec is known, in chunks and blocks.
 
-    Without a `backend` that can encode, threads encode. `frames_per_chunk` and `sizes` are chosen if not given. The
+    Without a `backend` that can encode, threads encode. The sizes of a chunk, and `sizes`, are chosen if not given. The
     `frames` of the output, and the time `steps` between two of them, are 0 where nobody knows them.
     """
     sizes = sizes or default_sizes()
@@ -170,6 +211,8 @@ def content_layout(
         frames=frames,
         steps=steps,
         frames_per_chunk=frames_per_chunk,
+        lines_per_chunk=lines_per_chunk,
+        bands=bands,
         frames_per_shard=content.shard_frames,
         pyramid=content.pyramid,
         codec=codec.name if codec is not None else "",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
+from gsio.frames.format import FrameFormat
 from gsio.writer.session import Session
 
 LOG_SECONDS = 10.0
@@ -147,6 +148,7 @@ class Progress:
 
 def progress_of(
     session: Session,
+    frame: FrameFormat,
     seconds: float,
     nbytes_before: int,
     *,
@@ -156,7 +158,10 @@ def progress_of(
     steps_per_frame: int = 0,
     outside: str = "",
 ) -> Progress:
-    """Return how far a session is after `seconds`, in which a device has computed, and copied, for some of the time."""
+    """Return how far a session of such frames is after `seconds`.
+
+    A device has computed, and copied, for some of the time.
+    """
     trace, layout = session.trace, session.pool.layout
     return Progress(
         frames_total=frames_total,
@@ -164,8 +169,8 @@ def progress_of(
         first=session.earlier.frames,
         frames_committed=session.frames_committed,
         frames_durable=session.frames_durable,
-        cells=layout.frame.cells,
-        frame_nbytes=layout.frame.frame_nbytes,
+        cells=frame.cells,
+        frame_nbytes=frame.frame_nbytes,
         nbytes=session.writer.nbytes,
         nbytes_before=nbytes_before,
         frames_per_block=layout.frames_per_block,

@@ -130,18 +130,20 @@ class Wreck:
             raise DataError(f"{output} cannot be read ({found.wrong}), and there is no '{journal_of(output).name}'")
         self._output, self._stack, self._records = output, stack, records
         if records is not None:
-            self._attributes, per_chunk = records.attributes, records.frames_per_chunk
+            self._attributes = records.attributes
+            per_chunk, lines = records.frames_per_chunk, records.lines_per_chunk
         else:
             assert stack is not None
             kept = {
                 name: value for name, value in stack.attributes.items() if name not in ("status", "ended", *OF_ARRAYS)
             }
-            self._attributes, per_chunk = kept, next(iter(stack.fields.values())).frames_per_chunk
+            field = next(iter(stack.fields.values()))
+            self._attributes, per_chunk, lines = kept, field.frames_per_chunk, field.lines_per_chunk
         self._attributes.pop(DAMAGED, None)
         self._content = stack.content if stack is not None else content_of(self._attributes)
         if (compression := self._content.compression) not in CODECS:
             raise DataError(f"{output}: expected the compression {', '.join(CODECS)}, found {compression}")
-        self._layout = content_layout(self._content, frames_per_chunk=per_chunk)
+        self._layout = content_layout(self._content, frames_per_chunk=per_chunk, lines_per_chunk=lines)
         known = len(records.frames) if records is not None else 0
         self.frames = max(known, found.frames)
         self.saved = 0

@@ -16,6 +16,7 @@ from gsio.run.checkpoints import Checkpoint, SavedState
 from gsio.run.repair import rebuild
 from gsio.run.survey import joined_series, own_journal, survey
 from gsio.writer.journal import Journal
+from gsio.writer.session import Earlier
 
 State = TypeVar("State", bound=Checkpoint | SavedState)
 
@@ -37,7 +38,7 @@ class Restart(NamedTuple, Generic[State]):
     last
         The stored values, [frame, …] for each field, of the last frames, which share a chunk or shard with the next
         frame.
-    frames_per_chunk, output_id, device
+    frames_per_chunk, lines_per_chunk, output_id, device
         As recorded in the output; `device` computed its frames.
     is_complete
         The output has all frames of its run, and keeps them.
@@ -48,6 +49,7 @@ class Restart(NamedTuple, Generic[State]):
     checksums: NDArray[np.uint32]
     last: list[NDArray[Any]]
     frames_per_chunk: int
+    lines_per_chunk: int
     output_id: str
     device: str
     is_complete: bool
@@ -56,6 +58,11 @@ class Restart(NamedTuple, Generic[State]):
     def frames(self) -> int:
         """Number of frames that stay."""
         return len(self.series["step"])
+
+    @property
+    def earlier(self) -> Earlier:
+        """What a session needs of the frames that stay."""
+        return Earlier(self.frames, self.computed_from, self.last)
 
     @property
     def computed_from(self) -> int:
@@ -123,6 +130,7 @@ def find_restart(
             joined_series(records, stack, "integrity/crc32c", frames),
             _last_frames(stack, kept),
             next(iter(stack.fields.values())).frames_per_chunk,
+            next(iter(stack.fields.values())).lines_per_chunk,
             stack.attributes.get("output_id", ""),
             stack.attributes["device"],
             stack.attributes["status"] == "complete" and discard_after is None,

@@ -23,11 +23,13 @@ from gsio.model.start import Start
 from gsio.run import checkpoints
 from gsio.run.checkpoints import Checkpoint, Checkpointer, check_same_run
 from gsio.run.initial import initial_state, rates
+from gsio.run.joint import open_share
 from gsio.run.limits import limits, time_limit
 from gsio.run.output import Resume, beside, check_output, open_output, place_of, restart
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import choose_backend, layout_of, plan, with_codec
 from gsio.run.progress import Observe
+from gsio.run.ranks import Ranks
 from gsio.run.resume import Restart, compare
 from gsio.run.status import status_file
 from gsio.run.summary import Summary, summarise
@@ -36,6 +38,7 @@ from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
 from gsio.writer.journal import Journal
 from gsio.writer.provenance import root_attributes
+from gsio.writer.session import NOTHING
 
 log = structlog.get_logger()
 
@@ -49,6 +52,7 @@ def simulate(
     discard_after: int | None = None,
     timeline: Path | str | None = None,
     watch: Observe | None = None,
+    ranks: Ranks | None = None,
 ) -> Summary | None:
     """Simulate `config` and save every frame in `output`; return None if `output` has all frames already.
 
@@ -68,6 +72,8 @@ def simulate(
     watch
         Called with the Progress of the run four times a second, from the calling thread, or from another one if that is
         inside trio. If it raises an error, the run ends with it; `gsio.errors.Interrupted` is the one for a wanted end.
+    ranks
+        Rank 0 of several, which share the run; the others call `gsio.run.joint.assist`.
 
     Raises
     ------
@@ -91,10 +97,12 @@ def simulate(
         before = _find_restart(config, output, journal, how)
         if before is not None and before.is_complete and before.frames >= config.run.frames:
             journal.remove()  # a run left it that was killed before it had replaced this output
+            if ranks is not None:
+                ranks.meet()
             log.info("all frames are there already", output=str(output), frames=before.frames)
             return None
         trace = Trace(Timeline() if timeline is not None else None)
-        pipeline = _pipeline(config, output, journal, before, trace, overwrite=overwrite)
+        pipeline = _pipeline(config, output, journal, before, trace, ranks, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     taken = time.perf_counter() - began
     summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
@@ -156,35 +164,44 @@ def _saved(timeline: Timeline | None, path: Path | None) -> Iterator[None]:
 
 
 def _pipeline(
-    config: Config, output: Path, journal: Journal, before: Restart[Checkpoint] | None, trace: Trace, *, overwrite: bool
+    config: Config,
+    output: Path,
+    journal: Journal,
+    before: Restart[Checkpoint] | None,
+    trace: Trace,
+    ranks: Ranks | None,
+    *,
+    overwrite: bool,
 ) -> Pipeline:
     """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
-    planned = plan(config, output, before.frames_per_chunk if before is not None else 0)
-    layout = planned.layout
+    kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
+    planned = plan(config, output, *kept, bands=ranks.count if ranks is not None else 1)
     state = before.checkpoint if before is not None else None
     feed, kill = rates(config)
     checksum = checkpoints.rates_checksum(feed, kill)
     if state is not None and checksum != state.rates:
         raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
-
-    def start(config: Config) -> Start:
-        return initial_state(config) if state is None else Start(state.u, state.v, feed, kill)
-
-    solver = open_solver(planned.backend, config, layout, planned.blocks, start, recall)
-    pool = BlockPool(layout, planned.blocks, solver.allocate)
+    resumed = Start(state.u, state.v, feed, kill) if state is not None else None
+    share = open_share(planned, output, before.earlier if before is not None else NOTHING, resumed, ranks)
+    solver, pool = share.solver, BlockPool(share.layout, share.blocks, share.solver.allocate)
     output_id = before.output_id if before is not None else ""
     attributes = root_attributes(config, solver.backend, solver.device, output_id)
 
     def save(frames: int, u: Field, v: Field) -> None:
+        if ranks is not None:
+            u, v = ranks.gather(frames, u, v, planned.layout.frame.shape)
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
     session = open_output(
-        output, Content.of(config), attributes, journal, pool, planned.threads, trace, before, overwrite=overwrite
-    )
+        output, Content.of(config), attributes, journal, pool, planned.threads, trace, before,
+        overwrite=overwrite, layout=planned.layout, earlier=share.earlier,
+    )  # fmt: skip
+    if ranks is not None:
+        session.writer = ranks.join(share.bands, session.writer)
     check = None if before is None else partial(compare, before, solver.device, "--resume=must --discard-after ")
     every = parse_interval("run.checkpoint_every", config.run.checkpoint_every)
     checkpointer = Checkpointer(session.earlier.computed_from, every, solver.snapshot, save)
-    return Pipeline(config, solver, session, checkpointer, check)
+    return Pipeline(config, solver, session, checkpointer, check, ranks)
 
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:

@@ -33,10 +33,14 @@ RANGE = ("min", "max")
 
 
 class Records(NamedTuple):
-    """The content of a journal: the attributes of the output, and a record for each frame with the values of series."""
+    """The content of a journal: the attributes of the output, and a record for each frame with the values of series.
+
+    `lines_per_chunk` is 0 in the journal of an older version, which chose the number from the sizes of a frame.
+    """
 
     attributes: dict[str, Any]
     frames_per_chunk: int
+    lines_per_chunk: int
     frames: NDArray[np.void]
 
 
@@ -105,6 +109,7 @@ class Journal:
             "fields": layout.frame.fields,
             "slabs": layout.chunks.slabs,
             "frames_per_chunk": layout.chunks.frames_per_chunk,
+            "lines_per_chunk": layout.chunks.lines_per_chunk,
         }
         self._record = _record_of(head)
         temporary = temporary_beside(self._output)
@@ -250,7 +255,7 @@ def read_journal(output: Path, first: int = 0) -> Records | None:
     if found is None:
         return None
     head, _, frames = found
-    return Records(portable(head["attributes"]), head["frames_per_chunk"], frames)
+    return Records(portable(head["attributes"]), head["frames_per_chunk"], head.get("lines_per_chunk", 0), frames)
 
 
 def _read(path: Path, first: int = 0) -> tuple[dict[str, Any], int, NDArray[np.void]] | None:
@@ -297,11 +302,14 @@ def _sealed(records: NDArray[np.void]) -> bytes:
 def _record_of(head: Mapping[str, Any]) -> np.dtype[np.void]:
     """Return the type of a record; raises ValueError, LookupError or TypeError if no journal has this `head`."""
     series, fields, slabs, per_chunk = (head[name] for name in ("series", "fields", "slabs", "frames_per_chunk"))
+    lines = head.get("lines_per_chunk", 0)
     known = isinstance(series, dict) and isinstance(fields, (list, tuple)) and isinstance(head["attributes"], dict)
     if not known or not 0 < len(fields) <= MOST_FIELDS or len(set(fields)) < len(fields):
         raise ValueError("expected attributes, series and fields")
     if not all(isinstance(number, int) and 0 < number <= MOST_PARTS for number in (slabs, per_chunk)):
         raise ValueError(f"expected 1 to {MOST_PARTS} slabs and frames in a chunk")
+    if not isinstance(lines, int) or lines < 0:
+        raise ValueError("expected a number of lines in a chunk")
     needed = {"time", "step", "integrity/crc32c", *(f"stats/{name}_{word}" for name in fields for word in RANGE)}
     types = [np.dtype(kind) for kind in series.values()]
     if not needed <= series.keys() or any(kind.kind not in "fiu" or kind.itemsize > 8 for kind in types):

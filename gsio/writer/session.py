@@ -357,10 +357,14 @@ def open_session(
     series: Mapping[str, NDArray[Any]] | None = None,
     overwrite: bool = False,
     earlier: Earlier = NOTHING,
+    layout: BlockLayout | None = None,
 ) -> Session:
-    """Open an output, new or extended as `Target` says, and return its session; raises as `gsio.writer.open_writer`."""
+    """Open an output, new or extended as `Target` says, and return its session; raises as `gsio.writer.open_writer`.
+
+    Without a `layout` of whole frames, the frames of `pool` are whole.
+    """
     trace = trace if trace is not None else Trace()
-    writer = open_writer(Target(path, content, pool.layout, attributes, journal, trace, series, overwrite))
+    writer = open_writer(Target(path, content, layout or pool.layout, attributes, journal, trace, series, overwrite))
     return Session(writer, pool, trace, threads, earlier)
 
 

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio import codec
-from gsio.codec import CODECS
-from gsio.files import changed, publish, require_same, temporary_beside
+from gsio.files import changed, publish, temporary_beside
 from gsio.frames.block import EncodedBlock, FilledBlock
 from gsio.frames.chunking import PLACE
 from gsio.frames.metadata import DAMAGED, OF_SESSION, SERIES_CHUNK, frame_series
@@ -26,7 +24,8 @@ from gsio.writer.formats import is_zarr
 from gsio.writer.ome import level_path, levels_of, ome_attributes
 from gsio.writer.protocol import Target
 from gsio.writer.provenance import now
-from gsio.writer.zarr.layout import chunk_key, create_store, halved, json_bytes, padded_chunks, shard_pieces
+from gsio.writer.zarr.chunks import ChunkWriter
+from gsio.writer.zarr.layout import create_store, json_bytes, padded_chunks
 from gsio.writer.zarr.store import METADATA, Folder
 
 PUBLISH_SECONDS = 1.0  # the least time between two versions of the metadata, each of about twenty files
@@ -56,7 +55,8 @@ class ZarrWriter:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-        self._store, self._folder = Folder(path), path.stat()
+        self._chunks = ChunkWriter(path, content, self._trace)
+        self._store = self._chunks.store
         text = self._store.get(METADATA)
         self._group = json.loads(text)
         arrays = self._group["consolidated_metadata"]["metadata"]
@@ -94,44 +94,7 @@ class ZarrWriter:
 
     def encode(self, block: FilledBlock, task: int) -> None:
         """Compress one task of `block`, take checksums, and store its chunks; no reader looks at them yet."""
-        with self._trace.span("encode", block.first):
-            codec.encode(block, task)
-        require_same(self._store.path, self._folder)  # nothing is written into the folder of another program
-        with self._trace.span("write", block.first):
-            layout = self._layout
-            numbers, slab = block.chunk_numbers(task)
-            together = max(1, layout.chunks.frames_per_shard // layout.chunks.frames_per_chunk)
-            chunks = [block.chunks[number, slab] for number in numbers]
-            first = (block.first // layout.chunks.frames_per_chunk + numbers.start) // together
-            for number in range(-(-len(chunks) // together)):
-                of_fields = zip(*chunks[number * together : (number + 1) * together], strict=True)
-                for name, encoded in zip(layout.frame.fields, of_fields, strict=True):
-                    parts = shard_pieces(encoded, together) if layout.chunks.frames_per_shard else encoded
-                    self._store.put_new(chunk_key(name, first + number, slab, layout), parts)
-        if self._levels:
-            with self._trace.span("encode", block.first):
-                self._encode_levels(block, task)
-
-    def _encode_levels(self, block: FilledBlock, task: int) -> None:
-        """Compress and store the smaller levels of one task of `block`."""
-        layout = self._layout
-        itemsize, compress = layout.frame.dtype.itemsize, CODECS[layout.chunks.codec].encode
-        numbers, slab = block.chunk_numbers(task)
-        for number in numbers:
-            for field, name in enumerate(layout.frame.fields):
-                values = (
-                    codec.chunk_bytes(block, number, slab, field)
-                    .view(layout.frame.dtype)
-                    .reshape(layout.chunks.chunk_shape)
-                )
-                for level in levels_of(self._content):
-                    values = halved(values)
-                    key = chunk_key(
-                        level_path(name, level), block.first // layout.chunks.frames_per_chunk + number, slab, layout
-                    )
-                    self._store.put_new(
-                        key, [compress(values.reshape(-1).view(np.uint8), itemsize, layout.chunks.level)]
-                    )
+        self._chunks.encode(block, task)
 
     def commit(self, blocks: Sequence[EncodedBlock]) -> None:
         """Let the arrays grow by the frames of `blocks`; readers see new frames once a second."""
@@ -143,7 +106,7 @@ class ZarrWriter:
             self._describe(series)
             for block in blocks:
                 self._frames += block.count - block.kept
-                self.nbytes += sum(len(encoded) for chunk in block.chunks.values() for encoded in chunk)
+                self.nbytes += block.encoded_nbytes + block.nbytes_elsewhere
             if time.monotonic() - self._published > PUBLISH_SECONDS:
                 self._publish()
 
@@ -187,7 +150,7 @@ class ZarrWriter:
 
     def _check(self) -> None:
         """Raise StorageError if another program has replaced the store, or metadata of it."""
-        require_same(self._store.path, self._folder)
+        self._chunks.check()
         for key, text in self._there.items():
             try:
                 same = self._store.get(key) == text
