@@ -175,6 +175,10 @@ class FrameWriter:
             return self._open.appended
         return self._before.computed_from if self._before is not None else 0
 
+    def __bool__(self) -> bool:
+        """Return True: a writer without frames is a writer, too."""
+        return True
+
     def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
         """Save a frame: one array for each field, in their order or by name.
 

@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cupy
 import numpy as np
-from cupy.cuda import Event, ExternalStream, runtime
+from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.cuda.link import BlockLink, needed_bytes
@@ -57,6 +58,13 @@ def _copy_by_jax() -> Callable[[list[Any]], list[Any]]:
     return cast(Callable[[list[Any]], list[Any]], jax.jit(copy))
 
 
+def _stream_at(pointer: int) -> Any:
+    """Return a stream of CUDA that another library has made."""
+    if not hasattr(Stream, "from_external"):  # before CuPy 14
+        return cupy.cuda.ExternalStream(pointer)
+    return Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, pointer)))
+
+
 class CudaStager:
     """Stages planes on one GPU, encodes them there if the layout says so, and copies them to the host."""
 
@@ -78,6 +86,7 @@ class CudaStager:
             self._free, self._staged = Event(disable_timing=True), Event(disable_timing=True)
         self._memory: Any = None  # of the block that is filled
         self._kept: deque[Kept] = deque()
+        self._streams: dict[int, Any] = {}  # of PyTorch, which has few, by their pointers
         self._copy: Callable[[list[Any]], list[Any]] | None = None
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
@@ -114,7 +123,10 @@ class CudaStager:
     def _stream(self, plane: Plane) -> Any:
         """Return the stream on which the owner of a plane works now."""
         if plane.library == "torch":
-            return ExternalStream(sys.modules["torch"].cuda.current_stream(plane.device).cuda_stream)
+            pointer = sys.modules["torch"].cuda.current_stream(plane.device).cuda_stream
+            if pointer not in self._streams:
+                self._streams[pointer] = _stream_at(pointer)
+            return self._streams[pointer]
         return cupy.cuda.get_current_stream()
 
     def _copies(self, arrays: list[Any]) -> Iterator[Any]:
