@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from gsio.compute.bands import Band, Cost, cut
 from gsio.compute.cuda.graphs import Graphs
-from gsio.compute.cuda.solver import CudaSolver, free_bytes, needed_bytes, pinned_fields
+from gsio.compute.cuda.segments import encoded_nbytes
+from gsio.compute.cuda.solver import CudaSolver, needed_bytes, pinned_fields
 from gsio.compute.parts import join_blocks
 from gsio.config import Config
 from gsio.frames.block import Block
@@ -33,6 +34,7 @@ from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
 COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
+MOST_DEVICES = 64  # that a message names
 ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
 
 
@@ -55,12 +57,24 @@ def part_of(config: Config, layout: BlockLayout, band: Band, device: int) -> tup
     return msgspec.structs.replace(own, run=run), replace(layout, chunks=chunks, part=True)
 
 
-def memory(config: Config, layout: BlockLayout, devices: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the bytes of device memory that each GPU needs for its band, and those it has free."""
+def needed_by_each(config: Config, layout: BlockLayout, devices: Sequence[int]) -> list[int]:
+    """Return the bytes of device memory that each GPU needs for its band, or a single one for the whole grid."""
     if len(devices) == 1:
-        return [(needed_bytes(config, layout), free_bytes(devices[0]))]
-    parts = zip(bands_of(config, layout, len(devices)), devices, strict=True)
-    return [(needed_bytes(*part_of(config, layout, band, device)), free_bytes(device)) for band, device in parts]
+        return [needed_bytes(config, layout)]
+    bands = bands_of(config, layout, len(devices))
+    return [needed_bytes(*part_of(config, layout, *of_one)) for of_one in zip(bands, devices, strict=True)]
+
+
+def enough(config: Config, layout: BlockLayout, more_than: int, free: int) -> int:
+    """Return the smallest number of GPUs, each with `free` bytes, that have enough memory for a run; 0: none is."""
+    lines, chunks = layout.frame.shape[0], layout.chunks
+    for count in range(more_than + 1, min(lines, MOST_DEVICES) + 1):
+        cut = replace(chunks, lines_per_chunk=min(chunks.lines_per_chunk, lines // count))
+        encoded = encoded_nbytes(cut, cut.codec) if layout.encoded_nbytes else 0
+        parts = replace(layout, chunks=cut, encoded_nbytes=encoded)
+        if max(needed_by_each(config, parts, range(count))) <= free:
+            return count
+    return 0
 
 
 @dataclass
