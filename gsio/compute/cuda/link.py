@@ -235,7 +235,8 @@ class BlockLink:
         with times.lock, self._device:  # A thread comes for each slab, and the first one does the work.
             if times.arrived:
                 return
-            self.start(block)
+            if self._encoder is not None:
+                self._send_chunks(block)
             times.copied.synchronize()
             if self._encoder is not None:
                 block.chunks = chunks_in(block)
