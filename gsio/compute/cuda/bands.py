@@ -170,9 +170,11 @@ class BandsSolver:
         *,
         recall: Callable[[str], Any] = lambda name: None,
         direct: bool = True,
+        joint: bool = True,
     ) -> None:
         """Put `start` on the GPUs; one may be named several times. If not `direct`, rows travel through host memory.
 
+        If not `joint`, each GPU has graphs of its own for the steps between two exchanges, which the host then orders.
         `recall` returns the record of a tuned tiling, which is used for the bands that have its size.
         """
         self._layout, self._steps = layout, config.run.steps_per_frame
@@ -189,7 +191,7 @@ class BandsSolver:
         names = Counter(lane.solver.device for lane in self._lanes)
         self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
         self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
-        self._sent = False
+        self._joint, self._sent = joint, False
         self._headers: dict[int, NDArray[np.uint8]] = {}
         self._parts: dict[int, _Parts] = {}
 
@@ -236,6 +238,10 @@ class BandsSolver:
             before.record(self.stream)
             for _ in range(times):
                 self.advance(steps)
+            for lane in self._lanes[1:]:
+                with lane.device:
+                    lane.ready.record(lane.solver.stream)
+                self.stream.wait_event(lane.ready)
             after.record(self.stream)
             after.synchronize()
             return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
@@ -247,6 +253,9 @@ class BandsSolver:
             order()
             return [lane.solver.now for lane in self._lanes]
 
+        if not self._joint:
+            order()
+            return
         with self._first.device:
             key = (*what, *(lane.solver.now for lane in self._lanes))
             found = self._graphs.run(key, launches * len(self._lanes), ordered)
@@ -259,7 +268,7 @@ class BandsSolver:
             self._await_rows()
             for lane in self._lanes:
                 with lane.current():
-                    lane.solver.order(of_round)
+                    lane.solver.order(of_round) if self._joint else lane.solver.advance(of_round)
             self._send_rows()
 
     def _send_rows(self) -> None:

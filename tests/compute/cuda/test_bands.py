@@ -1,27 +1,19 @@
 """Bands on several GPUs, on simulated ones: the bits of one GPU, in whatever order the streams go on."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
+from banding import BLOCKS, FRAMES, blocks_of, layout_for
 from simulation import Simulation, simulated
 
-from gsio.codec import CODECS
-from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.compute.solver import fields
 from gsio.config import Config
-from gsio.frames.block import Block
-from gsio.frames.chunking import Chunking
-from gsio.frames.content import Content
-from gsio.frames.layout import BlockLayout
-from gsio.frames.sizes import Sizes
 from gsio.run.initial import initial_state
 
 MakeConfig = Callable[..., Config]
-FRAMES, BLOCKS = 3, 7  # of a block; more blocks than slots
 GRID = {
     "run.backend": "cupy", "grid.rows": 61, "grid.cols": 43, "run.steps_per_frame": 7, "output.fields": "u,v",
     "initial.kind": "noise",
@@ -47,62 +39,32 @@ class Stencil(Simulation):
         return found
 
 
-def layout_for(config: Config, count: int, compression: str, lines: int = 0) -> BlockLayout:
-    codec = CODECS[compression]
-    frame = Content.of(config).frame(shuffle=codec.byte_planes)
-    chunks = Chunking.choose(
-        frame, Sizes(), frames=FRAMES, frames_per_chunk=FRAMES if count == 2 else 1, lines_per_chunk=lines,
-        bands=count, codec=compression,
-    )  # fmt: skip
-    return BlockLayout(chunks, FRAMES, FRAMES, 0 if lines else encoded_nbytes(chunks, compression))
-
-
-def run(solver: Any, layout: BlockLayout, count: int) -> list[tuple[bytes, ...]]:
-    """Return what each of some blocks has; threads wait for them meanwhile."""
-    blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for _ in range(count)]
-    with ThreadPoolExecutor(3) as threads:
-        waits = []
-        for number, block in enumerate(blocks):
-            block.count = FRAMES - (number == count - 1)  # the last is not full
-            solver.fill(block)
-            waits += [threads.submit(solver.wait, block) for _ in range(2)]
-        for wait in waits:
-            wait.result()
-    found = []
-    for block in blocks:
-        numbers = block.statistics[: block.count].tobytes()
-        if layout.encoded_nbytes:
-            chunks = [bytes(chunk) for place in sorted(block.chunks) for chunk in block.chunks[place]]
-            found.append((numbers, block.checksums[: block.count].tobytes(), *chunks))
-        else:
-            found.append((numbers, block.data[: block.count].tobytes()))
-    return found
-
-
 def check(
-    make_config: MakeConfig, changes: dict[str, Any], count: int, compression: str, seed: int, lines: int = 0,
-    direct: bool = True, blocks: int = BLOCKS,
+    make_config: MakeConfig, changes: dict[str, Any], count: int, compression: str, seed: int, *,
+    encodes: bool = True, blocks: int = BLOCKS, **options: bool,
 ) -> None:  # fmt: skip
     config = make_config({**GRID, **changes})
-    layout, start = layout_for(config, count, compression, lines), initial_state(config)
+    per_chunk = FRAMES if count == 2 else 1
+    layout = layout_for(config, count, compression, per_chunk=per_chunk, encodes=encodes)
+    start = initial_state(config)
     with simulated(Stencil(seed)) as solver_of:
         solver = solver_of(config, layout, start)
-        expected = run(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
+        expected = blocks_of(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
     with simulated(Stencil(seed)):
         bands = import_module("gsio.compute.cuda.bands")
-        solver = bands.BandsSolver(config, layout, start, [0] * count, direct=direct)
-        found = run(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
+        solver = bands.BandsSolver(config, layout, start, [0] * count, **options)
+        found = blocks_of(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
     assert found == expected
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("boundary", ["periodic", "neumann", "zero"])
 @pytest.mark.parametrize("count", [2, 3, 5])
-@pytest.mark.parametrize(("compression", "lines"), [("deflate", 0), ("deflate", 61), ("none", 61)])
+@pytest.mark.parametrize(("compression", "encodes"), [("deflate", True), ("deflate", False), ("none", False)])
 def test_bands_have_the_bits_of_one_gpu(
-    compression: str, lines: int, count: int, boundary: str, seed: int, make_config: MakeConfig
+    compression: str, encodes: bool, count: int, boundary: str, seed: int, make_config: MakeConfig
 ) -> None:
-    check(make_config, {"grid.boundary": boundary}, count, compression, seed, lines)
+    check(make_config, {"grid.boundary": boundary}, count, compression, seed, encodes=encodes)
 
 
 def test_rows_can_pass_host_memory(make_config: MakeConfig) -> None:
@@ -110,10 +72,15 @@ def test_rows_can_pass_host_memory(make_config: MakeConfig) -> None:
         check(make_config, {}, 3, "deflate", seed, direct=False)
 
 
+def test_each_gpu_can_have_graphs_of_its_own(make_config: MakeConfig) -> None:
+    for seed in range(5):
+        check(make_config, {"run.steps_per_frame": 40}, 3, "deflate", seed, joint=False)
+
+
 def test_a_halo_can_be_exchanged_several_times_in_a_frame(make_config: MakeConfig) -> None:
     check(make_config, {"run.steps_per_frame": 40, "grid.rows": 23}, 3, "deflate", 1)
     many = {"run.steps_per_frame": 800, "grid.rows": 3}  # too many launches for a graph
-    check(make_config, many, 3, "none", 1, 3, blocks=1)
+    check(make_config, many, 3, "none", 1, encodes=False, blocks=1)
 
 
 def test_members_of_a_batch_need_no_exchange(make_config: MakeConfig) -> None:
