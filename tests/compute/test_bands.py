@@ -126,7 +126,7 @@ def test_each_line_is_in_one_band_of_whole_slabs(
     chunks = Chunking.choose(Content.of(config).frame(), sizes, bands=count, pyramid=pyramid)
     if chunks.slabs < count:
         assert pyramid or rows < count
-        with pytest.raises(UsageError, match=f"expected at most {chunks.slabs} bands, got {count}"):
+        with pytest.raises(UsageError, match=f"expected at most {chunks.slabs} ranks or devices, got {count}"):
             cut(config, chunks, count, COSTS[0])
         return
     bands = cut(config, chunks, count, COSTS[0])
