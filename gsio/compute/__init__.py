@@ -48,12 +48,15 @@ def open_solver(
     blocks: int,
     start: Callable[[Config], Start],
     recall: Callable[[str], Any] = lambda name: None,
+    *,
+    remember: Callable[[str, Any], object] = lambda name, record: None,
     band: Band | None = None,
 ) -> Solver:
     """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
-    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None. With a `band`, the solver is a
-    `RowsSolver` of the band and its halo, and `layout` has the rows of the band.
+    `recall` returns what was kept under a name, or None: the tuning of ``gsio bench tune``, or what a solver gave to
+    `remember`, which is how long its functions took to compile. With a `band`, the solver is a `RowsSolver` of the band
+    and its halo, and `layout` has the rows of the band.
 
     Raises
     ------
@@ -79,11 +82,17 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
+<<<<<<< HEAD
     more: dict[str, Any] = {"recall": recall} if row.tuned else {}
     if several:
         more["devices"] = devices
     else:
         config = replace(config, run=replace(config.run, device=devices[0]))
+=======
+    more: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
+    if row.compiles:
+        more["remember"] = remember
+>>>>>>> ranks
     if band is not None:
         config, begin = band.config(config), band.start(begin)
         more["own"] = None if band.batch else band.own

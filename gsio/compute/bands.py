@@ -146,8 +146,8 @@ def cut(config: Config, chunks: Chunking, bands: int, cost: Cost) -> tuple[Band,
     """
     if bands > chunks.slabs:
         raise UsageError(
-            f"expected at most {chunks.slabs} ranks or devices, got {bands}: each takes at least one slab, and the frames "
-            f"of the output have {chunks.slabs}; lower the number, or begin a new output"
+            f"expected at most {chunks.slabs} ranks or devices, got {bands}: each takes at least one slab, and the "
+            f"frames of the output have {chunks.slabs}; lower the number, or begin a new output"
         )
     all_lines, batch = chunks.frame.shape[0], len(chunks.frame.shape) > 2
     edges = [number * chunks.slabs // bands for number in range(bands + 1)]

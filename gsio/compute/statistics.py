@@ -40,6 +40,7 @@ def fold(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums[:, 0] + 0.0  # A negative zero becomes a zero, which is what a sum with zeros is.
 
 
+<<<<<<< HEAD
 def trees(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sums of planes [...] from the sums of all their rows [..., row]."""
     while (rows := sums.shape[-1]) > 1:
@@ -51,6 +52,14 @@ def trees(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 def tree(sums: NDArray[np.float64]) -> float:
     """Return the sum of a plane from the sums of all its rows."""
     return float(trees(sums))
+=======
+def tree(sums: NDArray[np.float64]) -> NDArray[np.float64] | np.float64:
+    """Return the sums of planes from the sums of all their rows, [..., row]."""
+    while (rows := sums.shape[-1]) > 1:
+        pairs = sums[..., 0 : rows - 1 : 2] + sums[..., 1::2]
+        sums = np.append(pairs, sums[..., -1:], axis=-1) if rows % 2 else pairs
+    return sums[..., 0]
+>>>>>>> ranks
 
 
 def nodes(sums: NDArray[np.float64], first: int) -> list[Node]:
@@ -61,7 +70,7 @@ def nodes(sums: NDArray[np.float64], first: int) -> list[Node]:
         if start:
             level = min(level, (start & -start).bit_length() - 1)
         end = start + (1 << level)
-        found.append(Node(level, start >> level, tree(sums[start - first : end - first])))
+        found.append(Node(level, start >> level, float(tree(sums[start - first : end - first]))))
         start = end
     return found
 

@@ -51,6 +51,8 @@ class Block:
     compute_start, link_start
         The times at which that work began, in seconds of `time.perf_counter`; 0 where `fill` does the work before it
         returns.
+    parts
+        If several devices compute the frames: the blocks of their bands, each with its own times.
     """
 
     def __init__(self, layout: BlockLayout, buffer: NDArray[np.uint8], apart: NDArray[np.uint8] | None = None) -> None:
@@ -79,6 +81,7 @@ class Block:
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
         self.compute_start = 0.0
+        self.parts: list[Block] = []
         self.link_start = 0.0
         self._tasks_done = 0
         self._counting = threading.Lock()

@@ -20,7 +20,7 @@ from gsio.run.initial import initial_state, rates
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import RunPlan, encoding_threads, layout_of_band, pool_size
 from gsio.run.ranks import Ranks
-from gsio.run.tunings import recall
+from gsio.run.tunings import recall, remember
 from gsio.trace import Trace
 from gsio.writer import format_of
 from gsio.writer.journal import journal_of
@@ -71,7 +71,7 @@ def open_share(planned: RunPlan, output: Path, earlier: Earlier, resumed: Start 
     if ranks is None:
         solver = open_solver(
             planned.backend, planned.config, planned.layout, planned.blocks,
-            lambda config: resumed or initial_state(config), recall,
+            lambda config: resumed or initial_state(config), recall, remember=remember,
         )  # fmt: skip
         return Share((), solver, planned.layout, planned.blocks, earlier)
     _check(planned.backend, output)
@@ -113,7 +113,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
         return found
 
     blocks = pool_size(job.config, layout)
-    solver = open_solver(job.backend, job.config, layout, blocks, begin, recall, band)
+    solver = open_solver(job.backend, job.config, layout, blocks, begin, recall, remember=remember, band=band)
     lines = slice(band.lines.start, band.lines.stop)
     earlier = job.earlier._replace(last=[field[:, lines] for field in job.earlier.last])
     joint = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, job.config.run.steps_per_frame)

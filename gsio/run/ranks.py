@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class Ended(NamedTuple):
 
 
 class Ranks:
-    """One rank of a run, and what it tells the others.
+    """One rank of a run, and what it tells the others: a context manager that all ranks leave together.
 
     Attributes
     ----------
@@ -89,6 +90,14 @@ class Ranks:
         self._over = threading.Event()
         self._life = threading.Thread(target=self._live, name="life", daemon=True)
         self._life.start()
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._leave(error)
 
     # Before the loop: all ranks meet, and an error of one is an error of all.
 
@@ -236,7 +245,7 @@ class Ranks:
 
     # The end, of all ranks.
 
-    def leave(self, error: BaseException | None) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         """End this rank together with all others; raise the error of the run, in rank 0 as one for the user."""
         if isinstance(error, KeyboardInterrupt):
             self._end_all("interrupted", 143 if isinstance(error, Terminated) else 130)
@@ -325,18 +334,16 @@ def joined() -> Iterator[Ranks | None]:
     if mpi.count == 1:
         yield None
         return
-    ranks = Ranks(mpi)
-    ended: BaseException | None = None
-    try:
+    with Ranks(mpi) as ranks:
         yield ranks
-    except BaseException as error:
-        ended = error
-    ranks.leave(ended)
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ignore the signals that stop a run."""
+    """Ignore the signals that stop a run, where this thread hears them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield

@@ -37,6 +37,7 @@ MINE = tuple(
         "cuda.bands",
         "cuda.encoder",
         "cuda.graphs",
+        "cuda.halos",
         "cuda.link",
         "cuda.ring",
         "cuda.solver",

@@ -10,20 +10,19 @@ The GPUs of one host are driven by one thread, since graphs leave it little to d
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import permutations
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cupy
 import msgspec
 import numpy as np
-from cupy.cuda import Event, Stream, runtime
+from cupy.cuda import Event, Stream
 from numpy.typing import NDArray
 
 from gsio.compute.bands import Band, Cost, cut
 from gsio.compute.cuda.graphs import Graphs
+from gsio.compute.cuda.halos import Halos, Lane
 from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.compute.cuda.solver import CudaSolver, needed_bytes, pinned_fields
 from gsio.compute.parts import join_blocks
@@ -35,7 +34,6 @@ from gsio.model.start import Start
 
 COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
 MOST_DEVICES = 64  # that a message names
-ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
 
 
 def bands_of(config: Config, layout: BlockLayout, count: int) -> tuple[Band, ...]:
@@ -77,44 +75,13 @@ def enough(config: Config, layout: BlockLayout, more_than: int, free: int) -> in
     return 0
 
 
-@dataclass
-class _Copy:
-    """Rows of a band that go to the halo of a neighbour, and `memory` of the host for u and v if they pass it."""
-
-    to: "_Lane"
-    sent: slice
-    received: slice
-    memory: tuple[Any, ...] = ()
-
-
-class _Lane:
-    """One GPU with its band: the solver, and for each of u and v a stream that sends rows and an event when it did."""
-
-    def __init__(self, band: Band, device: int, layout: BlockLayout, solver: CudaSolver) -> None:
-        self.band, self.layout, self.solver, self.device = band, layout, solver, cupy.cuda.Device(device)
-        self.copies: list[_Copy] = []
-        with self.device:
-            self.ready = Event(disable_timing=True)
-            self.sending = [(Stream(non_blocking=True), Event(disable_timing=True)) for _ in "uv"]
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Make the device and its compute stream the current ones."""
-        with self.device, self.solver.stream:
-            yield
-
-    def around(self) -> list["_Lane"]:
-        """Return this band and its neighbours."""
-        return list(dict.fromkeys([self, *(copy.to for copy in self.copies)]))
-
-
 class _Parts:
     """The parts of a block, one for each band, and whether they are joined: the first thread that waits does it."""
 
-    def __init__(self, block: Block, headers: NDArray[np.uint8], lanes: Sequence[_Lane]) -> None:
+    def __init__(self, block: Block, headers: NDArray[np.uint8], lanes: Sequence[Lane]) -> None:
         self.block, self.lanes = block, lanes
         self.lock, self.joined = threading.Lock(), False
-        self.blocks: list[Block] = []
+        self.blocks = block.parts = list[Block]()
         header, chunk = 0, 0
         for lane in lanes:
             layout, lines = lane.layout, lane.band.lines
@@ -145,12 +112,10 @@ class _Parts:
             self.joined = True
 
     def _join_times(self) -> None:
-        block = self.block
-        block.compute_start = min(part.compute_start for part in self.blocks)
-        block.link_start = min(part.link_start for part in self.blocks)
-        block.compute_seconds = max(part.compute_start + part.compute_seconds for part in self.blocks)
-        block.compute_seconds -= block.compute_start
-        block.link_seconds = max(part.link_start + part.link_seconds for part in self.blocks) - block.link_start
+        """Set the times of the block: the first begin, and the seconds of the busiest GPU and link."""
+        for what in ("compute", "link"):
+            for name, choose in ((f"{what}_start", min), (f"{what}_seconds", max)):
+                setattr(self.block, name, choose(getattr(part, name) for part in self.blocks))
 
 
 class BandsSolver:
@@ -178,30 +143,20 @@ class BandsSolver:
         `recall` returns the record of a tuned tiling, which is used for the bands that have its size.
         """
         self._layout, self._steps = layout, config.run.steps_per_frame
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         for band, device in zip(bands_of(config, layout, len(devices)), devices, strict=True):
             own, parts = part_of(config, layout, band, device)
             rows = None if band.batch else band.own
             solver = CudaSolver(own, parts, band.start(start), recall=recall, own=rows)
-            self._lanes.append(_Lane(band, device, parts, solver))
+            self._lanes.append(Lane(band, device, parts, solver))
         self._first = self._lanes[0]
-        self._direct = direct and _connected(devices)
-        for lane in self._lanes:
-            lane.copies = list(self._copies_of(lane))
+        self._halos = Halos(self._lanes, direct=direct)
         names = Counter(lane.solver.device for lane in self._lanes)
         self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
         self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
-        self._joint, self._sent = joint, False
+        self._joint = joint
         self._headers: dict[int, NDArray[np.uint8]] = {}
         self._parts: dict[int, _Parts] = {}
-
-    def _copies_of(self, lane: _Lane) -> Iterator[_Copy]:
-        for message in lane.band.messages:
-            to = self._lanes[message.neighbour]
-            received = next(other.received for other in to.band.messages if other.side != message.side)
-            nbytes = lane.solver.rows("u", message.sent).nbytes
-            pinned = () if self._direct else tuple(lane.solver.allocate(nbytes) for _ in "uv")
-            yield _Copy(to, message.sent, received, pinned)
 
     @property
     def stream(self) -> Stream:
@@ -227,7 +182,7 @@ class BandsSolver:
 
         def order() -> None:
             self._order_steps(steps)
-            self._await_rows()
+            self._halos.wait()
 
         self._run(("advance", steps), self.launches(steps), order)
 
@@ -265,61 +220,11 @@ class BandsSolver:
     def _order_steps(self, steps: int) -> None:
         """Queue time steps, and after each round of them the exchange of halos; it may go on when this returns."""
         for of_round in self._first.band.rounds(steps):
-            self._await_rows()
+            self._halos.wait()
             for lane in self._lanes:
                 with lane.current():
                     lane.solver.order(of_round) if self._joint else lane.solver.advance(of_round)
-            self._send_rows()
-
-    def _send_rows(self) -> None:
-        """Queue the sending of the outermost rows of all bands to the halos of their neighbours."""
-        if not self._first.copies:  # the bands of a batch have no halos
-            return
-        for lane in self._lanes:
-            with lane.device:
-                lane.ready.record(lane.solver.stream)
-        for lane in self._lanes:
-            with lane.device:
-                for place, (name, (stream, sent)) in enumerate(zip("uv", lane.sending, strict=True)):
-                    for other in lane.around():
-                        stream.wait_event(other.ready)
-                    for copy in lane.copies:
-                        source = lane.solver.rows(name, copy.sent)
-                        kind, to = runtime.memcpyDeviceToHost, copy.memory and copy.memory[place].ctypes.data
-                        if self._direct:
-                            kind, to = runtime.memcpyDefault, copy.to.solver.rows(name, copy.received).data.ptr
-                        runtime.memcpyAsync(to, source.data.ptr, source.nbytes, kind, stream.ptr)
-                    sent.record(stream)
-        if not self._direct:
-            self._receive_rows()
-        self._sent = True
-
-    def _receive_rows(self) -> None:
-        """Queue the copies of rows from host memory to the halos."""
-        for lane in self._lanes:
-            for copy in lane.copies:
-                with copy.to.device:
-                    for place, name in enumerate("uv"):
-                        stream, _ = copy.to.sending[place]
-                        stream.wait_event(lane.sending[place][1])
-                        to = copy.to.solver.rows(name, copy.received)
-                        address, kind = copy.memory[place].ctypes.data, runtime.memcpyHostToDevice
-                        runtime.memcpyAsync(to.data.ptr, address, to.nbytes, kind, stream.ptr)
-        for lane in self._lanes:
-            with lane.device:
-                for stream, sent in lane.sending:
-                    sent.record(stream)
-
-    def _await_rows(self) -> None:
-        """Let all GPUs wait for the exchange: for the rows that they get, and for those that they send."""
-        if not self._sent:
-            return
-        self._sent = False
-        for lane in self._lanes:
-            with lane.device:
-                for other in lane.around():
-                    for _, sent in other.sending:
-                        lane.solver.stream.wait_event(sent)
+            self._halos.send()
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
@@ -374,7 +279,7 @@ class BandsSolver:
             for lane, memory in zip(self._lanes, memories, strict=True):
                 with lane.current():
                     lane.solver.link.finish(memory, count)
-            self._await_rows()
+            self._halos.wait()
 
         launches = count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
         before = time.perf_counter()
@@ -387,17 +292,3 @@ class BandsSolver:
     def wait(self, block: Block) -> None:
         """Return when the copies of `block` are done, and its parts are joined."""
         self._parts[block.buffer.ctypes.data].wait()
-
-
-def _connected(devices: Sequence[int]) -> bool:
-    """Return whether each GPU can be made to copy to the memory of all others, and make it so."""
-    for one, other in permutations(dict.fromkeys(devices), 2):
-        with cupy.cuda.Device(one):
-            if not runtime.deviceCanAccessPeer(one, other):
-                return False
-            try:
-                runtime.deviceEnablePeerAccess(other)
-            except runtime.CUDARuntimeError as error:
-                if error.status != ALREADY_ENABLED:
-                    raise
-    return True

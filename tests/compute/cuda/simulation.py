@@ -288,7 +288,7 @@ class Kernel:
 @contextmanager
 def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
-    mine = (f"gsio.compute.cuda.{name}" for name in ("bands", "encoder", "graphs", "link", "ring", "solver"))
+    mine = (f"gsio.compute.cuda.{name}" for name in ("bands", "encoder", "graphs", "halos", "link", "ring", "solver"))
     names = ("cupy", "cupy.cuda", *mine)
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]
