@@ -82,17 +82,13 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-<<<<<<< HEAD
-    more: dict[str, Any] = {"recall": recall} if row.tuned else {}
+    more: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
+    if row.compiles:
+        more["remember"] = remember
     if several:
         more["devices"] = devices
     else:
         config = replace(config, run=replace(config.run, device=devices[0]))
-=======
-    more: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
-    if row.compiles:
-        more["remember"] = remember
->>>>>>> ranks
     if band is not None:
         config, begin = band.config(config), band.start(begin)
         more["own"] = None if band.batch else band.own

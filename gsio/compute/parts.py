@@ -5,13 +5,13 @@ The result has the bits that one band would have had: see ``gsio.compute.statist
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsio.codec.checksum import joined
-from gsio.compute.statistics import Node, join, nodes, trees
+from gsio.compute.statistics import Node, join, nodes, tree
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS
 
@@ -64,7 +64,7 @@ def join_parts(parts: Sequence[Part], block: Block) -> None:
 def join_blocks(parts: Sequence[Block], block: Block) -> None:
     """Set the statistics of the frames of `block`, and checksums that a solver took, from blocks of their parts."""
     count = block.count
-    sums = trees(np.concatenate([part.sums[:count] for part in parts], axis=-1))
+    sums = tree(np.concatenate([part.sums[:count] for part in parts], axis=-1))
     cells = [part.layout.frame.cells for part in parts]
     _join_statistics(np.array([part.statistics[:count] for part in parts]), cells, sums, block)
     if block.layout.encoded_nbytes:
@@ -72,9 +72,7 @@ def join_blocks(parts: Sequence[Block], block: Block) -> None:
         _join_checksums([part.pieces[:count] for part in parts], nbytes, block)
 
 
-def _join_statistics(
-    of_parts: NDArray[np.float64], cells: Sequence[int], sums: NDArray[np.float64], block: Block
-) -> None:
+def _join_statistics(of_parts: NDArray[np.float64], cells: Sequence[int], sums: Any, block: Block) -> None:
     """Set statistics from those of the parts, [part, frame, field, statistic], and the `sums` of all finite values."""
     finite = np.array(cells)[:, np.newaxis, np.newaxis] - of_parts[..., NONFINITE]
     statistics, total = block.statistics[: block.count], finite.sum(axis=0)

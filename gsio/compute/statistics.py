@@ -40,26 +40,12 @@ def fold(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums[:, 0] + 0.0  # A negative zero becomes a zero, which is what a sum with zeros is.
 
 
-<<<<<<< HEAD
-def trees(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sums of planes [...] from the sums of all their rows [..., row]."""
-    while (rows := sums.shape[-1]) > 1:
-        pairs = sums[..., 0 : rows - 1 : 2] + sums[..., 1::2]
-        sums = np.concatenate([pairs, sums[..., -1:]], axis=-1) if rows % 2 else pairs
-    return sums[..., 0]
-
-
-def tree(sums: NDArray[np.float64]) -> float:
-    """Return the sum of a plane from the sums of all its rows."""
-    return float(trees(sums))
-=======
 def tree(sums: NDArray[np.float64]) -> NDArray[np.float64] | np.float64:
     """Return the sums of planes from the sums of all their rows, [..., row]."""
     while (rows := sums.shape[-1]) > 1:
         pairs = sums[..., 0 : rows - 1 : 2] + sums[..., 1::2]
         sums = np.append(pairs, sums[..., -1:], axis=-1) if rows % 2 else pairs
     return sums[..., 0]
->>>>>>> ranks
 
 
 def nodes(sums: NDArray[np.float64], first: int) -> list[Node]:

@@ -17,6 +17,7 @@ from typing import Any
 import cupy
 import msgspec
 import numpy as np
+import structlog
 from cupy.cuda import Event, Stream
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ from gsio.compute.cuda.graphs import Graphs
 from gsio.compute.cuda.halos import Halos, Lane
 from gsio.compute.cuda.segments import encoded_nbytes
 from gsio.compute.cuda.solver import CudaSolver, needed_bytes, pinned_fields
+from gsio.compute.cuda.tiling import choose, job_of
 from gsio.compute.parts import join_blocks
 from gsio.config import Config
 from gsio.frames.block import Block
@@ -32,7 +34,10 @@ from gsio.frames.layout import PAGE, BlockLayout
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
+log = structlog.get_logger()
+
 COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
+LINK_BANDWIDTH = 3e11  # bytes a second between two of them
 MOST_DEVICES = 64  # that a message names
 
 
@@ -114,8 +119,32 @@ class _Parts:
     def _join_times(self) -> None:
         """Set the times of the block: the first begin, and the seconds of the busiest GPU and link."""
         for what in ("compute", "link"):
-            for name, choose in ((f"{what}_start", min), (f"{what}_seconds", max)):
-                setattr(self.block, name, choose(getattr(part, name) for part in self.blocks))
+            for name, of_all in ((f"{what}_start", min), (f"{what}_seconds", max)):
+                setattr(self.block, name, of_all(getattr(part, name) for part in self.blocks))
+
+
+def _estimate(config: Config, lanes: Sequence[Lane]) -> str:
+    """Return how the grid is cut, and what that costs by the estimates of tilings; warn if one GPU would be faster."""
+    steps, band, solvers = config.run.steps_per_frame, lanes[0].band, [lane.solver for lane in lanes]
+    halo = 2 * band.depth * config.grid.cols * np.dtype(config.model.precision).itemsize  # bytes of u and v, one side
+    exchanges = len(list(band.rounds(steps))) if halo else 0
+    exchange = exchanges * (COST.exchange_seconds + 2 * halo / LINK_BANDWIDTH) * 1e6
+    of_step = max(solver.tiling.estimate(solver.job, solver.gpu) / solver.job.steps for solver in solvers)
+    taken, job = steps * of_step + exchange, job_of(config, by_cell=solvers[0].job.by_cell)
+    alone = choose(job, solvers[0].gpu).estimate(job, solvers[0].gpu) / job.steps * steps
+    if taken > alone:
+        log.warning(
+            f"the steps of a frame take an estimated {taken / alone:.1f} times as long on {len(lanes)} GPUs as on one, "
+            f"since they exchange rows; leave --devices out, or compute a larger grid"
+        )
+    heights = sorted({len(lane.band.lines) for lane in lanes})
+    what = (
+        f"{len(lanes)} of {' to '.join(map(str, heights[:1] + heights[1:][-1:]))} {'members' if band.batch else 'rows'}"
+    )
+    return (
+        f"{what}, with halos of {band.depth}; an estimated {alone / taken:.2f} times as fast as one GPU, "
+        f"{exchange / taken:.0%} of the time for exchanges"
+    )
 
 
 class BandsSolver:
@@ -155,6 +184,7 @@ class BandsSolver:
         self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
         self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
         self._joint = joint
+        self.note = _estimate(config, self._lanes)
         self._headers: dict[int, NDArray[np.uint8]] = {}
         self._parts: dict[int, _Parts] = {}
 

@@ -54,7 +54,7 @@ class Halos:
     """
 
     def __init__(self, lanes: Sequence[Lane], *, direct: bool) -> None:
-        """Find the neighbours of each band; rows pass host memory if not `direct`, or if the GPUs do not see each other."""
+        """Find the neighbours of each band; rows pass host memory if not `direct`, or if GPUs do not see each other."""
         self._lanes, self._sent = lanes, False
         self._direct = direct and _connected([lane.device.id for lane in lanes])
         for lane in lanes:

@@ -13,7 +13,7 @@ from banding import FRAMES, blocks_of, layout_for
 import gsio
 from gsio import codec
 from gsio.compute.solver import fields
-from gsio.compute.statistics import trees
+from gsio.compute.statistics import tree
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.reader import open_stack
@@ -115,7 +115,7 @@ def test_the_mean_is_the_tree_of_the_rows(rows: int, cols: int, fields_saved: st
     solver.fill(block)
     solver.wait(block)
     values = np.array(codec.values(block)).swapaxes(0, 1)  # [frame, field, row, col]
-    expected = trees(values.sum(axis=-1, dtype=np.float64)) / (rows * cols)
+    expected = tree(values.sum(axis=-1, dtype=np.float64)) / (rows * cols)
     np.testing.assert_allclose(block.statistics[:, :, 2], expected, rtol=1e-14)
     np.testing.assert_array_equal(block.statistics[:, :, 0], values.min(axis=(2, 3)))
     np.testing.assert_array_equal(block.statistics[:, :, 1], values.max(axis=(2, 3)))
