@@ -67,7 +67,7 @@ class BlockLink:
         module = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
         self._stage, self._summarise = map(module.get_function, ("stage", "summarise"))
         self.dtype = stage_dtype(layout.frame)
-        self._blocks = stage_blocks(layout.frame)
+        self._blocks, self._cells = stage_blocks(layout.frame), np.int64(layout.frame.cells)
         self._partial = cupy.empty(_partial_nbytes(layout), np.uint8)
         slots, nbytes = slots_of(layout)
         self._slots = [Slot(nbytes) for _ in range(slots)]
@@ -107,16 +107,20 @@ class BlockLink:
         return number, times.slot.memory
 
     def stage(self, field: Any, memory: Any, plane: int) -> None:
-        """Queue the staging of a contiguous array of `dtype` as a plane of a block, on the current stream."""
-        layout, cells = self._layout, np.int64(self._layout.frame.cells)
-        data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
-        partial = self._partial[plane * self._blocks * STATISTICS_NBYTES :]
-        self._stage((self._blocks,), (STAGE_THREADS,), (field, data, partial, cells))
+        """Queue the staging of a plane of a block, on the current stream.
+
+        `field` is a contiguous array of `dtype` on the device, or the address of one.
+        """
+        layout = self._layout
+        data = memory.data.ptr + layout.header_nbytes + plane * layout.frame.plane_nbytes
+        partial = self._partial.data.ptr + plane * self._blocks * STATISTICS_NBYTES
+        arguments = field, np.int64(data), np.int64(partial), self._cells
+        self._stage((self._blocks,), (STAGE_THREADS,), arguments)
 
     def finish(self, memory: Any, count: int) -> None:
         """Queue what `count` staged frames still lack, on the current stream: their statistics, and encoding."""
-        planes, cells = count * len(self._layout.frame.fields), np.int64(self._layout.frame.cells)
-        self._summarise((planes,), (STAGE_THREADS,), (self._partial, memory, cells, np.int32(self._blocks)))
+        arguments = self._partial, memory, self._cells, np.int32(self._blocks)
+        self._summarise((count * len(self._layout.frame.fields),), (STAGE_THREADS,), arguments)
         if self._encoder is not None:
             self._encoder.encode(count)
 

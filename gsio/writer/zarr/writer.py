@@ -111,6 +111,7 @@ class ZarrWriter:
         if self._levels:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, task)
+        self._store.begin_to_write()
 
     def _encode_levels(self, block: FilledBlock, task: int) -> None:
         """Compress and store the smaller levels of one task of `block`."""
@@ -158,11 +159,14 @@ class ZarrWriter:
 
         A store that another program has changed is left as it is.
         """
-        self._check()
-        if self._chunks_missing() > self._missing:
-            raise changed(self._store.path, "stripped of chunks")
-        self._group["attributes"] |= {"status": status, "ended": now()}
-        self.sync()
+        try:
+            self._check()
+            if self._chunks_missing() > self._missing:
+                raise changed(self._store.path, "stripped of chunks")
+            self._group["attributes"] |= {"status": status, "ended": now()}
+            self.sync()
+        finally:
+            self._store.close()
 
     def _chunks_missing(self) -> int:
         """Return the number of files of committed frames that are missing."""

@@ -46,6 +46,7 @@ class Simulation:
         self.speeds: list[float] = []
         self.captured: dict[int, list[Callable[[], None]]] = {}  # by stream, while it is captured
         self.staged: dict[int, np.ndarray] = {}
+        self.memories: list[np.ndarray] = []
         self.uint8, self.float64 = np.uint8, np.float64
         device = self
         self.current = threading.local()
@@ -114,7 +115,13 @@ class Simulation:
         )
 
     def zeros(self, shape: Any, dtype: Any) -> "Array":
-        return Array(self, np.full(shape, 77, dtype))  # nothing may rely on them
+        self.memories.append(np.full(shape, 77, dtype))  # nothing may rely on them
+        return Array(self, self.memories[-1])
+
+    def at(self, address: int) -> np.ndarray:
+        """Return the bytes of the device from an address on."""
+        (found,) = (m for m in self.memories if 0 <= address - m.ctypes.data < m.nbytes)
+        return found.view(np.uint8).reshape(-1)[address - found.ctypes.data :]
 
     empty = zeros
 
@@ -161,11 +168,12 @@ class Simulation:
         to_u[...], to_v[...] = u + passes, v + passes
 
     def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, cells: Any) -> None:
+        data, partial = self.at(data), self.at(partial)
         values = field.values.reshape(-1).view(np.uint8).reshape(int(cells), -1)
         planes = values.T if "-DSHUFFLE=1" in options else values
-        data.values[: planes.size] = planes.reshape(-1)
+        data[: planes.size] = planes.reshape(-1)
         found = np.array([field.values.min(), field.values.max(), field.values.mean(), 0, 0])
-        partial.values[: found.nbytes] = found.view(np.uint8)
+        partial[: found.nbytes] = found.view(np.uint8)
 
     def summarise(self, options: Any, grid: Any, partial: Any, statistics: Any, cells: Any, parts: Any) -> None:
         nbytes = 8 * len(STATISTICS)
