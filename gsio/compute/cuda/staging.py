@@ -24,19 +24,16 @@ from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 
 KEPT_BYTES = 1 << 30  # of the copies by JAX that are not staged yet
+STAGED_TOGETHER = 8  # copies by JAX: to ask for each at once would hold up the loop at every frame
 PER_THREAD = 2  # the pointer of a stream that is another one in each thread, and a block can be submitted by any thread
 
 
 class Kept(NamedTuple):
-    """Copies that JAX has made, and the event after which nobody reads them."""
+    """Copies that JAX has made, their bytes, and the event after which nobody reads them."""
 
     copies: list[Any]
+    nbytes: int
     staged: Any
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the copies."""
-        return sum(copy.nbytes for copy in self.copies)
 
 
 def _copy_by_jax(dtype: np.dtype[Any]) -> Callable[[list[Any]], list[Any]]:
@@ -78,8 +75,8 @@ class CudaStager:
             self._free, self._staged = Event(disable_timing=True), Event(disable_timing=True)
         self._memory: Any = None  # of the block that is filled
         self._used: dict[int, Any] = {}  # the streams that stage frames of this block, by their pointers
-        self._copied: list[Any] = []  # by JAX, for this block
-        self._kept: deque[Kept] = deque()  # for the blocks before
+        self._copied: list[tuple[int, Any]] = []  # by JAX: the planes of this block that are not staged yet
+        self._kept: deque[Kept] = deque()
         self._streams: dict[int, Any] = {}  # of PyTorch, which has few, by their pointers
         self._copy: Callable[[list[Any]], list[Any]] | None = None
 
@@ -94,14 +91,12 @@ class CudaStager:
                 _, self._memory = self._link.begin(block)
                 self._free.record(self._link.compute)
                 self._used.clear()
-            copies = self._copies([plane.array for plane in planes if plane.library == "jax"])
-            for field, plane in enumerate(planes):
-                number = place * len(planes) + field
+                self._copied.clear()
+            of_jax = [plane.array for plane in planes if plane.library == "jax"]
+            copies = iter(self._copies(of_jax)) if of_jax else iter(())
+            for number, plane in enumerate(planes, place * len(planes)):
                 if plane.library == "jax":
-                    copy = next(copies)
-                    copy.__dlpack__(stream=self._link.compute.ptr)  # the stream waits until the copy is there
-                    with self._link.compute:
-                        self._link.stage(np.int64(copy.unsafe_buffer_pointer()), self._memory, number)
+                    self._copied.append((number, next(copies)))
                     continue
                 stream = self._stream(plane)
                 if stream.ptr not in self._used:
@@ -111,6 +106,8 @@ class CudaStager:
                     self._link.stage(self._contiguous(plane), self._memory, number)
                 if stream.ptr == PER_THREAD:
                     self._order(stream)
+            if len(self._copied) >= STAGED_TOGETHER:
+                self._stage_copies()
 
     def submit(self, block: Block) -> None:
         """Queue the encoding of `block`, whose frames are staged, and its copy."""
@@ -118,13 +115,25 @@ class CudaStager:
         with self._device, compute:
             for stream in self._used.values():
                 self._order(stream)
-            if self._copied:
-                self._kept.append(Kept(self._copied, compute.record(Event(disable_timing=True))))
-                self._copied = []
+            self._stage_copies()
             self._link.mark(block)
             before = time.perf_counter()
             self._link.finish(self._memory, block.count)
             self._link.send(block, (before + time.perf_counter()) / 2)
+
+    def _stage_copies(self) -> None:
+        """Queue the staging of the copies by JAX, and keep them until it is done."""
+        compute, copied = self._link.compute, self._copied
+        if not copied:
+            return
+        with compute:
+            for number, copy in copied:
+                copy.__dlpack__(stream=compute.ptr)  # the stream waits until the copy is there
+                self._link.stage(np.int64(copy.unsafe_buffer_pointer()), self._memory, number)
+        copies = [copy for _, copy in copied]
+        staged = compute.record(Event(disable_timing=True))
+        self._kept.append(Kept(copies, sum(copy.nbytes for copy in copies), staged))
+        self._copied = []
 
     def _order(self, stream: Any) -> None:
         """Let the stream of the link wait for all that a stream has been told."""
@@ -150,17 +159,13 @@ class CudaStager:
             self._streams[pointer] = _stream_at(pointer)
         return self._streams[pointer]
 
-    def _copies(self, arrays: list[Any]) -> Iterator[Any]:
-        """Return copies that JAX makes on the device, and keep them until they are staged."""
-        if not arrays:
-            return iter(())
+    def _copies(self, arrays: list[Any]) -> list[Any]:
+        """Return copies that JAX makes on the device; earlier ones that are staged can go."""
         while self._kept and (self._kept[0].staged.done or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
             self._kept.popleft().staged.synchronize()
         if self._copy is None:
             self._copy = _copy_by_jax(self._link.dtype)
-        copies = self._copy(arrays)
-        self._copied += copies
-        return iter(copies)
+        return self._copy(arrays)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
