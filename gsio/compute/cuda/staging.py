@@ -8,7 +8,7 @@ copies, so that the arrays themselves can be donated at once. The host waits for
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
