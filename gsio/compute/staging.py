@@ -1,5 +1,6 @@
 """Staging of arrays that a loop outside gsio owns: they are copied at once, and made ready for the file by threads."""
 
+import sys
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -53,8 +54,8 @@ class Plane(NamedTuple):
 
 def plane_of(array: Any) -> Plane:
     """Return an array of any library; raise UsageError if `array` has no numbers that a file can hold."""
-    library = type(array).__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
-    device = _gpu_of(array)
+    library = _library_of(array)
+    device = _gpu_of(array, library)
     if device is None:
         found = _host_array(array)
         return Plane(found, library, None, found.shape, found.dtype)
@@ -62,11 +63,22 @@ def plane_of(array: Any) -> Plane:
         array = _tensor(array)
     elif library != "jax":
         array = _cupy_array(array, library, device)
-    name = str(array.dtype).removeprefix("torch.")
-    dtype = {"bool": "uint8", "bfloat16": "float32"}.get(name, name)
-    if dtype not in DTYPES:
-        raise UsageError(f"append: expected an array of numbers, got {type(array).__name__} (an array of {name})")
-    return Plane(array, library, device, tuple(array.shape), np.dtype(dtype))
+    if (dtype := _dtype_of(array.dtype)) is None:
+        raise UsageError(f"append: expected an array of numbers, got {type(array).__name__} of {array.dtype}")
+    return Plane(array, library, device, array.shape, dtype)
+
+
+def _library_of(array: Any) -> str:
+    """Return the name of the library of an array."""
+    return type(array).__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
+
+
+@cache
+def _dtype_of(dtype: Any) -> np.dtype[Any] | None:
+    """Return the dtype in which a frame of a library's dtype is handed on; None if a file cannot hold such values."""
+    name = str(dtype).removeprefix("torch.")
+    name = {"bool": "uint8", "bfloat16": "float32"}.get(name, name)
+    return np.dtype(name) if name in DTYPES else None
 
 
 def _host_array(array: Any) -> NDArray[Any]:
@@ -75,7 +87,7 @@ def _host_array(array: Any) -> NDArray[Any]:
     bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises as `plane_of`.
     """
     try:
-        if type(array).__module__.split(".")[0] == "torch":
+        if _library_of(array) == "torch":
             array = _tensor(array).cpu()
         elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
             array = array.get()
@@ -94,8 +106,9 @@ def _host_array(array: Any) -> NDArray[Any]:
 
 def _tensor(array: Any) -> Any:
     """Return a tensor of PyTorch without what other libraries cannot read: a gradient, a negative bit, bfloat16."""
-    array = array.detach().resolve_neg()
-    return array.float() if str(array.dtype) == "torch.bfloat16" else array
+    if array.requires_grad or array.is_neg():
+        array = array.detach().resolve_neg()
+    return array.float() if array.dtype == sys.modules["torch"].bfloat16 else array
 
 
 def _cupy_array(array: Any, library: str, device: int) -> Any:
@@ -109,13 +122,20 @@ def _cupy_array(array: Any, library: str, device: int) -> Any:
         return array.view(np.uint8) if array.dtype == bool else array
 
 
-def _gpu_of(array: Any) -> int | None:
+def _gpu_of(array: Any, library: str) -> int | None:
     """Return the number of the GPU that has an array; None if none has it, or CuPy cannot use that GPU."""
     try:
-        kind, number = array.__dlpack_device__()
+        if library == "torch":  # these ways are faster than DLPack's
+            number = array.get_device() if array.is_cuda else None
+        elif library == "jax":
+            (device,) = array.devices()
+            number = device.local_hardware_id if device.platform in ("gpu", "cuda") else None
+        else:
+            kind, number = array.__dlpack_device__()
+            number = number if kind in CUDA else None
     except Exception:  # the array has no such method, lies on several devices, or was donated
         return None
-    return int(number) if kind in CUDA and _can_stage(int(number)) else None
+    return int(number) if number is not None and _can_stage(int(number)) else None
 
 
 @cache

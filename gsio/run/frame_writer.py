@@ -147,6 +147,7 @@ class FrameWriter:
         self._lock = threading.RLock()  # of all below
         self._open: Appender | None = None  # from the first frame on, whose dtype is that of the output
         self._where = ""  # the arrays of the first frame are
+        self._kinds: list[Any] = []  # of the last frame: the dtype and the device of each array
         self._inside = threading.Lock()  # while the thread that has `_lock` is inside a call
         self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
@@ -176,15 +177,14 @@ class FrameWriter:
         return self._before.computed_from if self._before is not None else 0
 
     def __bool__(self) -> bool:
-        """Return True: a writer without frames is a writer, too."""
+        """Return True, also before the first frame."""
         return True
 
     def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
         """Save a frame: one array for each field, in their order or by name.
 
-        Each array has the shape of a frame, and may be changed as soon as `append` returns. It can be of any library
-        that shares arrays by ``__array__`` or DLPack. `time` and `step` are those of the frame; by default both are its
-        number.
+        Each array, of any library that shares arrays by ``__array__`` or DLPack, may be changed or donated as soon as
+        `append` returns. `time` and `step` are those of the frame; by default both are its number.
 
         Raises
         ------
@@ -198,20 +198,11 @@ class FrameWriter:
         self._require_open()
         arrays, moment = self._planes(planes, named), _moment(time, step)
         with self._lock, self._alone():
-            opened = self._opened(np.result_type(*(array.dtype for array in arrays)), arrays[0])
-            self._where = self._where or arrays[0].where
-            if others := [array.where for array in arrays if array.where != self._where]:
-                raise UsageError(
-                    f"append: expected arrays in {self._where}, as in the first frame, got one in {others[0]}; copy it"
-                )
-            expected = self._content.precision
-            wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
-            if wrong is not None:
-                raise UsageError(
-                    f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
-                    f"convert them, or convert the first frame to {np.result_type(expected, wrong.dtype)}"
-                )
-            opened.put(arrays, *moment)
+            kinds = [(array.dtype, array.device) for array in arrays]
+            if kinds != self._kinds:
+                self._check_kinds(arrays)
+                self._kinds = kinds
+            self._opened(arrays[0].dtype).put(arrays, *moment)
 
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
@@ -279,6 +270,22 @@ class FrameWriter:
             if array.shape != self._content.shape:
                 raise UsageError(f"append: expected {name} of the shape {self._content.shape}, got {array.shape}")
         return arrays
+
+    def _check_kinds(self, arrays: Sequence[Plane]) -> None:
+        """Raise UsageError if the output cannot hold arrays like these; the first frame opens the output."""
+        self._opened(np.result_type(*(array.dtype for array in arrays)), arrays[0])
+        self._where = self._where or arrays[0].where
+        if others := [array.where for array in arrays if array.where != self._where]:
+            raise UsageError(
+                f"append: expected arrays in {self._where}, as in the first frame, got one in {others[0]}; copy it"
+            )
+        expected = self._content.precision
+        wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
+        if wrong is not None:
+            raise UsageError(
+                f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
+                f"convert them, or convert the first frame to {np.result_type(expected, wrong.dtype)}"
+            )
 
     def _alone(self) -> threading.Lock:
         """Return the lock of one call; raise UsageError where a signal handler comes in the middle of another call."""

@@ -129,18 +129,24 @@ class BlockLink:
         return number, times.slot.memory
 
     def stage(self, field: Any, memory: Any, plane: int) -> None:
-        """Queue the staging of a contiguous array of `dtype` as a plane of a block, on the current stream."""
-        layout = self._layout
-        data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
-        partial, sums = self._partial[plane * self._of_plane[0] :], self._sums[plane * self._of_plane[1] :]
-        self._stage((self._blocks,), (STAGE_THREADS,), (field, data, partial, sums, self._plane))
+        """Queue the staging of a plane of a block, on the current stream.
+
+        `field` is a contiguous array of `dtype` on the device, or the address of one.
+        """
+        layout, (partial, sums, _) = self._layout, self._of_plane
+        addresses = (
+            memory.data.ptr + layout.header_nbytes + plane * layout.frame.plane_nbytes,
+            self._partial.data.ptr + plane * partial,
+            self._sums.data.ptr + plane * sums,
+        )
+        self._stage((self._blocks,), (STAGE_THREADS,), (field, *map(np.int64, addresses), self._plane))
 
     def finish(self, memory: Any, count: int) -> None:
         """Queue what `count` staged frames still lack, on the current stream: their statistics, and encoding."""
-        planes = count * len(self._layout.frame.fields)
-        row_sums = memory[self._layout.statistics_nbytes :] if self._layout.part else self._row_sums
-        arguments = (self._partial, self._sums, row_sums, memory, self._plane, np.int32(self._blocks))
-        self._summarise((planes,), (SUMMARY_THREADS,), arguments)
+        layout = self._layout
+        row_sums = memory.data.ptr + layout.statistics_nbytes if layout.part else self._row_sums.data.ptr
+        arguments = self._partial, self._sums, np.int64(row_sums), memory, self._plane, np.int32(self._blocks)
+        self._summarise((count * len(layout.frame.fields),), (SUMMARY_THREADS,), arguments)
         if self._encoder is not None:
             self._encoder.encode(count)
 

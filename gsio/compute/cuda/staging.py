@@ -8,10 +8,9 @@ copies, so that the arrays themselves can be donated at once. The host waits for
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cupy
 import numpy as np
@@ -25,35 +24,25 @@ from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 
 KEPT_BYTES = 1 << 30  # of the copies by JAX that are not staged yet
+STAGED_TOGETHER = 8  # copies by JAX: to ask for each at once would hold up the loop at every frame
+PER_THREAD = 2  # the pointer of a stream that is another one in each thread, and a block can be submitted by any thread
 
 
-@dataclass
-class Kept:
-    """Copies that JAX has made, their bytes, and the event after which nobody reads them; None until it is recorded."""
+class Kept(NamedTuple):
+    """Copies that JAX has made, their bytes, and the event after which nobody reads them."""
 
     copies: list[Any]
     nbytes: int
-    staged: Any = None
-
-    def is_staged(self) -> bool:
-        """Return whether JAX may use the memory again."""
-        return self.staged is not None and self.staged.done
-
-    def wait(self) -> None:
-        """Return when JAX may use the memory again."""
-        if self.staged is not None:
-            self.staged.synchronize()
+    staged: Any
 
 
-def _copy_by_jax() -> Callable[[list[Any]], list[Any]]:
-    """Return a function that copies arrays on their device, in dtypes that CuPy knows, and returns at once."""
+def _copy_by_jax(dtype: np.dtype[Any]) -> Callable[[list[Any]], list[Any]]:
+    """Return a function that copies arrays on their device, as arrays of a dtype, and returns at once."""
     import jax
     import jax.numpy as jnp
 
-    dtypes = {"bool": "uint8", "bfloat16": "float32"}
-
     def copy(arrays: list[Any]) -> list[Any]:
-        return [jnp.copy(array).astype(dtypes.get(array.dtype.name, array.dtype)) for array in arrays]
+        return [jnp.copy(array) if array.dtype == dtype else array.astype(dtype) for array in arrays]
 
     return cast(Callable[[list[Any]], list[Any]], jax.jit(copy))
 
@@ -85,6 +74,8 @@ class CudaStager:
             self._link = BlockLink(layout, self._device)
             self._free, self._staged = Event(disable_timing=True), Event(disable_timing=True)
         self._memory: Any = None  # of the block that is filled
+        self._used: dict[int, Any] = {}  # the streams that stage frames of this block, by their pointers
+        self._copied: list[tuple[int, Any]] = []  # by JAX: the planes of this block that are not staged yet
         self._kept: deque[Kept] = deque()
         self._streams: dict[int, Any] = {}  # of PyTorch, which has few, by their pointers
         self._copy: Callable[[list[Any]], list[Any]] | None = None
@@ -95,59 +86,86 @@ class CudaStager:
 
     def snapshot(self, block: Block, place: int, planes: Sequence[Plane]) -> None:
         """Stage the planes, one for each field, as frame `place` of `block`; whoever owns them may change them."""
-        compute = self._link.compute
         with self._device:
             if place == 0:
                 _, self._memory = self._link.begin(block)
-                self._free.record(compute)
-            copies = self._copies([plane.array for plane in planes if plane.library == "jax"])
-            for field, plane in enumerate(planes):
-                stream = compute if plane.library == "jax" else self._stream(plane)
-                if stream is not compute:
+                self._free.record(self._link.compute)
+                self._used.clear()
+                self._copied.clear()
+            of_jax = [plane.array for plane in planes if plane.library == "jax"]
+            copies = iter(self._copies(of_jax)) if of_jax else iter(())
+            for number, plane in enumerate(planes, place * len(planes)):
+                if plane.library == "jax":
+                    self._copied.append((number, next(copies)))
+                    continue
+                stream = self._stream(plane)
+                if stream.ptr not in self._used:
                     stream.wait_event(self._free)
+                    self._used[stream.ptr] = stream
                 with stream:
-                    array = next(copies) if plane.library == "jax" else plane.array
-                    self._stage(array, place * len(planes) + field)
-                if stream is not compute:
-                    self._staged.record(stream)
-                    compute.wait_event(self._staged)
-            if self._kept and self._kept[-1].staged is None:
-                self._kept[-1].staged = compute.record()
-
-    def _stage(self, array: Any, plane: int) -> None:
-        """Queue the staging of an array as a plane of the block that is filled, on the current stream."""
-        found = array if isinstance(array, cupy.ndarray) else cupy.from_dlpack(array)
-        # A conversion takes memory of the current stream, which reuses it in the right order.
-        self._link.stage(cupy.ascontiguousarray(found, self._link.dtype), self._memory, plane)
-
-    def _stream(self, plane: Plane) -> Any:
-        """Return the stream on which the owner of a plane works now."""
-        if plane.library == "torch":
-            pointer = sys.modules["torch"].cuda.current_stream(plane.device).cuda_stream
-            if pointer not in self._streams:
-                self._streams[pointer] = _stream_at(pointer)
-            return self._streams[pointer]
-        return cupy.cuda.get_current_stream()
-
-    def _copies(self, arrays: list[Any]) -> Iterator[Any]:
-        """Return copies that JAX makes on the device, and keep them until they are staged."""
-        while self._kept and (self._kept[0].is_staged() or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
-            self._kept.popleft().wait()
-        if not arrays:
-            return iter(())
-        if self._copy is None:
-            self._copy = _copy_by_jax()
-        copies = self._copy(arrays)
-        self._kept.append(Kept(copies, sum(copy.nbytes for copy in copies)))
-        return iter(copies)
+                    self._link.stage(self._contiguous(plane), self._memory, number)
+                if stream.ptr == PER_THREAD:
+                    self._order(stream)
+            if len(self._copied) >= STAGED_TOGETHER:
+                self._stage_copies()
 
     def submit(self, block: Block) -> None:
         """Queue the encoding of `block`, whose frames are staged, and its copy."""
-        with self._device, self._link.compute:
+        compute = self._link.compute
+        with self._device, compute:
+            for stream in self._used.values():
+                self._order(stream)
+            self._stage_copies()
             self._link.mark(block)
             before = time.perf_counter()
             self._link.finish(self._memory, block.count)
             self._link.send(block, (before + time.perf_counter()) / 2)
+
+    def _stage_copies(self) -> None:
+        """Queue the staging of the copies by JAX, and keep them until it is done."""
+        compute, copied = self._link.compute, self._copied
+        if not copied:
+            return
+        with compute:
+            for number, copy in copied:
+                copy.__dlpack__(stream=compute.ptr)  # the stream waits until the copy is there
+                self._link.stage(np.int64(copy.unsafe_buffer_pointer()), self._memory, number)
+        copies = [copy for _, copy in copied]
+        staged = compute.record(Event(disable_timing=True))
+        self._kept.append(Kept(copies, sum(copy.nbytes for copy in copies), staged))
+        self._copied = []
+
+    def _order(self, stream: Any) -> None:
+        """Let the stream of the link wait for all that a stream has been told."""
+        self._staged.record(stream)
+        self._link.compute.wait_event(self._staged)
+
+    def _contiguous(self, plane: Plane) -> Any:
+        """Return the address of an array, or a conversion, in memory of the current stream."""
+        array, dtype = plane.array, self._link.dtype
+        if plane.library == "torch":
+            if plane.dtype == dtype and array.dtype.itemsize == dtype.itemsize and array.is_contiguous():
+                return np.int64(array.data_ptr())
+            with sys.modules["torch"].cuda.device(plane.device):
+                array = cupy.from_dlpack(array)
+        return cupy.ascontiguousarray(array, dtype)
+
+    def _stream(self, plane: Plane) -> Any:
+        """Return the stream on which the owner of a plane works now."""
+        if plane.library != "torch":
+            return cupy.cuda.get_current_stream()
+        pointer = sys.modules["torch"].cuda.current_stream(plane.device).cuda_stream
+        if pointer not in self._streams:
+            self._streams[pointer] = _stream_at(pointer)
+        return self._streams[pointer]
+
+    def _copies(self, arrays: list[Any]) -> list[Any]:
+        """Return copies that JAX makes on the device; earlier ones that are staged can go."""
+        while self._kept and (self._kept[0].staged.done or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
+            self._kept.popleft().staged.synchronize()
+        if self._copy is None:
+            self._copy = _copy_by_jax(self._link.dtype)
+        return self._copy(arrays)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""

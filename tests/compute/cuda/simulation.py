@@ -37,6 +37,7 @@ class Simulation:
         self.speeds: list[float] = []
         self.captured: dict[int, list[Any]] = {}  # what is captured, by stream
         self.staged: dict[int, np.ndarray] = {}
+        self.memories: list[np.ndarray] = []
         self.uint8, self.float64 = np.uint8, np.float64
         device = self
         self.current = threading.local()
@@ -121,7 +122,13 @@ class Simulation:
         )
 
     def zeros(self, shape: Any, dtype: Any) -> "Array":
-        return Array(self, np.full(shape, 77, dtype))  # nothing may rely on them
+        self.memories.append(np.full(shape, 77, dtype))  # nothing may rely on them
+        return Array(self, self.memories[-1])
+
+    def at(self, address: int) -> np.ndarray:
+        """Return the bytes of the device from an address on."""
+        (found,) = (m for m in self.memories if 0 <= address - m.ctypes.data < m.nbytes)
+        return found.view(np.uint8).reshape(-1)[address - found.ctypes.data :]
 
     empty = zeros
 
@@ -168,13 +175,14 @@ class Simulation:
         to_u[...], to_v[...] = u + passes, v + passes
 
     def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, sums: Any, plane: Any) -> None:
+        data, partial, sums = map(self.at, (data, partial, sums))
         values = field.values.reshape(-1).view(np.uint8).reshape(field.size, -1)
         planes = values.T if "-DSHUFFLE=1" in options else values
-        data.values[: planes.size] = planes.reshape(-1)
+        data[: planes.size] = planes.reshape(-1)
         found = np.array([field.values.min(), field.values.max(), 0, 0, 0])
-        partial.values[: found.nbytes] = found.view(np.uint8)
+        partial[: found.nbytes] = found.view(np.uint8)
         rows, cols, pieces = (int(plane.view(PLANE)[name]) for name in ("rows", "cols", "pieces"))
-        of_pieces = sums.values[: 8 * rows * pieces].view(np.float64).reshape(pieces, rows)
+        of_pieces = sums[: 8 * rows * pieces].view(np.float64).reshape(pieces, rows)
         of_pieces[0], of_pieces[1:] = field.values.reshape(rows, cols).sum(axis=1, dtype=np.float64), 0
 
     def summarise(self, options: Any, grid: Any, partial: Any, *rest: Any) -> None:
@@ -187,7 +195,7 @@ class Simulation:
             if whole:
                 found[2] = tree(of_rows) / (rows * cols)
             else:
-                row_sums.values[8 * number * rows :][: 8 * rows] = of_rows.view(np.uint8)
+                self.at(row_sums)[8 * number * rows :][: 8 * rows] = of_rows.view(np.uint8)
             statistics.values[number * nbytes :][:nbytes] = found.view(np.uint8)
 
     def checksum(self, options: Any, grid: Any, data: Any, checksums: Any, nbytes: Any, pieces: Any) -> None:
