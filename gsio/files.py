@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,34 @@ def write(fd: int, data: Any) -> None:
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+class Writeback:
+    """Lets the disk begin to write files, so that little is left for the sync at the end.
+
+    It has a thread of its own, because the call waits while the disk is busy; that took half of the time of a writer.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._started: Future[None] | None = None
+
+    def start(self, begin: Callable[[], None]) -> None:
+        """Call `begin` in the thread, unless the call before has not yet returned."""
+        if self._started is None or self._started.done():
+            with suppress(RuntimeError):  # no thread can be started: the disk begins later
+                self._started = self._thread.submit(begin)
+
+    def end(self) -> None:
+        """Wait for the thread; called before the files are closed."""
+        self._thread.shutdown()
+
+
+def begin_to_write(fd: int) -> None:
+    """Let the disk begin to write a file, which is only a hint."""
+    write = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait
+    if hasattr(LIBC, "sync_file_range"):
+        LIBC.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
 
 
 def require_same(path: Path, known: os.stat_result) -> None:

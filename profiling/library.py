@@ -6,11 +6,12 @@
     python profiling/library.py --flat 100000                           # does memory stay constant?
 
 The loops are in `loops.py`. "Free" is a loop that only touches its array, which holds a frame from the middle of a
-run. Each way to save is compared with copies that the loop itself made, before it is timed. The clock stops when the
-operating system has all frames; with `FrameWriter`, when `close` has returned, and it covers the first `append`, which
-makes the file. The others make theirs before it starts. h5py does not compress; the Zarr libraries use Blosc lz4. "In
-threads" means: the loop copies its array on the device, and threads behind a bounded queue fetch and store the copies.
-Loops with the other rows of h5py, zarr-python and acquire-zarr wait for their array and store it themselves.
+run. Each way to save is compared with copies that the loop itself made, before it is timed. "First" is the first frame,
+with which `FrameWriter` makes its file and its memory; the others make theirs before. The clock of the loop begins
+after it, and stops when the operating system has all frames; with `FrameWriter`, when `close` has returned. h5py does
+not compress; the Zarr libraries use Blosc lz4. "In threads" means: the loop copies its array on the device, and threads
+behind a bounded queue fetch and store the copies. Loops with the other rows of h5py, zarr-python and acquire-zarr wait
+for their array and store it themselves.
 """
 
 import argparse
@@ -41,8 +42,9 @@ from gsio.bench.storage import read_frame
 from gsio.codec.blosc import lz4_parameters
 from gsio.machine import usable_cores
 
-HEAD = """| library | loop | output | loop, s | × no output | durable, s | frames/s | × `gsio run` | append, µs |
-|---|---|---|---:|---:|---:|---:|---:|---:|"""
+HEAD = """\
+| library | loop | output | first, s | loop, s | × no output | durable, s | frames/s | × `gsio run` | append, µs |
+|---|---|---|---:|---:|---:|---:|---:|---:|---:|"""
 CHECKED = 12  # frames of each way whose files are compared
 TORN_FRAMES = 12  # of a random loop
 BUSY = 20  # times two kernels, at most, are in the queue when a frame is appended
@@ -138,11 +140,12 @@ OUTPUTS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 
 class Run(NamedTuple):
-    """Seconds until the system had all frames, until the disk had them, and of each `append` that did not wait.
+    """Seconds of the first frame, until the system and the disk had the others, and of calls that did not wait.
 
     `committing` is the loop by the clock of a FrameWriter, which begins when its file is open, as that of `gsio run`.
     """
 
+    first: float
     loop: float
     durable: float
     calls: list[float]
@@ -163,7 +166,11 @@ def run(library: Library, advance: Callable[[State], State], state: State, frame
     calls, waited, clock = [], out.waited_seconds, time.perf_counter
     library.host(state[1])
     began = clock()
-    for _ in range(frames):
+    state = advance(state)
+    out.append(state[1])
+    library.host(state[1])
+    first, began, waited = clock() - began, clock(), out.waited_seconds
+    for _ in range(frames - 1):
         state = advance(state)
         called = clock()
         out.append(state[1])
@@ -176,8 +183,8 @@ def run(library: Library, advance: Callable[[State], State], state: State, frame
     loop = clock() - began
     if isinstance(out, Output):
         out.sync()
-        return Run(loop, clock() - began, calls, 0.0)
-    return Run(loop, loop, calls, out.summary().loop_seconds)  # `close` has waited for the disk
+        return Run(first, loop, clock() - began, calls, 0.0)
+    return Run(first, loop, loop, calls, out.summary().loop_seconds)  # `close` has waited for the disk
 
 
 def require_equal(job: Job, library: Library, start: Callable[[], State], output: str) -> None:
@@ -240,6 +247,7 @@ def cells(
     alone = statistics.median(one.loop for one in found[loop, "none"])
     calls = sorted(1e6 * call for one in runs for call in one.calls)
     return " | ".join([
+        f"{statistics.median(one.first for one in runs):.3f}",
         f"{seconds:.3f}",
         f"{seconds / alone:.3f}" if output != "none" and loop != "free" else "",
         f"{durable:.3f}" if output != "none" else "",

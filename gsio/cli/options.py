@@ -107,6 +107,8 @@ KEY_OPTIONS = [
               "Compute with cupy (on a GPU), numba, numpy (slow), or a library to compare with; auto takes a "
               "GPU if there is one, else numba."),
     KeyOption("--device", "run.device", int, "N", RUN, "Use GPU number N; the first is 0."),
+    KeyOption("--devices", "run.devices", str, "all|N,N…", RUN,
+              "Share the grid among several GPUs, all or those with these numbers."),
     KeyOption("--checkpoint-every", "run.checkpoint_every", toml_value, "N|TIME", RUN,
               "Write a checkpoint every N frames, or at intervals such as 15m."),
     KeyOption("--max-walltime", "run.max_walltime", str, "H:MM:SS", RUN,

@@ -33,14 +33,23 @@ def frame_checksum(planes: Sequence[NDArray[Any]], byte_planes: bool) -> int:
     return checksum
 
 
-def joined(first: NDArray[np.uint32], second: NDArray[np.uint32], nbytes: int) -> NDArray[np.uint32]:
-    """Return the crc32c of pieces that follow each other, from those of the `first` and of the `second`, any shape.
+def joined(pieces: NDArray[np.uint32], nbytes: tuple[int, ...]) -> NDArray[np.uint32]:
+    """Return the crc32c [...] of pieces that follow one another, from the crc32c [..., piece] and the size of each.
 
-    Each second piece has `nbytes` bytes. A checksum is a polynomial over GF(2) modulo that of the code, and bytes that
-    follow multiply it by x⁸ each: the method of ``crc32_combine`` in zlib.
+    A checksum is a polynomial over GF(2) modulo that of the code, and bytes that follow multiply it by x⁸ each: the
+    method of ``crc32_combine`` in zlib.
     """
-    found: NDArray[np.uint32] = _product(_power(8 * nbytes), first) ^ second
-    return found
+    tables, places = _tables(nbytes), np.arange(len(nbytes))
+    found = [tables[places, byte, pieces >> np.uint32(8 * byte) & np.uint32(255)] for byte in range(4)]
+    whole: NDArray[np.uint32] = np.bitwise_xor.reduce(np.bitwise_xor.reduce(found), axis=-1)
+    return whole
+
+
+@cache
+def _tables(nbytes: tuple[int, ...]) -> NDArray[np.uint32]:
+    """Return by what each byte of the checksum of each piece is replaced, uint32 [piece, byte, 256]."""
+    values = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, np.newaxis]
+    return np.array([_product(_power(8 * sum(nbytes[piece + 1 :])), values) for piece in range(len(nbytes))])
 
 
 @cache

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from gsio.compute.bands import Band
 from gsio.compute.solver import Solver
-from gsio.config import BACKENDS, Config
+from gsio.config import BACKENDS, Config, parse_devices
 from gsio.errors import UsageError
 from gsio.frames.layout import BlockLayout
 from gsio.machine import available_memory, one_line
@@ -62,15 +64,17 @@ def open_solver(
         The backend cannot be used here, the grid does not fit into memory (with `blocks` blocks of frames), the
         initial state cannot be read, or the time step is too long for the rates.
     """
-    row = BACKENDS[backend]
+    row, devices = BACKENDS[backend], devices_of(backend, config)
     check_memory("host", _host_bytes(backend, config, layout, blocks), available_memory())
     if row.cuda:
-        _check_cuda(config, layout)
+        _check_cuda(config, layout, devices)
     if row.compiles and not numba_compiles():
         what = f"run.backend: {backend} cannot be used with NUMBA_DISABLE_JIT"
         raise UsageError(f"{what}; unset the variable, or choose the backend numpy")
     try:
-        make = getattr(import_module(f"gsio.compute.{row.module}"), row.solver)
+        several = len(devices) > 1
+        module = import_module(f"gsio.compute.{row.several if several else row.module}")
+        make = getattr(module, "BandsSolver" if several else row.solver)
     except ImportError as error:
         if not row.extra:
             raise
@@ -81,6 +85,10 @@ def open_solver(
     more: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
     if row.compiles:
         more["remember"] = remember
+    if several:
+        more["devices"] = devices
+    else:
+        config = replace(config, run=replace(config.run, device=devices[0]))
     if band is not None:
         config, begin = band.config(config), band.start(begin)
         more["own"] = None if band.batch else band.own
@@ -115,32 +123,62 @@ def tune(
     UsageError
         No GPU can be used, the grid does not fit into its memory, or the initial state cannot be read.
     """
-    _check_cuda(config, layout)
+    _check_cuda(config, layout, (config.run.device,))
     from gsio.compute.cuda.solver import tune
 
     for tiling, speed in tune(config, layout, start, recall, remember):
         yield str(tiling), speed
 
 
-def _check_cuda(config: Config, layout: BlockLayout) -> None:
-    """Raise UsageError if a run cannot be done on its GPU."""
-    try:
-        from gsio.compute.cuda.solver import count_devices, free_bytes, needed_bytes
+def devices_of(backend: str, config: Config) -> tuple[int, ...]:
+    """Return the numbers of the devices of a run.
 
-        devices = count_devices()
+    Raises UsageError if there are several and the backend cannot use them, or if CuPy cannot count them.
+    """
+    devices = parse_devices("run.devices", config.run.devices)
+    if devices is None and BACKENDS[backend].several:
+        devices = tuple(range(_count_devices()))
+    if devices is None or (devices and not BACKENDS[backend].several):
+        able = next(name for name, row in BACKENDS.items() if row.several)
+        raise UsageError(
+            f"run.devices: expected the backend {able}, got {backend}; set the backend, or leave the key out"
+        )
+    return devices or (config.run.device,)
+
+
+def _count_devices() -> int:
+    """Return the number of GPUs; raise UsageError if CuPy does not find any."""
+    try:
+        from gsio.compute.cuda.solver import count_devices
+
+        return count_devices()
     except Exception as error:  # CuPy reports a missing driver or library in many ways
         raise UsageError(f"run.backend: cupy cannot be used here: {one_line(error)}; see 'gsio doctor'") from None
-    if config.run.device >= devices:
-        raise UsageError(f"run.device: expected a GPU below {devices}, got {config.run.device}")
-    if reason := why_too_old(config.run.device):
-        raise UsageError(f"run.device: {reason}")
-    check_memory("device", needed_bytes(config, layout), free_bytes(config.run.device))
 
 
-def check_memory(where: str, needed: int, available: int) -> None:
-    """Raise UsageError if a run needs more than the available memory."""
+def _check_cuda(config: Config, layout: BlockLayout, devices: tuple[int, ...]) -> None:
+    """Raise UsageError if a run cannot be done on its GPUs."""
+    there, key = _count_devices(), "run.devices" if config.run.devices != "" else "run.device"
+    for device in devices:
+        if device >= there:
+            raise UsageError(f"{key}: expected a GPU below {there}, got {device}")
+        if reason := why_too_old(device):
+            raise UsageError(f"{key}: {reason}")
+    from gsio.compute.cuda.bands import enough, needed_by_each
+    from gsio.compute.cuda.solver import free_bytes
+
+    free = list(map(free_bytes, devices))
+    for needed, available in zip(needed_by_each(config, layout, devices), free, strict=True):
+        advice = "use a smaller grid"
+        if needed > available and (count := enough(config, layout, len(devices), min(free))):
+            advice += f", or {count} GPUs with as much memory (--devices)"
+        check_memory("device", needed, available, advice)
+
+
+def check_memory(where: str, needed: int, available: int, advice: str = "use a smaller grid") -> None:
+    """Raise UsageError, which ends with `advice`, if a run needs more than the available memory."""
     if needed > available:
         raise UsageError(
             f"grid.rows × grid.cols: the run needs {needed / 1e9:.1f} GB of {where} memory, "
-            f"{available / 1e9:.1f} GB are available; use a smaller grid"
+            f"{available / 1e9:.1f} GB are available; {advice}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsio.codec.checksum import joined
-from gsio.compute.statistics import Node, join, nodes
+from gsio.compute.statistics import Node, join, nodes, tree
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS
 
@@ -52,22 +52,41 @@ def part_of(block: Block, lines: range) -> Part:
 
 def join_parts(parts: Sequence[Part], block: Block) -> None:
     """Set the statistics and checksums of the frames of `block` from all their parts, in the order of the bands."""
-    of_parts = np.array([part.statistics for part in parts])  # [part, frame, field, statistic]
-    finite = np.array([part.cells for part in parts])[:, np.newaxis, np.newaxis] - of_parts[..., NONFINITE]
-    statistics = block.statistics[: block.count]
+    sums = np.zeros(parts[0].statistics.shape[:2])
+    for place in np.ndindex(sums.shape):
+        frame, field = place
+        sums[place] = join(node for part in parts for node in part.nodes[frame][field])
+    cells = [part.cells for part in parts]
+    _join_statistics(np.array([part.statistics for part in parts]), cells, sums, block)
+    _join_checksums([part.pieces for part in parts], [part.cells * part.itemsize for part in parts], block)
+
+
+def join_blocks(parts: Sequence[Block], block: Block) -> None:
+    """Set the statistics of the frames of `block`, and checksums that a solver took, from blocks of their parts."""
+    count = block.count
+    sums = tree(np.concatenate([part.sums[:count] for part in parts], axis=-1))
+    cells = [part.layout.frame.cells for part in parts]
+    _join_statistics(np.array([part.statistics[:count] for part in parts]), cells, sums, block)
+    if block.layout.encoded_nbytes:
+        nbytes = [part.layout.frame.plane_nbytes for part in parts]
+        _join_checksums([part.pieces[:count] for part in parts], nbytes, block)
+
+
+def _join_statistics(of_parts: NDArray[np.float64], cells: Sequence[int], sums: Any, block: Block) -> None:
+    """Set statistics from those of the parts, [part, frame, field, statistic], and the `sums` of all finite values."""
+    finite = np.array(cells)[:, np.newaxis, np.newaxis] - of_parts[..., NONFINITE]
+    statistics, total = block.statistics[: block.count], finite.sum(axis=0)
     statistics[..., NONFINITE] = of_parts[..., NONFINITE].sum(axis=0)
     statistics[..., MIN] = np.where(finite > 0, of_parts[..., MIN], np.inf).min(axis=0)
     statistics[..., MAX] = np.where(finite > 0, of_parts[..., MAX], -np.inf).max(axis=0)
     statistics[..., ERROR] = of_parts[..., ERROR].max(axis=0)
-    total = finite.sum(axis=0)
-    for place in np.ndindex(total.shape):
-        frame, field = place
-        found = join(node for part in parts for node in part.nodes[frame][field])
-        statistics[frame, field, MEAN] = found / total[place] if total[place] else 0
+    statistics[..., MEAN] = sums / np.maximum(total, 1)
     statistics[total == 0, : ERROR + 1] = 0
-    checksums: NDArray[Any] = np.zeros(block.count, np.uint32)
-    for field, plane in np.ndindex(parts[0].pieces.shape[1:]):
-        for part in parts:
-            nbytes = part.cells * part.itemsize // part.pieces.shape[2]
-            checksums = joined(checksums, part.pieces[:, field, plane], nbytes)
-    block.checksums[: block.count] = checksums
+
+
+def _join_checksums(of_parts: Sequence[NDArray[np.uint32]], nbytes: Sequence[int], block: Block) -> None:
+    """Set checksums from those of pieces, [frame, field, byte plane]; `nbytes` are those of a plane of each part."""
+    pieces = np.stack(of_parts, axis=-1)
+    _, fields, planes, _ = pieces.shape
+    sizes = tuple(size // planes for size in nbytes) * (fields * planes)
+    block.checksums[: block.count] = joined(pieces.reshape(len(pieces), -1), sizes)

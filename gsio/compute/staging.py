@@ -1,31 +1,94 @@
 """Staging of arrays that a loop outside gsio owns: they are copied at once, and made ready for the file by threads."""
 
+import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, get_args
+from functools import cache
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from gsio.compute import why_too_old
 from gsio.compute.host import stage
 from gsio.errors import UsageError
 from gsio.frames.block import Block
 from gsio.frames.content import Dtype
 from gsio.frames.layout import BlockLayout
+from gsio.machine import one_line
 
 DTYPES = {*get_args(Dtype), "bool"}  # bool as 0 and 1
+CUDA = 2, 13  # device types of DLPack: memory of a GPU, and memory that it shares with the host
+
+log = structlog.get_logger()
 
 
-def host_plane(array: Any) -> NDArray[Any]:
+class Plane(NamedTuple):
+    """An array of a loop, where its memory is.
+
+    Attributes
+    ----------
+    array
+        An array of NumPy that shares the memory of the caller's array, or an array of `library` on a GPU. Where NumPy
+        lacks the dtype, the array is a copy.
+    library
+        The name of the caller's library.
+    device
+        The number of a GPU that CuPy can use; None: host memory.
+    shape, dtype
+        What the array is as one of NumPy.
+    """
+
+    array: Any
+    library: str
+    device: int | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def where(self) -> str:
+        """Where the array is, in words."""
+        return "host memory" if self.device is None else f"memory of GPU {self.device}"
+
+
+def plane_of(array: Any) -> Plane:
+    """Return an array of any library; raise UsageError if `array` has no numbers that a file can hold."""
+    library = _library_of(array)
+    device = _gpu_of(array, library)
+    if device is None:
+        found = _host_array(array)
+        return Plane(found, library, None, found.shape, found.dtype)
+    if library == "torch":
+        array = _tensor(array)
+    elif library != "jax":
+        array = _cupy_array(array, library, device)
+    if (dtype := _dtype_of(array.dtype)) is None:
+        raise UsageError(f"append: expected an array of numbers, got {type(array).__name__} of {array.dtype}")
+    return Plane(array, library, device, array.shape, dtype)
+
+
+def _library_of(array: Any) -> str:
+    """Return the name of the library of an array."""
+    return type(array).__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
+
+
+@cache
+def _dtype_of(dtype: Any) -> np.dtype[Any] | None:
+    """Return the dtype in which a frame of a library's dtype is handed on; None if a file cannot hold such values."""
+    name = str(dtype).removeprefix("torch.")
+    name = {"bool": "uint8", "bfloat16": "float32"}.get(name, name)
+    return np.dtype(name) if name in DTYPES else None
+
+
+def _host_array(array: Any) -> NDArray[Any]:
     """Return an array of any library as a NumPy array, which shares its memory where that is host memory.
 
-    bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises UsageError if `array` has no numbers
-    that a file can hold.
+    bfloat16, which NumPy lacks, becomes float32, which has all its values. Raises as `plane_of`.
     """
     try:
-        if type(array).__module__.split(".")[0] == "torch":
-            array = array.detach().resolve_neg()
-            array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).cpu()
+        if _library_of(array) == "torch":
+            array = _tensor(array).cpu()
         elif hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):  # CuPy refuses an implicit copy
             array = array.get()
         if isinstance(array, np.ma.MaskedArray):
@@ -41,10 +104,93 @@ def host_plane(array: Any) -> NDArray[Any]:
     return found.view(np.uint8) if found.dtype.kind == "b" else found
 
 
+def _tensor(array: Any) -> Any:
+    """Return a tensor of PyTorch without what other libraries cannot read: a gradient, a negative bit, bfloat16."""
+    if array.requires_grad or array.is_neg():
+        array = array.detach().resolve_neg()
+    return array.float() if array.dtype == sys.modules["torch"].bfloat16 else array
+
+
+def _cupy_array(array: Any, library: str, device: int) -> Any:
+    """Return an array on a GPU as one of CuPy; an array of a library whose streams nobody knows is copied."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        if library != "cupy":
+            array = cupy.from_dlpack(array).copy()
+            cupy.cuda.get_current_stream().synchronize()
+        return array.view(np.uint8) if array.dtype == bool else array
+
+
+def _gpu_of(array: Any, library: str) -> int | None:
+    """Return the number of the GPU that has an array; None if none has it, or CuPy cannot use that GPU."""
+    try:
+        if library == "torch":  # these ways are faster than DLPack's
+            number = array.get_device() if array.is_cuda else None
+        elif library == "jax":
+            (device,) = array.devices()
+            number = device.local_hardware_id if device.platform in ("gpu", "cuda") else None
+        else:
+            kind, number = array.__dlpack_device__()
+            number = number if kind in CUDA else None
+    except Exception:  # the array has no such method, lies on several devices, or was donated
+        return None
+    return int(number) if number is not None and _can_stage(int(number)) else None
+
+
+@cache
+def _can_stage(device: int) -> bool:
+    """Return whether frames can be staged on a GPU; a warning says why not."""
+    try:
+        reason = why_too_old(device)
+    except Exception as error:  # CuPy reports a missing driver or library in many ways
+        reason = f"CuPy cannot be used ({one_line(error)}); see 'gsio doctor'"
+    if reason:
+        log.warning(f"the loop waits for each copy of a frame from GPU {device} into host memory: {reason}")
+    return not reason
+
+
 def can_hold(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
     """Return whether a dtype has each value of another one; NumPy also casts int64 to float64, but rounds some."""
     rounds = other.kind in "iu" and other.itemsize == 8 and dtype.kind == "f"
     return np.can_cast(other, dtype, "safe") and not rounds
+
+
+class Stager(Protocol):
+    """Keeps the frames of a foreign loop as they are now, and brings them into the memory of blocks.
+
+    Attributes
+    ----------
+    device
+        The name of the device where frames are kept.
+    """
+
+    device: str
+
+    @property
+    def nbytes_beside(self) -> int:
+        """Bytes of host memory that the frames of a block take beside the block."""
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return host memory for a block."""
+
+    def snapshot(self, block: Block, place: int, planes: Sequence[Plane]) -> None:
+        """Keep the planes, one for each field, as frame `place` of `block`; the caller may change them afterwards."""
+
+    def submit(self, block: Block) -> None:
+        """Begin to bring the frames of `block` into its memory; a second call repeats the first."""
+
+    def wait(self, block: Block) -> None:
+        """Return when the frames of `block` are in its memory; several threads may wait."""
+
+
+def open_stager(layout: BlockLayout, device: int | None) -> Stager:
+    """Return what stages the frames of GPU number `device`, or those in host memory."""
+    if device is None:
+        return HostStager(layout)
+    from gsio.compute.cuda.staging import CudaStager
+
+    return CudaStager(layout, device)
 
 
 class HostStager:
@@ -63,21 +209,25 @@ class HostStager:
         return self._layout.frames_per_block * len(frame.fields) * frame.cells * frame.computed.itemsize
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return memory for a block; the system provides it when it is used first."""
+        """Return ordinary memory; the system provides it when it is used first."""
         return np.empty(nbytes, np.uint8)
 
-    def snapshot(self, block: Block, place: int, planes: Sequence[NDArray[Any]]) -> None:
-        """Keep the planes, one for each field, as frame `place` of `block`; the caller may change them afterwards."""
+    def snapshot(self, block: Block, place: int, planes: Sequence[Plane]) -> None:
+        """Copy the planes; a GPU is waited for."""
         if block not in self._frames:
             self._frames[block] = _Frames(self._layout)
         frames = self._frames[block]
         if place == 0:
             frames.begin()
         for field, plane in enumerate(planes):
-            np.copyto(frames.values[place, field], plane, casting="safe")
+            found = plane.array if plane.device is None else _host_array(plane.array)
+            np.copyto(frames.values[place, field], found, casting="safe")
+
+    def submit(self, block: Block) -> None:
+        """Do nothing: the threads that wait do the work."""
 
     def wait(self, block: Block) -> None:
-        """Return when all frames of `block` are staged; the threads that wait stage them, one frame each at a time."""
+        """Stage the frames of `block`: each thread that waits takes one frame at a time."""
         self._frames[block].stage(block)
 
 

@@ -14,7 +14,7 @@ from gsio.config.loading import (
 )
 from gsio.config.schema import Config, Grid, Initial, Interval, Map, Model, Output, Parameter, Run
 from gsio.config.tables import AUTO, BACKENDS, CODECS, Backend
-from gsio.config.units import one_of, parse_bytes, parse_interval, parse_walltime
+from gsio.config.units import one_of, parse_bytes, parse_devices, parse_interval, parse_walltime
 
 __all__ = [
     "AUTO",
@@ -39,6 +39,7 @@ __all__ = [
     "one_of",
     "parse_assignment",
     "parse_bytes",
+    "parse_devices",
     "parse_interval",
     "parse_walltime",
     "preset_names",

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gsio.config.tables import AUTO, BACKENDS, CODECS
-from gsio.config.units import one_of, shortened
+from gsio.config.units import one_of, parse_devices, shortened
 from gsio.errors import DataError, UsageError
 from gsio.inputs import parse_toml
 
@@ -88,7 +88,7 @@ class Initial(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Run(Struct, frozen=True, forbid_unknown_fields=True):
-    """The length of the run, the device and backend that compute it, and when it writes checkpoints."""
+    """The length of the run, the devices and backend that compute it, and when it writes checkpoints."""
 
     frames: Positive
     steps_per_frame: Positive
@@ -96,7 +96,11 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     device: Natural
     threads: Natural
     checkpoint_every: Interval = "15m"
+    devices: Natural | str = ""
     max_walltime: str = ""
+
+    def __post_init__(self) -> None:
+        parse_devices("run.devices", self.devices)
 
 
 class Output(Struct, frozen=True, forbid_unknown_fields=True):

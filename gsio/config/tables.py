@@ -25,6 +25,9 @@ class Backend(NamedTuple):
         The class or function of the module that makes the solver.
     cuda
         Whether the backend needs a GPU that CuPy can use.
+    several
+        The module within gsio.compute of the class `BandsSolver`, which shares a grid among several GPUs; "": there is
+        none.
     tuned
         Whether the solver takes `recall`, which returns stored tunings.
     encodes
@@ -43,6 +46,7 @@ class Backend(NamedTuple):
     extra: str = ""
     solver: str = "solver"
     cuda: bool = False
+    several: str = ""
     tuned: bool = False
     encodes: bool = False
     compiles: bool = False
@@ -52,7 +56,7 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, tuned=True, encodes=True),
+    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, several="cuda.bands", tuned=True, encodes=True),
     "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=1e-4, cells_per_second=1e9),
     "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),

@@ -36,6 +36,17 @@ def parse_walltime(key: str, text: str) -> float:
     return float(3600 * hours + 60 * minutes + seconds)
 
 
+def parse_devices(key: str, value: int | str) -> tuple[int, ...] | None:
+    """Return numbers of GPUs; `value`, of `key`, lists them, or is "" for none of them, or "all", which is None."""
+    if value == "all":
+        return None
+    found = re.fullmatch(r"(\s*\d{1,4}\s*(,\s*\d{1,4}\s*)*)?", str(value))
+    numbers = [int(number) for number in str(value).split(",")] if found is not None and found[0] else []
+    if found is None or len(set(numbers)) < len(numbers):
+        raise UsageError(f"{key}: expected all, or numbers of GPUs such as 0,1, each once, got {shortened(value)}")
+    return tuple(numbers)
+
+
 def one_of(names: Sequence[str]) -> str:
     """Return names for a sentence: "a, b or c"."""
     return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -17,8 +17,8 @@ class Block:
     Attributes
     ----------
     buffer
-        uint8, the whole block in one piece: statistics, checksums, ends, frames. A solver may fill the buffer by one
-        copy.
+        uint8, the whole block in one piece: statistics, sums, checksums, pieces, ends, frames. A solver may fill the
+        buffer by one copy.
     statistics
         float64 [frame, field, statistic], a view of `buffer`; the statistics are `STATISTICS`.
     times, steps
@@ -37,8 +37,10 @@ class Block:
         the frames of the block and along the slabs, one encoded chunk of each field. A chunk in which the frames or
         lines end is filled up with zeros. A solver that encodes sets both itself, in the place of `data`.
     sums, pieces
-        Of frames that are parts: float64 [frame, field, row], the sums of the rows, which the solver sets, and uint32
-        [frame, field, byte plane], the crc32c of the pieces of `data`. Otherwise both are empty.
+        Of frames that are parts, views of `buffer`: float64 [frame, field, row], the sums of the rows, which the solver
+        sets, and uint32 [frame, field, byte plane], the crc32c of the pieces of `data`. Otherwise both are empty.
+    encoded
+        uint8, a view of `buffer`, the place of `data`: a solver that encodes leaves the chunks there.
     nbytes_elsewhere
         Bytes of the chunks that other ranks have stored of these frames.
     ends
@@ -49,22 +51,28 @@ class Block:
     compute_start, link_start
         The times at which that work began, in seconds of `time.perf_counter`; 0 where `fill` does the work before it
         returns.
+    parts
+        If several devices compute the frames: the blocks of their bands, each with its own times.
     """
 
-    def __init__(self, layout: BlockLayout, buffer: NDArray[np.uint8]) -> None:
+    def __init__(self, layout: BlockLayout, buffer: NDArray[np.uint8], apart: NDArray[np.uint8] | None = None) -> None:
+        """Lay out a buffer; the part of a band can have its `encoded`, or its `planes` as `data`, `apart` from it."""
         frames, fields = layout.frames_per_block, len(layout.frame.fields)
+        parts = frames if layout.part else 0
         self.layout = layout
         self.buffer = buffer
         numbers = layout.statistics_nbytes
         self.statistics = buffer[:numbers].view(np.float64).reshape(frames, fields, len(STATISTICS))
         self.times, self.steps = np.zeros(frames), np.zeros(frames, np.int64)
-        self.checksums = buffer[numbers : layout.ends_start].view(np.uint32)
+        sums = buffer[numbers : layout.checksums_start].view(np.float64)
+        self.sums = sums.reshape(parts, fields, layout.frame.cells // layout.frame.shape[-1])
+        self.checksums = buffer[layout.checksums_start : layout.pieces_start].view(np.uint32)
+        pieces = buffer[layout.pieces_start : layout.ends_start].view(np.uint32)
+        self.pieces = pieces.reshape(parts, fields, layout.byte_planes)
         self.ends = buffer[layout.ends_start :][: 4 * layout.chunks.chunks_of(frames)].view(np.uint32)
-        data = buffer[layout.header_nbytes :][: frames * layout.frame.frame_nbytes]
-        self.data = data.reshape(frames, fields, layout.frame.plane_nbytes)
-        parts = frames if layout.part else 0
-        self.sums = np.zeros((parts, fields, layout.frame.cells // layout.frame.shape[-1]))
-        self.pieces = np.zeros((parts, fields, layout.frame.dtype.itemsize if layout.frame.shuffle else 1), np.uint32)
+        self.apart, self.encoded = apart is not None, buffer[layout.header_nbytes :] if apart is None else apart
+        data = self.encoded[: frames * layout.frame.frame_nbytes]
+        self.data = data.reshape(frames, fields, layout.frame.plane_nbytes) if apart is None else apart
         self.nbytes_elsewhere = 0
         self.first = 0
         self.count = 0
@@ -73,6 +81,7 @@ class Block:
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
         self.compute_start = 0.0
+        self.parts: list[Block] = []
         self.link_start = 0.0
         self._tasks_done = 0
         self._counting = threading.Lock()
@@ -80,7 +89,7 @@ class Block:
     @property
     def planes(self) -> NDArray[np.uint8]:
         """`data` as [frame, field, byte plane, byte]; there is one byte plane if the format does not shuffle."""
-        return self.data.reshape(*self.data.shape[:2], self.pieces.shape[2], -1)
+        return self.data.reshape(*self.data.shape[:2], self.layout.byte_planes, -1)
 
     @property
     def encoded_nbytes(self) -> int:

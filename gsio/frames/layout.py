@@ -80,13 +80,29 @@ class BlockLayout:
         return self.frames_per_block * len(self.frame.fields) * len(STATISTICS) * 8
 
     @property
+    def checksums_start(self) -> int:
+        """Bytes before the checksums: the statistics and, of parts, the sums of their rows."""
+        rows = self.frame.cells // self.frame.shape[-1]
+        return self.statistics_nbytes + self.part * self.frames_per_block * len(self.frame.fields) * rows * 8
+
+    @property
+    def pieces_start(self) -> int:
+        """Bytes before the checksums of the pieces of parts: all before them, and the checksums."""
+        return self.checksums_start + 4 * self.frames_per_block
+
+    @property
     def ends_start(self) -> int:
-        """Bytes before the ends of the chunks: the statistics and checksums."""
-        return self.statistics_nbytes + 4 * self.frames_per_block
+        """Bytes before the ends of the chunks: the statistics, sums and checksums."""
+        return self.pieces_start + 4 * self.part * self.frames_per_block * len(self.frame.fields) * self.byte_planes
+
+    @property
+    def byte_planes(self) -> int:
+        """The pieces in which the bytes of a plane lie in a block: its byte planes, or 1 if they are not shuffled."""
+        return self.frame.dtype.itemsize if self.frame.shuffle else 1
 
     @property
     def header_nbytes(self) -> int:
-        """Bytes before the frames of a block: statistics, checksums and ends, padded to whole pages."""
+        """Bytes before the frames of a block: statistics, sums, checksums and ends, padded to whole pages."""
         return -(-(self.ends_start + 4 * self.chunks.chunks_of(self.frames_per_block)) // PAGE) * PAGE
 
     @property

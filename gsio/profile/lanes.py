@@ -6,7 +6,7 @@ from pathlib import Path
 from gsio.errors import UsageError
 from gsio.files import new_file, require_new
 from gsio.profile.overlap import Pair, union
-from gsio.trace.timeline import DEVICE, Recording, thread_roles
+from gsio.trace.timeline import DEVICE, Recording, device_rows, thread_roles
 
 # Colours that people with any colour vision can tell apart, also in print: Okabe & Ito, jfly.uni-koeln.de/color.
 COLOURS = {
@@ -80,12 +80,13 @@ def _rows(recording: Recording) -> dict[str, dict[str, list[Pair]]]:
     encoders = sorted(
         {name for name in names.values() if name.startswith("encode")}, key=lambda name: (len(name), name)
     )
-    order = ["compute", "copy", "solver", *encoders, "writer"]
+    devices = device_rows(recording.intervals)
+    order = [*devices.values(), "solver", *encoders, "writer"]
     rows: dict[str, dict[str, list[Pair]]] = {name: {} for name in order}
     for name, thread, _, begin, end in recording.intervals:
         kind = "compute" if name == "advance" and not on_device else name
         if kind in COLOURS:
-            row = kind if thread == DEVICE else names[thread]
+            row = devices[kind, thread] if thread <= DEVICE else names[thread]
             rows[row].setdefault(kind, []).append((begin, end))
     return {name: drawn for name, drawn in rows.items() if drawn}
 

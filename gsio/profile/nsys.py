@@ -142,7 +142,7 @@ def read(path: Path) -> Recording:
         raise DataError(
             f"{path}: expected ranges of gsio or work of a device, got neither; record with nsys profile -t cuda,nvtx"
         )
-    spans = [interval for interval in intervals if interval.thread != DEVICE]
+    spans = [interval for interval in intervals if interval.thread > DEVICE]
     whole = recording("Nsight Systems", spans or intervals)
     ordered = sorted(intervals, key=lambda interval: interval.begin)
     return whole._replace(intervals=[interval for interval in ordered if interval.name != "loop"])

@@ -176,7 +176,7 @@ def overlap(recording: Recording) -> Report:
             "the recording has no times of a device: the time in 'advance' is taken for computing, as on a CPU"
         )
         intervals = [i._replace(name="compute", thread=DEVICE) if i.name == "advance" else i for i in intervals]
-    if all(interval.thread == DEVICE for interval in intervals):
+    if all(interval.thread <= DEVICE for interval in intervals):
         notes.append(
             "the recording has no spans of the host, so encoding and writing are missing; 'gsio doctor' says why"
         )
@@ -194,17 +194,17 @@ def overlap(recording: Recording) -> Report:
         work = {
             thread: length(covered(members, thread)) for thread in {i.thread for i in intervals if i.name in members}
         }
-        busy = {thread: length(covered(set(LANES) if thread != DEVICE else members, thread)) for thread in work}
+        busy = {thread: length(covered(set(LANES) if thread > DEVICE else members, thread)) for thread in work}
         lanes[lane] = Lane(
             busy=length(spans),
             hidden=length(intersection(spans, compute)),
             work=sum(work.values()),
-            threads=len(work.keys() - {DEVICE}),
+            threads=sum(thread > DEVICE for thread in work),
             occupied=sum(work[thread] * busy[thread] for thread in work) / sum(work.values()) / (end - begin),
         )
     idle = gaps(compute, begin, end)
     first, last = (compute[0][0], compute[-1][1]) if compute else (end, end)
-    host = {name: covered({name}) for name in sorted({i.name for i in intervals if i.thread != DEVICE})}
+    host = {name: covered({name}) for name in sorted({i.name for i in intervals if i.thread > DEVICE})}
     between = [span for span in idle if first <= span[0] and span[1] <= last]
     return Report(
         source=recording.source,

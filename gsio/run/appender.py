@@ -8,9 +8,7 @@ from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
 
-from numpy.typing import NDArray
-
-from gsio.compute.staging import HostStager
+from gsio.compute.staging import Plane, open_stager
 from gsio.errors import NO_THREAD, GsioError, Interrupted, StorageError, is_without_thread
 from gsio.frames.block import Block, BlockPool, FilledBlock
 from gsio.frames.content import Content
@@ -40,6 +38,7 @@ class Appender:
         before: Restart[SavedState] | None,
         attributes: dict[str, Any],
         library: str,
+        device: int | None,
         lock: threading.RLock,
         *,
         overwrite: bool,
@@ -48,8 +47,9 @@ class Appender:
     ) -> None:
         self._path, self._journal, self._lock = path, journal, lock
         kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
-        layout = content_layout(content, frames_per_chunk=kept[0], lines_per_chunk=kept[1])
-        self._stager = HostStager(layout)
+        backend = "cupy" if device is not None else ""
+        layout = content_layout(content, backend, frames_per_chunk=kept[0], lines_per_chunk=kept[1])
+        self._stager = open_stager(layout, device)
         threads = threads or default_threads(layout)
         blocks = blocks_of(layout, threads, memory, nbytes_beside=self._stager.nbytes_beside, key="memory")
         pool = BlockPool(layout, blocks, self._stager.allocate)
@@ -81,7 +81,7 @@ class Appender:
                 raise GsioError(NO_THREAD) from None
             raise
 
-    def put(self, planes: Sequence[NDArray[Any]], time: float | None, step: int | None) -> None:
+    def put(self, planes: Sequence[Plane], time: float | None, step: int | None) -> None:
         """Copy a frame into the block that is filled, and submit the block if that is full.
 
         The time and the step are the number of the frame where they are None.
@@ -127,7 +127,7 @@ class Appender:
             self._appended = block.first + block.count
             if self._appended < self.session.end_of(block.first):
                 return block
-            self.session.submit(FilledBlock(block))
+            self._send(block)
         self._block = None
         return None
 
@@ -165,8 +165,12 @@ class Appender:
 
     def _submit(self) -> None:
         if (block := self._filled()) is not None and block.count:
-            self.session.submit(FilledBlock(block))
+            self._send(block)
             self._block = None
+
+    def _send(self, block: Block) -> None:
+        self._stager.submit(block)
+        self.session.submit(FilledBlock(block))
 
     def _check(self) -> None:
         """Raise the error of the session, again and again: no frame can be appended any more."""

@@ -29,7 +29,7 @@ from gsio.run.trees import KINDS
 
 # Keys that may differ between the sessions of one run: how long it is, where it is computed, and when it stops.
 KEYS_THAT_MAY_CHANGE = {
-    "run.frames", "run.backend", "run.device", "run.threads", "run.checkpoint_every", "run.max_walltime",
+    "run.frames", "run.backend", "run.device", "run.devices", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
 }  # fmt: skip
 

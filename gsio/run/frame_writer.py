@@ -15,9 +15,8 @@ from typing import Any, get_args
 import numpy as np
 import structlog
 from msgspec.structs import asdict, replace
-from numpy.typing import NDArray
 
-from gsio.compute.staging import can_hold, host_plane
+from gsio.compute.staging import Plane, can_hold, plane_of
 from gsio.config import AUTO, one_of, parse_bytes
 from gsio.config.units import shortened
 from gsio.errors import DataError, GsioError, UsageError, storage_errors
@@ -147,6 +146,8 @@ class FrameWriter:
             self._release = opened.pop_all()  # unlocks the journal
         self._lock = threading.RLock()  # of all below
         self._open: Appender | None = None  # from the first frame on, whose dtype is that of the output
+        self._where = ""  # the arrays of the first frame are
+        self._kinds: list[Any] = []  # of the last frame: the dtype and the device of each array
         self._inside = threading.Lock()  # while the thread that has `_lock` is inside a call
         self._closed, self._seconds = False, 0.0
         atexit.register(self._exit)
@@ -175,12 +176,15 @@ class FrameWriter:
             return self._open.appended
         return self._before.computed_from if self._before is not None else 0
 
+    def __bool__(self) -> bool:
+        """Return True, also before the first frame."""
+        return True
+
     def append(self, /, *planes: Any, time: float | None = None, step: int | None = None, **named: Any) -> None:
         """Save a frame: one array for each field, in their order or by name.
 
-        Each array has the shape of a frame, and may be changed as soon as `append` returns. It can be of any library
-        that shares arrays by ``__array__`` or DLPack. `time` and `step` are those of the frame; by default both are its
-        number.
+        Each array, of any library that shares arrays by ``__array__`` or DLPack, may be changed or donated as soon as
+        `append` returns. `time` and `step` are those of the frame; by default both are its number.
 
         Raises
         ------
@@ -194,15 +198,11 @@ class FrameWriter:
         self._require_open()
         arrays, moment = self._planes(planes, named), _moment(time, step)
         with self._lock, self._alone():
-            opened = self._opened(np.result_type(*arrays), planes or tuple(named.values()))
-            expected = self._content.precision
-            wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
-            if wrong is not None:
-                raise UsageError(
-                    f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
-                    f"convert them, or convert the first frame to {np.result_type(expected, wrong.dtype)}"
-                )
-            opened.put(arrays, *moment)
+            kinds = [(array.dtype, array.device) for array in arrays]
+            if kinds != self._kinds:
+                self._check_kinds(arrays)
+                self._kinds = kinds
+            self._opened(arrays[0].dtype).put(arrays, *moment)
 
     def flush(self) -> None:
         """Return when the disk has all frames that were appended; raises as `append`."""
@@ -258,18 +258,34 @@ class FrameWriter:
         names = ", ".join(self._content.fields)
         return f"<gsio.FrameWriter {self.path}: {len(self)} frames of {names}, {shape}, {state}>"
 
-    def _planes(self, planes: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
+    def _planes(self, planes: Sequence[Any], named: Mapping[str, Any]) -> list[Plane]:
         """Return the arrays of a frame in the order of the fields; raise UsageError if they are not those."""
         names = list(self._content.fields)
         is_dict = any(isinstance(plane, Mapping) for plane in planes)
         if is_dict or (named and (planes or named.keys() != set(names))) or (not named and len(planes) != len(names)):
             got = ", ".join([*map(_kind, planes), *named]) or "none"
             raise UsageError(f"append: expected an array for each of {', '.join(names)}, got {got}")
-        arrays = [host_plane(array) for array in planes or (named[name] for name in names)]
+        arrays = [plane_of(array) for array in planes or (named[name] for name in names)]
         for name, array in zip(names, arrays, strict=True):
             if array.shape != self._content.shape:
                 raise UsageError(f"append: expected {name} of the shape {self._content.shape}, got {array.shape}")
         return arrays
+
+    def _check_kinds(self, arrays: Sequence[Plane]) -> None:
+        """Raise UsageError if the output cannot hold arrays like these; the first frame opens the output."""
+        self._opened(np.result_type(*(array.dtype for array in arrays)), arrays[0])
+        self._where = self._where or arrays[0].where
+        if others := [array.where for array in arrays if array.where != self._where]:
+            raise UsageError(
+                f"append: expected arrays in {self._where}, as in the first frame, got one in {others[0]}; copy it"
+            )
+        expected = self._content.precision
+        wrong = next((array for array in arrays if not can_hold(np.dtype(expected), array.dtype)), None)
+        if wrong is not None:
+            raise UsageError(
+                f"append: expected values that {expected} can hold, as in the first frame, got {wrong.dtype}; "
+                f"convert them, or convert the first frame to {np.result_type(expected, wrong.dtype)}"
+            )
 
     def _alone(self) -> threading.Lock:
         """Return the lock of one call; raise UsageError where a signal handler comes in the middle of another call."""
@@ -283,16 +299,16 @@ class FrameWriter:
         if self._closed:
             raise UsageError(f"'{self.path}' is closed; expected an open writer")
 
-    def _opened(self, found: np.dtype[Any], arrays: Sequence[Any] = ()) -> Appender:
+    def _opened(self, found: np.dtype[Any], first: Plane | None = None) -> Appender:
         """Return the output for frames of a dtype; the first call creates it, or opens the one that is extended."""
         self._require_open()
         if self._open is None:
             content = self._content
             if self._before is None:
                 content = _with_dtype(content, found, self._dtype, self.path)
-            library = type(arrays[0]).__module__.partition(".")[0] if arrays else ""
+            library, device = (first.library, first.device) if first is not None else ("", None)
             self._open = Appender(
-                self.path, content, self._journal, self._before, self._attributes, library,
+                self.path, content, self._journal, self._before, self._attributes, library, device,
                 self._lock, overwrite=self._overwrite, memory=self._memory, threads=self._threads,
             )  # fmt: skip
             self._content = content

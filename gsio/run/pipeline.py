@@ -183,8 +183,9 @@ class Pipeline:
         self._link_seconds += block.link_seconds
         if self._ranks is not None and ((error := self._ranks.inspect(block)) is not None or self._ranks.number):
             return error
-        self.trace.device("compute", block.first, block.compute_start, block.compute_seconds)
-        self.trace.device("copy", block.first, block.link_start, block.link_seconds)
+        for number, part in enumerate(block.parts or [block]):
+            self.trace.device("compute", block.first, part.compute_start, part.compute_seconds, number)
+            self.trace.device("copy", block.first, part.link_start, part.link_seconds, number)
         diverged = self._values.cut(block)
         if self._check is not None:
             self._check(block)

@@ -11,10 +11,10 @@ import numpy as np
 import structlog
 
 from gsio.codec import CODECS
-from gsio.compute import numba_compiles, why_too_old
+from gsio.compute import devices_of, numba_compiles, why_too_old
 from gsio.compute.bands import Band
 from gsio.compute.cuda.segments import encoded_nbytes
-from gsio.config import AUTO, BACKENDS, Config, one_of, parse_bytes
+from gsio.config import AUTO, BACKENDS, Config, one_of, parse_bytes, parse_devices
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
 from gsio.frames.content import Content
@@ -57,14 +57,17 @@ def plan(
     sizes: Sizes | None = None,
     bands: int = 1,
 ) -> RunPlan:
-    """Return the plan of a run that writes `output`; each of `bands` gets slabs of the frames.
+    """Return the plan of a run that writes `output`; each of `bands`, or each GPU, gets slabs of the frames.
 
     An output that is extended keeps its `frames_per_chunk` and `lines_per_chunk`; 0: the number is chosen. Raises
     UsageError if the format of the output cannot hold such frames, or if `output.memory` is less than two blocks.
     """
     config, backend = with_codec(config, output), choose_backend(config)
     kept = {"frames_per_chunk": frames_per_chunk, "lines_per_chunk": lines_per_chunk}
-    layout = layout_of(config, backend, **kept, sizes=sizes, bands=bands)
+    devices = len(devices_of(backend, config))
+    if devices > 1 < bands:
+        raise UsageError(f"run.devices: expected one GPU for each rank, got {devices}; leave the key out")
+    layout = layout_of(config, backend, **kept, sizes=sizes, bands=max(bands, devices))
     return RunPlan(
         config,
         backend,
@@ -127,7 +130,8 @@ def choose_backend(config: Config) -> str:
     driver = find_driver()
     if driver is None or not driver.gpus:
         return _backend_on_cpu()
-    device = min(config.run.device, len(driver.gpus) - 1)  # `open_solver` refuses a GPU that does not exist
+    wanted = (parse_devices("run.devices", config.run.devices) or (config.run.device,))[0]
+    device = min(wanted, len(driver.gpus) - 1)  # `open_solver` refuses a GPU that does not exist
     gpu = driver.gpus[device]
     try:
         reason = why_too_old(device)
@@ -221,7 +225,8 @@ def content_layout(
     # The levels of a pyramid are made from frames in host memory, so a GPU does not encode.
     kernels = codec.kernels if codec is not None and not content.pyramid else None
     can_encode = backend in BACKENDS and BACKENDS[backend].encodes
-    by_gpu = can_encode and kernels is not None and content.level in kernels.levels
+    whole = bands == 1 or chunks.slabs >= bands  # an output that is extended may have too few slabs for bands of them
+    by_gpu = can_encode and whole and kernels is not None and content.level in kernels.levels
     encoded = encoded_nbytes(chunks, chunks.codec) if by_gpu else 0
     halve = not encoded and not (codec is not None and codec.raw)  # else a block costs a thread little
     return BlockLayout.choose(chunks, sizes, steps=steps, halve=halve, encoded_nbytes=encoded)

@@ -105,7 +105,8 @@ def simulate(
         pipeline = _pipeline(config, output, journal, before, trace, ranks, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     taken = time.perf_counter() - began
-    summary = summarise(pipeline.progress(), trace, pipeline.solver.device, output, taken)
+    solver = pipeline.solver
+    summary = summarise(pipeline.progress(), trace, solver.device, output, taken, getattr(solver, "note", ""))
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 

@@ -117,10 +117,10 @@ class Trace:
         for counter in (self.advance, self.wait, self.encode, self.write, self.io):
             counter.update(now)
 
-    def device(self, name: str, frame: int, begin: float, seconds: float) -> None:
-        """Keep what the device did, `compute` or `copy`, if it told when (`begin` is not 0)."""
+    def device(self, name: str, frame: int, begin: float, seconds: float, number: int = 0) -> None:
+        """Keep what a device of the run did, `compute` or `copy`, if it told when (`begin` is not 0)."""
         if self.timeline is not None and begin:
-            self.timeline.add(Interval(name, DEVICE, frame, begin, begin + seconds))
+            self.timeline.add(Interval(name, DEVICE - number, frame, begin, begin + seconds))
 
 
 class Span:

@@ -12,7 +12,7 @@ from gsio.errors import DataError, reason_of
 from gsio.files import new_file
 from gsio.inputs import parse_json, read_regular
 
-DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`
+DEVICE = 0  # in place of a thread's id: what the device did, named `compute` or `copy`; the next device is -1
 MAX_INTERVALS = 200_000  # kept: 40 MB, at least 25,000 blocks
 TIMELINE_NBYTES = 48 << 20  # the limit for a file with `MAX_INTERVALS` intervals
 
@@ -103,7 +103,7 @@ def read(path: Path) -> Recording:
         intervals = [
             Interval(
                 str(event["name"]),
-                DEVICE if event["pid"] == PROCESSES["device"] else int(event["tid"]),
+                -((int(event["tid"]) - 1) // 2) if event["pid"] == PROCESSES["device"] else int(event["tid"]),
                 int(event["args"]["frame"]),
                 event["ts"] / 1e6,
                 (event["ts"] + event["dur"]) / 1e6,
@@ -122,7 +122,7 @@ def thread_roles(intervals: Iterable[Interval]) -> dict[int, str]:
     """Return the role of each thread of a run, by its number: solver, encode N, writer or checkpoint."""
     names: dict[int, set[str]] = {}
     for interval in intervals:
-        if interval.thread != DEVICE:
+        if interval.thread > DEVICE:
             names.setdefault(interval.thread, set()).add(interval.name)
     solver = [thread for thread, seen in names.items() if seen & {"advance", "wait_block"}]
     encoders = sorted(thread for thread, seen in names.items() if "stage" in seen)
@@ -132,26 +132,36 @@ def thread_roles(intervals: Iterable[Interval]) -> dict[int, str]:
     return found | {thread: "writer" for thread in names if thread not in found}
 
 
+def device_rows(intervals: Iterable[Interval]) -> dict[tuple[str, int], str]:
+    """Return the rows of devices, by the name and thread of their intervals; several devices have numbers."""
+    threads = sorted({interval.thread for interval in intervals if interval.thread <= DEVICE} | {DEVICE}, reverse=True)
+    numbered = len(threads) > 1
+    return {
+        (name, thread): f"{name} {-thread}" if numbered else name for thread in threads for name in ("compute", "copy")
+    }
+
+
 PROCESSES = {"gsio": 1, "device": 2}
-DEVICE_ROWS = {"compute": 1, "copy": 2}
 
 
 def _events(intervals: list[Interval], origin: float) -> Iterator[dict[str, Any]]:
     """Yield trace events: names of the rows, then a complete event ("X") for each interval, in microseconds."""
-    threads = thread_roles(intervals)
-    rows = [(PROCESSES["device"], row, name) for name, row in DEVICE_ROWS.items()]
+    threads, on_device = thread_roles(intervals), device_rows(intervals)
+    numbers = {row: number for number, row in enumerate(on_device, 1)}
+    rows = [(PROCESSES["device"], numbers[row], name) for row, name in on_device.items()]
     rows += [(PROCESSES["gsio"], thread, role) for thread, role in threads.items()]
     for name, pid in PROCESSES.items():
         yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
     for pid, tid, name in rows:
         yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name}}
-    free = dict.fromkeys(DEVICE_ROWS, -math.inf)
+    free = dict.fromkeys(on_device, -math.inf)
     for name, thread, frame, begin, end in intervals:
         pid, tid = PROCESSES["gsio"], thread
-        if thread == DEVICE:
-            pid, tid = PROCESSES["device"], DEVICE_ROWS[name]
+        if thread <= DEVICE:
+            row = name, thread
+            pid, tid = PROCESSES["device"], numbers[row]
             # Blocks on a stream follow one another, but their times are rounded; a row must not overlap itself.
-            begin, free[name] = max(begin, free[name]), max(end, free[name])
+            begin, free[row] = max(begin, free[row]), max(end, free[row])
             end = max(begin, end)
         start = round((begin - origin) * 1e6, 3)
         duration = round((end - begin) * 1e6, 3)

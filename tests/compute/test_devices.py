@@ -31,7 +31,19 @@ from gsio.run.tunings import recall, remember
 MakeConfig = Callable[..., Config]
 
 # The modules that import CuPy.
-MINE = tuple(f"gsio.compute.{name}" for name in ("cuda.solver", "cuda.encoder", "cuda.ring", "peers.cupy_arrays"))
+MINE = tuple(
+    f"gsio.compute.{name}"
+    for name in (
+        "cuda.bands",
+        "cuda.encoder",
+        "cuda.graphs",
+        "cuda.halos",
+        "cuda.link",
+        "cuda.ring",
+        "cuda.solver",
+        "peers.cupy_arrays",
+    )
+)
 
 
 class Current(threading.local):
@@ -91,8 +103,7 @@ class Stream(Owned):
         current.stream = self.before.pop()
 
     def wait_event(self, event: "Event") -> None:
-        self.use()
-        event.use()
+        self.use()  # the event may be that of another device
 
     def begin_capture(self) -> None:
         self.use()
@@ -170,21 +181,24 @@ class Array(np.ndarray):
         self[...] = values
 
 
-def allocate_pinned(nbytes: int, *_: int) -> np.ndarray:
+def allocate_pinned(nbytes: int, portable: int = 0) -> np.ndarray:
     memory = np.zeros(nbytes, np.uint8)
-    pinned.append((memory.ctypes.data, nbytes, current.device))
+    pinned.extend((memory.ctypes.data, nbytes, device) for device in ((0, 1) if portable else (current.device,)))
     return memory
 
 
 def check_copy(address: int, stream: int) -> None:
     streams[stream - 1].use()
     owners = {device for begin, nbytes, device in pinned if begin <= address < begin + max(1, nbytes)}
-    if owners != {current.device}:
+    if current.device not in owners:
         raise RuntimeError(f"expected pinned memory of device {current.device}, got that of {owners}")
 
 
 def copy(address: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-    check_copy(address, stream)
+    if kind == 4:  # between devices
+        streams[stream - 1].use()
+    else:
+        check_copy(address, stream)
     ctypes.memmove(address, source, nbytes)
 
 
@@ -236,6 +250,9 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         memcpyAsync=copy,
         memcpy2DAsync=copy_pieces,
         memcpyDeviceToHost=2,
+        memcpyDefault=4,
+        deviceCanAccessPeer=lambda one, other: one == current.device != other,
+        deviceEnablePeerAccess=lambda other: None,
         hostAllocPortable=1,
         deviceSynchronize=lambda: None,
     )
@@ -289,6 +306,38 @@ def test_threads_that_wait_for_encoded_chunks_use_the_device_of_the_run(
             solver.fill(block)
         list(threads.map(solver.wait, [block for block in blocks for _ in range(2)]))
     assert "Event" in used
+
+
+@pytest.mark.usefixtures("cupy")
+@pytest.mark.parametrize("compression", ["none", "deflate"])
+def test_bands_use_everything_on_the_device_that_has_it(
+    compression: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, answer in (("getDeviceProperties", lambda _: properties(1)), ("memGetInfo", lambda: (8 << 30, 8 << 30))):
+        monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, name, answer)
+    config = on_device_1(make_config, {"output.compression": compression, "run.devices": "all"})
+    layout = layout_of(config, "cupy", bands=2)
+    assert bool(layout.encoded_nbytes) == (compression == "deflate")
+    solver = open_solver(config.run.backend, config, layout, 1, initial_state)
+    assert solver.device == "2 × GPU 1"
+    blocks = [Block(layout, solver.allocate(layout.block_nbytes)) for _ in range(7)]
+    with ThreadPoolExecutor(2) as threads:
+        for block in blocks:
+            block.count = 2
+            solver.fill(block)
+        list(threads.map(solver.wait, blocks))
+    solver.advance(5)
+    np.testing.assert_array_equal(solver.field("v"), initial_state(config).v.astype(np.float32))
+
+
+@pytest.mark.usefixtures("cupy")
+def test_a_grid_too_large_for_a_gpu_is_told_how_many_would_do(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "memGetInfo", lambda: (60 << 20, 8 << 30))
+    config = on_device_1(make_config, {"grid.rows": 512, "grid.cols": 512, "output.fields": "v"})
+    with pytest.raises(UsageError, match=r"or \d+ GPUs with as much memory \(--devices\)"):
+        open_solver("cupy", config, layout_of(config), 1, initial_state)
 
 
 @pytest.mark.usefixtures("cupy")

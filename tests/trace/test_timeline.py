@@ -193,3 +193,16 @@ def test_a_timeline_that_cannot_be_written_is_refused_before_the_run(
     with pytest.raises(UsageError, match="--timeline"):
         simulate(make_config(), tmp_path / "run.h5", timeline=tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_device_has_rows_of_its_own(tmp_path: Path) -> None:
+    kept, numbers = Timeline(), range(3)
+    intervals = [Interval(name, -n, 0, 1.0 + n, 1.5 + n) for n in numbers for name in ("compute", "copy")]
+    for interval in intervals:
+        kept.add(interval)
+    path = tmp_path / "run.json"
+    kept.write(path)
+    rows = {event["tid"]: event["args"]["name"] for event in events_of(path, "M") if "tid" in event}
+    assert [*rows.values()] == ["compute 0", "copy 0", "compute 1", "copy 1", "compute 2", "copy 2"]
+    assert all(rows[event["tid"]].startswith(event["name"]) for event in events_of(path, "X"))
+    assert [(i.name, i.thread) for i in timeline.read(path).intervals] == [(i.name, i.thread) for i in intervals]

@@ -80,13 +80,17 @@ class ChunkEncoder:
         self._ends = self.memory[layout.ends_start :]
 
     def encode(self, count: int) -> None:
-        """Compute the checksums of `count` frames and the streams of their chunks."""
+        """Compute the checksums of `count` frames, or of the pieces of parts, and the streams of their chunks."""
         layout = self._layout
-        frames, checksums = self.memory[layout.header_nbytes :], self.memory[layout.statistics_nbytes :]
-        checksums.data.memset_async(0, 4 * count)
-        pieces = -(-layout.frame.frame_nbytes // CHECKSUM_NBYTES)
-        arguments: Any = (frames, checksums, np.int64(layout.frame.frame_nbytes), np.int32(pieces))
-        self._checksum((count * pieces,), (CHECKSUM_THREADS,), arguments)
+        frames, checksums = self.memory[layout.header_nbytes :], self.memory[layout.checksums_start :]
+        number, nbytes = count, layout.frame.frame_nbytes
+        if layout.part:
+            checksums, of_frame = self.memory[layout.pieces_start :], len(layout.frame.fields) * layout.byte_planes
+            number, nbytes = count * of_frame, nbytes // of_frame
+        checksums.data.memset_async(0, 4 * number)
+        blocks = -(-nbytes // CHECKSUM_NBYTES)
+        arguments: Any = (frames, checksums, np.int64(nbytes), np.int32(blocks))
+        self._checksum((number * blocks,), (CHECKSUM_THREADS,), arguments)
         streams, plan = self._of(count)
         self._encode((streams,), (self._threads,), (frames, self._streams, self._sizes, plan))
 
@@ -109,7 +113,7 @@ def chunks_in(block: Block) -> dict[tuple[int, int], list[Any]]:
     """Return the encoded chunks in `block`, of each field, by the numbers of chunk and slab."""
     layout = block.layout
     numbers, nbytes = -(-block.count // layout.chunks.frames_per_chunk), layout.encoded_nbytes
-    data, chunks = block.buffer[layout.header_nbytes :], layout.chunks.chunks_of(block.count)
-    found = [data[i * nbytes :][:end] for i, end in enumerate(block.ends[:chunks].tolist())]
+    chunks = layout.chunks.chunks_of(block.count)
+    found = [block.encoded[i * nbytes :][:end] for i, end in enumerate(block.ends[:chunks].tolist())]
     fields, places = len(layout.frame.fields), np.ndindex(numbers, layout.chunks.slabs)
     return {place: found[i * fields : (i + 1) * fields] for i, place in enumerate(places)}

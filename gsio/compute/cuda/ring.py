@@ -80,9 +80,11 @@ def new_anchor(clock: Stream) -> ClockAnchor:
     return min(anchors, key=lambda timed: timed[0])[1]
 
 
-def copy_to_host(address: int, source: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0) -> None:
-    """Queue a copy to the host of `pieces` pieces of `nbytes` bytes, which lie `pitch` bytes apart."""
+def copy_to_host(
+    address: int, source: int, nbytes: int, stream: Stream, pieces: int = 1, pitch: int = 0, step: int = 0
+) -> None:
+    """Queue a copy to the host of `pieces` pieces of `nbytes` bytes, `pitch` bytes apart there and `step` here."""
     if pieces == 1:
         runtime.memcpyAsync(address, source, nbytes, runtime.memcpyDeviceToHost, stream.ptr)
     else:
-        runtime.memcpy2DAsync(address, pitch, source, pitch, nbytes, pieces, runtime.memcpyDeviceToHost, stream.ptr)
+        runtime.memcpy2DAsync(address, pitch, source, step, nbytes, pieces, runtime.memcpyDeviceToHost, stream.ptr)

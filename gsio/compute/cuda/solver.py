@@ -1,11 +1,7 @@
 """The production solver for NVIDIA GPUs: CuPy, with the kernels of the folder ``kernels``.
 
-The solver uses two streams. The compute stream advances the fields and stages each frame, its shuffled bytes and its
-statistics, into a slot of a small ring on the device. All of this work for a block is one CUDA graph. The link stream
-copies a full slot into the pinned memory of a block. Events order the two streams, so that neither waits for the host.
-
-If the layout says so, the graph also encodes the chunks, which are then put together in a slot. Their sizes are known
-only then, so that a host thread that waits for the block reads the sizes and queues the copy.
+The compute stream advances the fields and stages each frame. All of this work for a block is one CUDA graph. The link
+copies the block to the host on another stream meanwhile.
 
 Streams, events, memory and kernels belong to the device that was current in the thread that made them. A new thread
 starts with device 0. So every method, and every function that a method returns, uses them `with self._device`.
@@ -13,9 +9,8 @@ starts with device 0. So every method, and every function that a method returns,
 
 import math
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cupy
@@ -23,18 +18,11 @@ import numpy as np
 from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
-from gsio.compute.cuda import encoder
-from gsio.compute.cuda.encoder import ChunkEncoder, chunks_in
-from gsio.compute.cuda.ring import (
-    ANCHOR_SECONDS,
-    MAX_PADDING_RATIO,
-    BlockTimes,
-    Slot,
-    copy_to_host,
-    new_anchor,
-    slots_of,
-)
-from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, STAGE, STAGE_THREADS, kernel_options, read, stage_options
+from gsio.compute.cuda import link
+from gsio.compute.cuda.graphs import Graphs
+from gsio.compute.cuda.link import BlockLink
+from gsio.compute.cuda.ring import copy_to_host
+from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, kernel_options, read
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
@@ -45,14 +33,14 @@ from gsio.compute.cuda.tiling import (
     tilings,
     tuning_name,
 )
+from gsio.compute.host import grid_shape
 from gsio.config import Config
 from gsio.frames.block import Block
-from gsio.frames.layout import STATISTICS, BlockLayout
+from gsio.frames.format import FrameFormat
+from gsio.frames.layout import BlockLayout
 from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
-# The most launches in one graph. A block with more launches takes so long that the host keeps ahead without a graph.
-GRAPH_LAUNCHES = 4096
 UPLOAD_BYTES = 64 << 20
 
 
@@ -68,10 +56,10 @@ def free_bytes(device: int) -> int:
 
 
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
-    """Return the bytes of device memory of a run: two copies of each field, maps of the rates, slots, encoding."""
-    fields = (4 + 2 * config.model.maps) * layout.frame.cells * np.dtype(config.model.precision).itemsize
-    encoding = encoder.needed_bytes(layout, layout.chunks.codec) if layout.encoded_nbytes else 0
-    return fields + math.prod(slots_of(layout)) + encoding
+    """Return the bytes of device memory of a run: two copies of each field, maps of the rates, the link."""
+    cells = math.prod(grid_shape(config, layout))
+    fields = (4 + 2 * config.model.maps) * cells * np.dtype(config.model.precision).itemsize
+    return fields + link.needed_bytes(layout)
 
 
 class CudaSolver:
@@ -87,8 +75,12 @@ class CudaSolver:
         tiling: Tiling | None = None,
         *,
         recall: Callable[[str], Any] = lambda name: None,
+        own: slice | None = None,
     ) -> None:
-        """Put `start` on the GPU; `recall` returns the record of a tuned tiling, which is used if none is given."""
+        """Put `start` on the GPU; `recall` returns the record of a tuned tiling, which is used if none is given.
+
+        The solver of a band with its halo has a `layout` of parts, which have only its `own` rows.
+        """
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._device = cupy.cuda.Device(config.run.device)
@@ -96,13 +88,16 @@ class CudaSolver:
         constants = coefficients(config.model, start.feed, start.kill)
         feed, keep_v = np.broadcast_arrays(constants.feed, constants.keep_v)
         rates = 0 if feed.ndim == 0 else 1 if feed.shape[-2:] == (1, 1) else 2
+        shape = grid_shape(config, layout)
+        self._own = own if own is not None else slice(None)
         with self._device:
             properties = runtime.getDeviceProperties(self._device.id)
             self.device = properties["name"].decode()
             self.job = job_of(config, by_cell=rates == 2)
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
             self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
-            self._compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
+            self.link = BlockLink(layout, self._device)
+            self._compute = self.link.compute
             # The blocks of a launch wait for one another. A cooperative launch fails unless all can run at once.
             module = cupy.RawModule(
                 code=read(*ADVANCE),
@@ -111,37 +106,26 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            staging = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
-            self._stage, self._summarise = map(staging.get_function, ("stage", "summarise"))
             self._constants = _coefficients_struct(constants, dtype)
             if rates == 2:
-                shape = (feed.shape[0] if feed.ndim == 3 else 1, *layout.frame.shape[-2:])
-                feed, keep_v = np.broadcast_to(feed, shape), np.broadcast_to(keep_v, shape)
+                of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
+                feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
             maps = len(feed) if rates == 2 else 1
             self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
             self._plan = tile_plan(self.tiling, self.job, maps)
             self._flags = cupy.zeros(int(self._plan["tiles"]) * FLAG_STRIDE, np.uint32)
             # Two copies of (u, v): a pass reads one and writes the other.
-            self._states = [tuple(cupy.empty(layout.frame.shape, dtype) for _ in "uv") for _ in range(2)]
+            self._states = [tuple(cupy.empty(shape, dtype) for _ in "uv") for _ in range(2)]
             for field, values in zip(self._states[0], start[:2], strict=True):
-                _upload(np.broadcast_to(values, layout.frame.shape), field)
-            self._now = 0
-            self._graphs: dict[tuple[Any, ...], tuple[Any, int]] = {}
-            self._partial = cupy.empty((STAGE_THREADS, len(STATISTICS)), np.float64)
-            slots, nbytes = slots_of(layout)
-            self._slots = [Slot(nbytes) for _ in range(slots)]
-            self._encoder = ChunkEncoder(layout, layout.chunks.codec) if layout.encoded_nbytes else None
-            self._filled = 0
-            self._times: dict[int, BlockTimes] = {}
-            self._sending = threading.Lock()  # keeps the orders of one copy together on the link stream
-            self._clock = Stream(non_blocking=True)
-            self._anchor = new_anchor(self._clock)
+                _upload(np.broadcast_to(values, shape), field)
+            self.now = 0
+            self._graphs = Graphs([(self._device, self._compute)])
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps, on the compute stream."""
         with self._device, self._compute:
-            self._replay(("advance", steps), self.launches(steps), lambda: self._advance(steps))
+            self.now = self._graphs.run(("advance", steps, self.now), self.launches(steps), lambda: self.order(steps))
 
     @property
     def stream(self) -> Stream:
@@ -163,22 +147,8 @@ class CudaSolver:
             after.synchronize()
             return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
 
-    def _replay(self, what: tuple[Any, ...], launches: int, launch: Callable[[], None]) -> None:
-        """Run `launch` as one CUDA graph if it is not too long. Single launches cost the host 60 µs each."""
-        key = (*what, self._now)
-        if launches > GRAPH_LAUNCHES:
-            launch()
-        elif key in self._graphs:
-            graph, self._now = self._graphs[key]
-            graph.launch(self._compute)
-        else:
-            self._compute.begin_capture()
-            launch()
-            graph = self._compute.end_capture()
-            self._graphs[key] = graph, self._now
-            graph.launch(self._compute)
-
-    def _advance(self, steps: int) -> None:
+    def order(self, steps: int) -> int:
+        """Queue the launches of `steps` time steps on the current stream, and return `now` after them."""
         while steps > 0:
             at_once = min(steps, MOST_STEPS)
             passes = self.tiling.passes(at_once)
@@ -188,161 +158,93 @@ class CudaSolver:
                 for i in range(passes):
                     self._launch(1, at_once * (i + 1) // passes - at_once * i // passes)
             steps -= at_once
+        return self.now
 
     def _launch(self, passes: int, steps: int) -> None:
         """Launch the kernel once, for `steps` steps in `passes` passes of nearly the same length."""
         plan = self._plan.copy()
         plan["passes"], plan["steps"], plan["longer"] = passes, steps // passes, steps % passes
         blocks = min(int(plan["tiles"]), self.gpu.multiprocessors)
-        fields = (*self._states[self._now], *self._states[1 - self._now])
+        fields = (*self._states[self.now], *self._states[1 - self.now])
         arguments = (*fields, *self._rates, self._flags, plan, self._constants)
         shared = self.tiling.shared_nbytes(self.job)
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
-        self._now = (self._now + passes) % 2
+        self.now = (self.now + passes) % 2
+
+    def rows(self, name: str, where: slice) -> Any:
+        """Return a view of rows of u or v as they are now, also of the halo of a band."""
+        return self._states[self.now]["uv".index(name)][where]
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
+        with self._device:
+            u, v = copies = pinned_fields(self._layout.frame)
+        wait = self.copy(copies)
+
+        def copied() -> tuple[Field, Field]:
+            wait()
+            return u, v
+
+        return copied
+
+    def copy(self, fields: Sequence[Field]) -> Callable[[], None]:
+        """Queue copies of u and v to `fields` in pinned memory, and return a function that waits for them."""
         with self._device, self._compute:
             copied = Event(block=True, disable_timing=True)
-            copies = []
-            for field in self._states[self._now]:
-                memory = cupy.cuda.alloc_pinned_memory(field.nbytes)  # CuPy's pool: an allocation stops the device
-                copies.append(np.frombuffer(memory, field.dtype, field.size).reshape(field.shape))
-                address = copies[-1].ctypes.data
-                to_host = runtime.memcpyDeviceToHost
-                runtime.memcpyAsync(address, field.data.ptr, field.nbytes, to_host, self._compute.ptr)
+            for name, to in zip("uv", fields, strict=True):
+                copy_to_host(to.ctypes.data, self.rows(name, self._own).data.ptr, to.nbytes, self._compute)
             copied.record()
 
-        def wait() -> tuple[Field, Field]:
+        def wait() -> None:
             with self._device:
                 copied.synchronize()
-            u, v = copies
-            return u, v
 
         return wait
 
     def field(self, name: str) -> Field:
         """Return a host copy of u or v, of the layout's shape."""
         with self._device, self._compute:
-            return np.asarray(self._states[self._now]["uv".index(name)].get())
+            return np.asarray(self.rows(name, self._own).get())
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return pinned memory, to which the GPU copies at full speed and without the host.
-
-        CuPy's pool would round the size up to a power of two, to nearly twice a block.
-        """
-        with self._device:
-            memory = cupy.cuda.PinnedMemory(nbytes, runtime.hostAllocPortable)
-        return np.frombuffer(cupy.cuda.PinnedMemoryPointer(memory, 0), np.uint8, nbytes)
+        """Return pinned memory."""
+        return self.link.allocate(nbytes)
 
     def fill(self, block: Block) -> None:
         """Queue the next `block.count` frames and their copy. Returns before the GPU has done them."""
-        number = self._filled % len(self._slots)
-        slot = self._slots[number]
-        self._filled += 1
-        address = block.buffer.ctypes.data
-        with self._device:
-            if address not in self._times:
-                self._times[address] = BlockTimes()
-            times = self._times[address]
-            if time.perf_counter() - self._anchor.seconds > ANCHOR_SECONDS:
-                self._anchor = new_anchor(self._clock)
-            times.anchor, times.slot, times.arrived = self._anchor, slot, False
-            # A call that releases Python's lock may wait to get it back, so that encoding makes few of them.
-            with self._compute:
-                if self._encoder is not None:
-                    self._run(block, times, 0, self._encoder.memory)
-                    self._gather(block, times, self._encoder)
-                    return
-                self._compute.wait_event(slot.copied)
-                self._run(block, times, number, slot.memory)
-            self._link.wait_event(times.staged)
-            times.copying.record(self._link)
-            times.copy_issued = time.perf_counter()
-            nbytes = self._layout.header_nbytes + block.count * self._layout.frame.frame_nbytes
-            copy_to_host(address, slot.memory.data.ptr, nbytes, self._link)
-            times.copied.record(self._link)
-            slot.copied.record(self._link)
-
-    def _run(self, block: Block, times: BlockTimes, number: int, memory: Any) -> None:
-        """Compute and stage the frames of `block` in `memory`; `number` tells its graph from those of other slots."""
-        times.computing.record()
-        launches = block.count * (2 * len(self._layout.frame.fields) + self.launches(self._steps)) + 3
-        before = time.perf_counter()
-        self._replay((number, block.count), launches, lambda: self._launch_frames(memory, block.count))
-        times.launched = (before + time.perf_counter()) / 2
-        times.staged.record()
-
-    def _gather(self, block: Block, times: BlockTimes, encoder: ChunkEncoder) -> None:
-        """Put encoded chunks into the slot of the block. The block itself gets their ends and the rest of its header.
-
-        This is not a part of the graph: every slot would need a graph of its own, and to make one takes milliseconds.
-        """
-        if (pending := times.slot.pending_copy) is not None:  # no thread has waited for that block yet
-            self._send(pending)
-        self._compute.wait_event(times.slot.copied)
-        before = time.perf_counter()
-        encoder.gather(block.count, times.slot.memory)
-        times.gathered = (before + time.perf_counter()) / 2
-        times.computed.record()
-        copy_to_host(block.buffer.ctypes.data, encoder.memory.data.ptr, self._layout.header_nbytes, self._compute)
-        times.sizes_known.record()
-        times.slot.pending_copy = block
-
-    def _send(self, block: Block) -> None:
-        """Queue the copy of encoded chunks once their sizes are known. The first thread that comes does it."""
-        times, pitch = self._times[block.buffer.ctypes.data], self._layout.encoded_nbytes
-        times.sizes_known.synchronize()
-        ends = block.ends[: self._layout.chunks.chunks_of(block.count)]
-        longest = int(ends.max())
-        orders = [(chunk * pitch, nbytes, 1) for chunk, nbytes in enumerate(ends.tolist())]
-        # Several copies may make the link wait for this thread.
-        if longest * len(ends) < MAX_PADDING_RATIO * ends.sum(dtype=np.int64):
-            orders = [(0, longest, len(ends))]
-        source, address = times.slot.memory.data.ptr, block.buffer.ctypes.data + self._layout.header_nbytes
-        with self._sending:
-            if times.slot.pending_copy is not block:
-                return
-            times.copying.record(self._link)
+        # A call that releases Python's lock may wait to get it back, so that the calls are few.
+        with self._device, self._compute:
+            number, memory = self.link.begin(block)
+            self.link.mark(block)
+            launches = block.count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
             before = time.perf_counter()
-            for number, (place, nbytes, pieces) in enumerate(orders):
-                copy_to_host(address + place, source + place, nbytes, self._link, pieces, pitch)
-                if number == 0:
-                    times.copy_issued = (before + time.perf_counter()) / 2
-            times.copied.record(self._link)
-            times.slot.copied.record(self._link)
-            times.slot.pending_copy = None  # This comes last, because the slot may be filled again from here on.
+            key = (number, block.count, self.now)
+            self.now = self._graphs.run(key, launches, lambda: self._order_frames(memory, block.count))
+            self.link.send(block, (before + time.perf_counter()) / 2)
 
-    def _launch_frames(self, memory: Any, count: int) -> None:
-        layout, cells = self._layout, np.int64(self._layout.frame.cells)
+    def _order_frames(self, memory: Any, count: int) -> int:
         for frame in range(count):
-            self._advance(self._steps)
-            for i, name in enumerate(layout.frame.fields):
-                plane = frame * len(layout.frame.fields) + i
-                data = memory[layout.header_nbytes + plane * layout.frame.plane_nbytes :]
-                field = self._states[self._now]["uv".index(name)]
-                self._stage((STAGE_THREADS,), (STAGE_THREADS,), (field, data, self._partial, cells))
-                statistics = memory[plane * 8 * len(STATISTICS) :]
-                self._summarise((1,), (STAGE_THREADS,), (self._partial, statistics, cells))
-        if self._encoder is not None:
-            self._encoder.encode(count)
+            self.order(self._steps)
+            self.stage(memory, frame)
+        self.link.finish(memory, count)
+        return self.now
+
+    def stage(self, memory: Any, frame: int) -> None:
+        """Queue the staging of u and v, as far as they are saved, as a frame of a block, on the current stream."""
+        fields = self._layout.frame.fields
+        for i, name in enumerate(fields):
+            self.link.stage(self.rows(name, self._own), memory, frame * len(fields) + i)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
-        times = self._times[block.buffer.ctypes.data]
-        with times.lock, self._device:  # A thread comes for each slab, and the first one does the work.
-            if times.arrived:
-                return
-            if self._encoder is not None:
-                self._send(block)
-            times.copied.synchronize()
-            if self._encoder is not None:
-                block.chunks = chunks_in(block)
-            block.compute_start, block.compute_seconds = times.interval(times.computing, times.launched, times.staged)
-            if self._encoder is not None:  # without the time that the device waited for these orders
-                block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
-            block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
-            times.arrived = True
+        self.link.wait(block)
+
+
+def pinned_fields(frame: FrameFormat) -> tuple[Field, Field]:
+    """Return pinned memory for u and v, from CuPy's pool: an allocation stops the device."""
+    memory = (cupy.cuda.alloc_pinned_memory(frame.cells * frame.computed.itemsize) for _ in "uv")
+    u, v = (np.frombuffer(piece, frame.computed, frame.cells).reshape(frame.shape) for piece in memory)
+    return u, v
 
 
 def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:

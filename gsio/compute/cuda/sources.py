@@ -1,8 +1,10 @@
 """The sources of the kernels, their compiler options, and the constants that Python and CUDA share."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gsio.codec.interface import Kernels
 from gsio.compute.cuda.tiling import Device, Job, Tiling
@@ -16,10 +18,22 @@ FUSED_TILE, FUSED_STEPS = 32, 4  # of fused.cu: the side of a tile in cells, and
 # The kernels that tiles.cu is measured against, and the options of each: a file has the name of its kernel.
 RUNGS = {"naive": (), "fused": (f"-DTILE={FUSED_TILE}", f"-DSTEPS={FUSED_STEPS}")}
 REALS = {4: "float", 8: "double"}
+INTEGERS, SIGNS = {1: "char", 2: "short", 4: "int", 8: "long long"}, {"i": "signed", "u": "unsigned"}
 BOUNDARIES = {"periodic": 0, "neumann": 1, "zero": 2}
 FLAG_STRIDE = 32  # words between two flags: each lies in a cache line of its own
-STAGE_THREADS = 256  # threads of a block, and also blocks: one block merges a partial result of each
-STAGE_DEFINES = (f"-DSTAGE_THREADS={STAGE_THREADS}",)
+STAGE_THREADS = 256  # threads of a block, and also the most blocks: one block merges a partial result of each
+STAGE_CELLS = 4  # that a thread of `stage` takes at once
+SUMMARY_THREADS = 512  # threads of a block of `summarise`
+STAGE_DEFINES = (
+    f"-DSTAGE_THREADS={STAGE_THREADS}", f"-DSUMMARY_THREADS={SUMMARY_THREADS}", f"-DWORDS={STAGE_CELLS}",
+)  # fmt: skip
+MOST_PIECES, PIECE_CELLS = (
+    8,
+    2048,
+)  # a row has at most so many pieces, or pieces of so many cells if they would be longer
+PLANE = np.dtype([
+    ("rows", np.int64), ("cols", np.int64), *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),
+], align=True)  # fmt: skip
 CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # threads of a block, and words of a thread
 
 
@@ -52,13 +66,37 @@ def kernel_options(
     )
 
 
+def stage_blocks(frame: FrameFormat) -> int:
+    """Return the number of blocks that stage a plane."""
+    return min(STAGE_THREADS, -(-frame.cells // (STAGE_THREADS * STAGE_CELLS)))
+
+
+def stage_plane(frame: FrameFormat, *, whole: bool) -> NDArray[np.void]:
+    """Return the struct Plane of ``stage.cu``: how warps share the rows, which depends on the length of a row alone."""
+    cols, plane = frame.shape[-1], np.zeros((), PLANE)
+    lanes = min(32, 1 << (-(-cols // STAGE_CELLS) - 1).bit_length())
+    unit = lanes * STAGE_CELLS
+    piece = min(PIECE_CELLS, -(-cols // (MOST_PIECES * unit)) * unit)
+    plane["rows"], plane["cols"], plane["lanes"], plane["whole"] = frame.cells // cols, cols, lanes, whole
+    plane["piece"], plane["pieces"] = piece, -(-cols // piece)
+    return plane
+
+
+def stage_dtype(frame: FrameFormat) -> np.dtype[Any]:
+    """Return the dtype of the planes that ``stage.cu`` takes: as computed, but float32 for float16."""
+    return np.dtype(np.float32) if frame.computed == np.float16 else frame.computed
+
+
 def stage_options(frame: FrameFormat) -> tuple[str, ...]:
     """Return the compiler's options for ``stage.cu``."""
     dropped = np.finfo(frame.dtype).nmant - frame.keep_bits if frame.keep_bits else 0
+    dtype = stage_dtype(frame)
+    real = REALS[dtype.itemsize] if dtype.kind == "f" else f"{SIGNS[dtype.kind]} {INTEGERS[dtype.itemsize]}"
     return (
         "-std=c++17",
         "-fmad=false",  # The stored error is then the error that a reader finds.
-        f"-DREAL={REALS[frame.computed.itemsize]}",
+        f"-DREAL={real}",
+        f"-DINTEGER={int(dtype.kind != 'f')}",
         f"-DSHUFFLE={int(frame.shuffle)}",
         f"-DITEMSIZE={frame.dtype.itemsize}",
         f"-DLEVELS={frame.stored_one}",

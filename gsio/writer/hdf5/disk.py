@@ -5,8 +5,8 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.files import LIBC, UNSUPPORTED, changed, lacks, require_same
+from gsio.files import LIBC, UNSUPPORTED, Writeback, begin_to_write, changed, lacks, require_same
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20  # bytes that are reserved at once
@@ -45,7 +45,7 @@ class Disk:
         self._reserved = 0
         self._chunk: NDArray[np.uint8] | None = None  # the chunk that HDF5 is about to write
         self._placed: list[tuple[int, NDArray[np.uint8]]] = []
-        self._writeback = _Writeback(self.fd)
+        self._writeback = Writeback()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place; HDF5 does so before each call."""
@@ -131,7 +131,7 @@ class Disk:
         end = self.size + nbytes + RESERVE_MARGIN
         if end <= self._reserved:
             return
-        self._writeback.start()
+        self._writeback.start(partial(begin_to_write, self.fd))
         try:
             _allocate(self.fd, end + RESERVE_STEP)
             self._reserved = end + RESERVE_STEP
@@ -177,33 +177,6 @@ class Disk:
                 os.ftruncate(self.fd, os.fstat(self.fd).st_size)
         finally:
             os.close(self.fd)
-
-
-class _Writeback:
-    """Lets the disk begin to write, so that little is left for the fsync at the end.
-
-    It has a thread of its own, because the call waits while the disk is busy; that took half of the writer's time.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._thread = ThreadPoolExecutor(1)
-        self._started: Future[None] | None = None
-
-    def start(self) -> None:
-        """Begin, unless the call before has not yet returned."""
-        if self._started is None or self._started.done():
-            with suppress(RuntimeError):  # no thread can be started: the disk begins later
-                self._started = self._thread.submit(self._start)
-
-    def end(self) -> None:
-        """Wait for the thread; called before the file is closed."""
-        self._thread.shutdown()
-
-    def _start(self) -> None:
-        write = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait; only a hint
-        if hasattr(LIBC, "sync_file_range"):
-            LIBC.sync_file_range(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
 
 
 def _allocate(fd: int, end: int) -> None:

@@ -57,6 +57,7 @@ class ChunkWriter:
         if self._levels:
             with self._trace.span("encode", block.first):
                 self._encode_levels(block, task)
+        self.store.begin_to_write()
 
     def _encode_levels(self, block: Block, task: int) -> None:
         """Compress and store the smaller levels of one task of `block`."""
@@ -85,4 +86,5 @@ class ChunkWriter:
         self.store.sync()
 
     def close(self, status: str) -> None:
-        """Do nothing: the writer of the metadata asks for `sync` before."""
+        """Close the files; the writer of the metadata asks for `sync` before."""
+        self.store.close()

@@ -4,14 +4,17 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gsio.files import LIBC, UNSUPPORTED, write
+from gsio.files import LIBC, UNSUPPORTED, Writeback, begin_to_write, write
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
+MOST_OPEN = 64  # files
 NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # errors of file systems and kernels without nameless files
 
 
@@ -21,6 +24,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._nameless = O_TMPFILE != 0  # False once the file system has refused a nameless file
+        self._writeback, self._written = Writeback(), deque[int]()  # files that are whole, and still open
 
     def get(self, key: str) -> bytes:
         """Return a value."""
@@ -70,8 +74,29 @@ class Folder:
                 taken = isinstance(error, FileExistsError)  # by a chunk with frames that may be safe on the disk
                 self._nameless = taken  # else there is no /proc, or there are no links
                 self.put(key, b"".join(parts), sync=taken)  # this raises the error of the storage, if there is one
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        self._written.append(fd)
+        if len(self._written) > MOST_OPEN:  # the disk is slow
+            self._close_written()
+
+    def begin_to_write(self) -> None:
+        """Let the disk begin to write the new values."""
+        self._writeback.start(lambda: self._close_written(begin_to_write))
+
+    def _close_written(self, first: Callable[[int], None] = lambda fd: None) -> None:
+        """Close the files that are whole, after a call for each."""
+        with suppress(IndexError):
+            while True:
+                fd = self._written.popleft()
+                first(fd)
+                os.close(fd)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._writeback.end()
+        self._close_written()
 
     def sync(self) -> None:
         """Wait until the disk has all values."""

@@ -121,11 +121,14 @@ class ZarrWriter:
 
         A store that another program has changed is left as it is.
         """
-        self._check()
-        if self._chunks_missing() > self._missing:
-            raise changed(self._store.path, "stripped of chunks")
-        self._group["attributes"] |= {"status": status, "ended": now()}
-        self.sync()
+        try:
+            self._check()
+            if self._chunks_missing() > self._missing:
+                raise changed(self._store.path, "stripped of chunks")
+            self._group["attributes"] |= {"status": status, "ended": now()}
+            self.sync()
+        finally:
+            self._store.close()
 
     def _chunks_missing(self) -> int:
         """Return the number of files of committed frames that are missing."""

@@ -1,32 +1,17 @@
-"""The orders that the CUDA solver gives its device, on a simulated one: right in whatever order the streams go on.
+"""The orders that the CUDA solver gives its device, on a simulated one: right in whatever order the streams go on."""
 
-A stream does what it was told in order, and waits for events; which of several goes on is chance. Kernels are NumPy: a
-time step adds 1, chunks are made by zlib.
-"""
-
-import ctypes
-import random
 import sys
-import threading
-import time
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from crc32c import crc32c
-from patience import DEADLINE
+from simulation import Simulation, simulated
 
 from gsio.bench.storage import stored
 from gsio.config import Config
 from gsio.frames.block import BlockPool
-from gsio.frames.layout import STATISTICS
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run.initial import initial_state
@@ -34,196 +19,6 @@ from gsio.run.plan import layout_of, with_codec
 from gsio.testing import small_blocks
 
 MakeConfig = Callable[..., Config]
-Work = Callable[[], bool]  # returns whether it could be done
-
-
-class Simulation:
-    """A device; its attributes are those of the module cupy that the solver uses."""
-
-    def __init__(self, seed: int) -> None:
-        self.random, self.lock = random.Random(seed), threading.RLock()
-        self.streams: list[deque[Work]] = []
-        self.speeds: list[float] = []
-        self.captured: dict[int, list[Callable[[], None]]] = {}  # by stream, while it is captured
-        self.staged: dict[int, np.ndarray] = {}
-        self.uint8, self.float64 = np.uint8, np.float64
-        device = self
-        self.current = threading.local()
-
-        class Context:
-            def __init__(self, *_: Any, **__: Any) -> None:
-                self.id, self.ptr = 0, len(device.streams)
-                device.streams.append(deque())
-                device.speeds.append(50 ** -device.random.random())
-
-            def __enter__(self) -> None:
-                device.current.stream = self.ptr
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-            def wait_event(self, event: Any) -> None:
-                record = event.record_
-                device.order(self.ptr, lambda: record is None or record.done)
-
-            def begin_capture(self) -> None:
-                device.captured[self.ptr] = []
-
-            def end_capture(self) -> Any:
-                orders = device.captured.pop(self.ptr)
-                return SimpleNamespace(launch=lambda stream: [device.do(stream.ptr, order) for order in orders])
-
-        class Event:
-            def __init__(self, *_: Any, **__: Any) -> None:
-                self.record_: Any = None
-
-            def record(self, stream: Any = None) -> None:
-                self.record_ = record = SimpleNamespace(done=False, at=0.0)
-
-                def happen() -> None:
-                    record.done, record.at = True, time.perf_counter()
-
-                device.do(device.current.stream if stream is None else stream.ptr, happen)
-
-            def synchronize(self) -> None:
-                device.go_on(lambda: self.record_.done)
-
-        self.cuda = SimpleNamespace(
-            Device=Context,
-            Stream=Context,
-            Event=Event,
-            PinnedMemory=lambda nbytes, flags: nbytes,
-            PinnedMemoryPointer=lambda memory, offset: np.full(memory, 99, np.uint8),
-            alloc_pinned_memory=lambda nbytes: np.zeros(nbytes, np.uint8),
-            get_elapsed_time=lambda begin, end: 1e3 * (end.record_.at - begin.record_.at),
-            runtime=SimpleNamespace(
-                getDeviceProperties=lambda _: {
-                    "name": b"simulated",
-                    "multiProcessorCount": 132,
-                    "sharedMemPerBlockOptin": 232448,
-                },
-                deviceSynchronize=lambda: self.go_on(lambda: not any(self.streams)),
-                hostAllocPortable=1,
-                memcpyDeviceToHost=2,
-                memcpyAsync=lambda to, of, n, _, ptr: self.do(ptr, lambda: ctypes.memmove(to, of, n)),
-                memcpy2DAsync=lambda to, to_pitch, of, pitch, width, height, _, ptr: [
-                    self.do(ptr, lambda i=i: ctypes.memmove(to + i * to_pitch, of + i * pitch, width))
-                    for i in range(height)
-                ],
-            ),
-        )
-
-    def zeros(self, shape: Any, dtype: Any) -> "Array":
-        return Array(self, np.full(shape, 77, dtype))  # nothing may rely on them
-
-    empty = zeros
-
-    def asarray(self, values: np.ndarray) -> "Array":
-        return Array(self, np.array(values))
-
-    def RawModule(self, options: tuple[str, ...], **_: Any) -> Any:  # noqa: N802 - CuPy's name
-        return SimpleNamespace(get_function=lambda name: Kernel(self, getattr(self, name), options))
-
-    def do(self, stream: int, order: Callable[[], Any]) -> None:
-        """Queue an order, or keep it for a graph."""
-        if stream in self.captured:
-            self.captured[stream].append(order)
-        else:
-            self.order(stream, lambda: order() is None or True)
-
-    def order(self, stream: int, work: Work) -> None:
-        with self.lock:
-            self.streams[stream].append(work)
-        moment = self.random.choice((0, 0, 0, 0, 30))
-        self.go_on(lambda: not moment, moment)
-
-    def go_on(self, until: Callable[[], bool], most: int = sys.maxsize) -> None:
-        """Let streams go on, one after another as chance will have it."""
-        deadline = time.monotonic() + DEADLINE
-        while most > 0:
-            with self.lock:
-                if until():
-                    return
-                waiting = [number for number, stream in enumerate(self.streams) if stream]
-                if waiting:
-                    stream = self.streams[self.random.choices(waiting, [self.speeds[i] for i in waiting])[0]]
-                    if stream[0]():
-                        stream.popleft()
-            most -= 1
-            assert time.monotonic() < deadline, "the streams wait for one another"
-
-    # The kernels, with the arguments that the solver gives them.
-
-    def advance(self, options: Any, grid: Any, *arguments: Any) -> None:
-        (u, v, next_u, next_v), plan = (array.values for array in arguments[:4]), arguments[-2]
-        passes = int(plan["passes"])
-        to_u, to_v = (next_u, next_v) if passes % 2 else (u, v)
-        to_u[...], to_v[...] = u + passes, v + passes
-
-    def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, cells: Any) -> None:
-        values = field.values.reshape(-1).view(np.uint8).reshape(int(cells), -1)
-        planes = values.T if "-DSHUFFLE=1" in options else values
-        data.values[: planes.size] = planes.reshape(-1)
-        partial.values[0] = field.values.min(), field.values.max(), field.values.mean(), 0, 0
-
-    def summarise(self, options: Any, grid: Any, partial: Any, statistics: Any, cells: Any) -> None:
-        statistics.values[: 8 * len(STATISTICS)] = partial.values[0].view(np.uint8)
-
-    def checksum(self, options: Any, grid: Any, data: Any, checksums: Any, nbytes: Any, pieces: Any) -> None:
-        for frame in range(grid[0] // int(pieces)):
-            found = np.uint32(crc32c(data.values[frame * nbytes : (frame + 1) * nbytes]))
-            checksums.values[4 * frame : 4 * frame + 4] = np.array([found]).view(np.uint8)
-
-    def encode(self, options: Any, grid: Any, frames: Any, streams: Any, sizes: Any, plan: Any) -> None:
-        self.staged[streams.data.ptr] = frames.values.copy()
-
-    def gather(self, options: Any, grid: Any, slot: Any, streams: Any, sizes: Any, ends: Any, plan: Any) -> None:
-        plan = plan.view(import_module("gsio.compute.cuda.encoder").ENCODE_PLAN)
-        frames, slabs, fields, planes = (int(plan[name]) for name in ("frames", "slabs", "fields", "itemsize"))
-        cells, slab, count, pitch = (int(plan[name]) for name in ("cells", "slab", "count", "chunk_slot"))
-        staged = self.staged[streams.data.ptr][: count * fields * planes * cells].reshape(count, fields, planes, cells)
-        for number in range(-(-count // frames) * slabs * fields):
-            first, place, field = number // fields // slabs * frames, number // fields % slabs, number % fields
-            chunk = np.zeros((planes, frames, slab), np.uint8)
-            found = staged[first : first + frames, field, :, place * slab : (place + 1) * slab]
-            chunk[:, : len(found), : found.shape[2]] = found.swapaxes(0, 1)
-            encoded = np.frombuffer(zlib.compress(chunk.tobytes(), 1), np.uint8)
-            slot.values[number * pitch :][: len(encoded)] = encoded
-            ends.values[4 * number : 4 * number + 4] = np.array([len(encoded)], np.uint32).view(np.uint8)
-
-
-class Array:
-    """An array on the simulated device."""
-
-    def __init__(self, device: Simulation, values: np.ndarray) -> None:
-        self.device, self.values = device, values
-        self.nbytes, self.size, self.dtype = values.nbytes, values.size, values.dtype
-        self.data = SimpleNamespace(ptr=values.ctypes.data, memset_async=self.fill)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, key: Any) -> "Array":
-        return Array(self.device, self.values[key])
-
-    def fill(self, value: int, nbytes: int) -> None:
-        self.device.do(self.device.current.stream, lambda: self.values[:nbytes].fill(value))
-
-    def set(self, values: np.ndarray) -> None:
-        assert values.dtype == self.dtype
-        assert values.shape == self.values.shape
-        self.values[...] = values
-
-
-class Kernel:
-    """A kernel, launched like CuPy's."""
-
-    def __init__(self, device: Simulation, function: Callable[..., None], options: tuple[str, ...]) -> None:
-        self.device, self.function, self.options = device, function, options
-
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any, shared_mem: int = 0) -> None:
-        assert grid[0] > 0
-        self.device.do(self.device.current.stream, lambda: self.function(self.options, grid, *arguments))
 
 
 @pytest.fixture
@@ -256,20 +51,6 @@ def test_frames_are_right_in_whatever_order_streams_go_on(
     device = Simulation(seed)
     with simulated(device) as solver_of:
         save_and_check(solver_of, changes, make_config, tmp_path / "run.h5")
-
-
-@contextmanager
-def simulated(device: Simulation) -> Iterator[Any]:
-    """Give the class of the solver, imported with `device` as cupy."""
-    names = ("cupy", "cupy.cuda", "gsio.compute.cuda.encoder", "gsio.compute.cuda.ring", "gsio.compute.cuda.solver")
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]
-    try:
-        yield import_module("gsio.compute.cuda.solver").CudaSolver
-    finally:
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules |= before
 
 
 def save_and_check(solver_of: Any, changes: dict[str, object], make_config: MakeConfig, output: Path) -> None:
