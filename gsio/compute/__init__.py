@@ -65,7 +65,7 @@ def open_solver(
         initial state cannot be read, or the time step is too long for the rates.
     """
     row, devices = BACKENDS[backend], devices_of(backend, config)
-    check_memory("host", _host_bytes(backend, config, layout, blocks), available_memory())
+    check_memory("host", _host_bytes(backend, config, layout, blocks, band), available_memory())
     if row.cuda:
         _check_cuda(config, layout, devices)
     if row.compiles and not numba_compiles():
@@ -95,16 +95,17 @@ def open_solver(
     return cast(Solver, make(config, layout, begin, **more))
 
 
-def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:
+def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int, band: Band | None) -> int:
     """Return the bytes of host memory that a run takes.
 
-    The initial state is two float64 fields. Maps of feed and kill are two more, and two of the computed dtype. Staged
-    frames wait in `blocks` blocks, once raw and once encoded.
+    The initial state is two float64 fields, of the whole grid also for a band. Maps of feed and kill are two more, and
+    two of the computed dtype. Staged frames wait in `blocks` blocks, once raw and once encoded.
     """
     row = BACKENDS[backend]
     maps = 2 * config.model.maps
-    a_cell = (2 + maps) * 8 + (row.copies + maps) * (row.itemsize or layout.frame.computed.itemsize)
-    return layout.frame.cells * a_cell + 2 * blocks * layout.block_nbytes
+    cells, a_cell = layout.frame.cells, (row.copies + maps) * (row.itemsize or layout.frame.computed.itemsize)
+    whole = cells if band is None else cells // len(band.lines) * band.all_lines
+    return whole * (2 + maps) * 8 + cells * a_cell + 2 * blocks * layout.block_nbytes
 
 
 def tune(

@@ -359,10 +359,7 @@ def open_session(
     earlier: Earlier = NOTHING,
     layout: BlockLayout | None = None,
 ) -> Session:
-    """Open an output, new or extended as `Target` says, and return its session; raises as `gsio.writer.open_writer`.
-
-    Without a `layout` of whole frames, the frames of `pool` are whole.
-    """
+    """Open an output as `Target` says, whose `layout` can be that of `pool`; raises as `gsio.writer.open_writer`."""
     trace = trace if trace is not None else Trace()
     writer = open_writer(Target(path, content, layout or pool.layout, attributes, journal, trace, series, overwrite))
     return Session(writer, pool, trace, threads, earlier)
