@@ -54,8 +54,11 @@ class Ended(NamedTuple):
         cause = error.__cause__ if isinstance(error, StorageError) else None
         if isinstance(cause, OSError) and cause.errno:
             return cls(StorageError.exit_code, reason_of(cause), cause.errno, reason)
-        text = str(error) if isinstance(error, GsioError) else f"internal error: {type(error).__name__}: {error}"
-        return cls(error.exit_code if isinstance(error, GsioError) else GsioError.exit_code, text, 0, reason)
+        if isinstance(error, KeyboardInterrupt):
+            return cls(143 if isinstance(error, Terminated) else 130, "interrupted", 0, reason)
+        if isinstance(error, GsioError):
+            return cls(error.exit_code, str(error), 0, reason)
+        return cls(GsioError.exit_code, f"internal error: {type(error).__name__}: {error}", 0, reason)
 
     def error(self, where: str) -> GsioError:
         """Return the error as one of another rank, which is `where`."""
@@ -247,8 +250,6 @@ class Ranks:
 
     def _leave(self, error: BaseException | None) -> None:
         """End this rank together with all others; raise the error of the run, in rank 0 as one for the user."""
-        if isinstance(error, KeyboardInterrupt):
-            self._end_all("interrupted", 143 if isinstance(error, Terminated) else 130)
         # The others wait for the halo of this rank, or for an error that the rank could have met anywhere.
         unexpected = error is not None and not isinstance(error, GsioError)
         if not self._left if self._running else unexpected:
