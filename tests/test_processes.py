@@ -170,3 +170,36 @@ signal.pause()
         code = nsys.record(str(tool), tmp_path / "report", [sys.executable, "-c", run, str(os.getpid())])
     assert code == 75
     assert told.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}, (2, 3)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "4"}, (1, 4)),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8"}, (5, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),  # the batch script itself
+        ({"PMI_RANK": "0", "PMI_SIZE": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
+    ],
+)
+def test_a_process_knows_how_many_were_launched_with_it(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[int, int]
+) -> None:
+    for names in processes.LAUNCHERS:
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.launched() == expected
+
+
+def test_several_processes_without_mpi_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", "2")
+    for number, lines in (("0", 1), ("1", 0)):  # the first process speaks for all
+        monkeypatch.setenv("PMI_RANK", number)
+        assert main(["run", "-q", "-n", "1", "-o", str(tmp_path / "run.zarr")]) == 2
+        assert capsys.readouterr().err.count("gsio: error: --mpi: expected it") == lines
+    assert list(tmp_path.iterdir()) == []

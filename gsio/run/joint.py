@@ -15,7 +15,7 @@ from gsio.errors import UsageError
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
-from gsio.machine import find_driver
+from gsio.machine import find_driver, one_line
 from gsio.model.start import Start
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.initial import initial_state, rates
@@ -117,8 +117,12 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     if not row.cuda:
         joint: Solver = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
     else:
-        from gsio.compute.cuda.nccl import NcclSolver, new_key
-
+        try:
+            from gsio.compute.cuda.nccl import NcclSolver, new_key
+        except ImportError as error:
+            raise UsageError(
+                f"--mpi: NCCL cannot be used here: {one_line(error)}; get it with pip install nvidia-nccl-cu12"
+            ) from None
         key = ranks.meet(new_key() if ranks.number == 0 else None)  # NCCL would wait for a rank that has failed
         joint = NcclSolver(cast(Any, solver), band, key, run.device, steps)
     return Share(bands, joint, layout, blocks, earlier)

@@ -8,98 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from meeting import on_ranks
+from meeting import assert_whole, check_random, contents, run_on
 
 from gsio.config import Config
 from gsio.errors import DataError, DivergenceError, GsioError, StorageError, ToldError, UsageError
 from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
-from gsio.run.joint import assist
-from gsio.run.ranks import Ranks
-from gsio.run.simulate import simulate
-from gsio.run.summary import Summary
 from gsio.testing import small_blocks
 from gsio.writer.zarr.chunks import ChunkWriter
 from gsio.writer.zarr.store import Folder
 
 ZARR = {"output.compression": "lz4", "grid.rows": 20, "run.frames": 9}
-
-
-def run_on(count: int, config: Config, output: Path, **how: Any) -> list[Any]:
-    """Return the summary of a run on so many ranks, or its error, and how each other rank ended."""
-    if count == 1:
-        return [simulate(config, output, **how)]
-
-    def one(ranks: Ranks) -> Any:
-        return assist(ranks) if ranks.number else simulate(config, output, **how, ranks=ranks)
-
-    return on_ranks(count, one)
-
-
-def contents(output: Path) -> dict[str, bytes]:
-    """Return all frames, their pyramids, all series, and the newest checkpoint of an output, by name."""
-    with open_stack(output) as stack:
-        assert list(problems(stack)) == []
-        found = {name: stack.series(name).tobytes() for name in stack.recorded}
-        found |= {name: field[:].tobytes() for name, field in stack.fields.items()}
-        found |= {f"level {name}": array[:].tobytes() for name, array in _levels(stack.root)}
-    state = checkpoints.load(output)[0]
-    return found | {"u": state.u.tobytes(), "v of the state": state.v.tobytes(), "frames": bytes(state.frames)}
-
-
-def _levels(root: Any) -> list[tuple[str, Any]]:
-    return [(name, array) for name, array in root["pyramid"].arrays()] if "pyramid" in root else []
-
-
-def assert_whole(found: list[Any], frames: int) -> None:
-    assert isinstance(found[0], Summary), found
-    assert (found[0].frames, found[1:]) == (frames, [None] * (len(found) - 1))
-
-
-def random_changes(dice: random.Random) -> dict[str, Any]:
-    rows, cols = dice.randint(5, 30), dice.randint(4, 30)
-    store = dice.choice(["computed", "float32", "float16", "uint16", "uint8"])
-    feed: Any = dice.choice(
-        [0.03, 0.03, [0.02, 0.025, 0.03, 0.035, 0.04], {"along": dice.choice("xy"), "start": 0.02, "stop": 0.04}]
-    )
-    return {
-        "grid.rows": rows, "grid.cols": cols, "grid.boundary": dice.choice(["periodic", "neumann", "zero"]),
-        "model.feed": feed, "model.stencil": dice.choice(["oono-puri", "five-point", "patra-karttunen"]),
-        "model.precision": dice.choice(["float32", "float64"]) if store == "computed" else "float32",
-        "initial.kind": "noise", "initial.u": 0.5, "initial.v": 0.25, "initial.amplitude": 0.2,
-        "initial.seed": dice.randint(0, 1000),
-        "run.frames": dice.randint(3, 12), "run.steps_per_frame": dice.randint(1, 9),
-        "run.checkpoint_every": dice.choice([2, 3, "15m"]),
-        "output.fields": dice.choice(["v", "u", "u,v"]), "output.store": store,
-        "output.keep_bits": dice.choice([0, 9]) if store in ("computed", "float32") else 0,
-        "output.compression": dice.choice(["lz4", "zstd", "none"]), "output.shard_frames": dice.choice([0, 0, 4]),
-        "output.pyramid": dice.choice([0, 0, 1]), "output.threads": dice.randint(1, 3),
-    }  # fmt: skip
-
-
-def check_random(make_config: Callable[..., Config], folder: Path, dice: random.Random) -> None:
-    """Check runs on 2, 3 and 5 ranks, and one that goes on on another number of ranks, against a run on one."""
-    changes = random_changes(dice)
-    config = make_config(changes)
-    run_on(1, config, folder / "1.zarr")
-    whole = contents(folder / "1.zarr")
-    for count in (2, 3, 5):
-        output = folder / f"{count}.zarr"
-        ended = run_on(count, config, output)
-        if isinstance(ended[0], UsageError):  # a slab has two lines at least, if there is a pyramid
-            assert changes["output.pyramid"]
-            assert "ranks or devices" in str(ended[0])
-            continue
-        assert_whole(ended, config.run.frames)
-        found = contents(output)
-        assert [name for name in whole if whole[name] != found[name]] == [], (count, changes)
-    part, first, then = folder / "part.zarr", dice.choice([2, 3]), dice.choice([1, 2])
-    sooner = make_config(changes | {"run.frames": dice.randint(1, config.run.frames - 1)})
-    if isinstance(run_on(first, sooner, part)[0], Summary):
-        assert_whole(run_on(then, config, part, resume="must"), config.run.frames - sooner.run.frames)
-        found = contents(part)
-        assert [name for name in whole if whole[name] != found[name]] == [], (first, then, changes)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -108,6 +28,14 @@ def test_outputs_of_any_number_of_ranks_have_the_same_bits(
 ) -> None:
     with small_blocks(block_bytes=6000, chunk_bytes=2000, large_bytes=3000, slab_bytes=1500):
         check_random(make_config, tmp_path, random.Random(seed))
+
+
+@pytest.mark.numba
+def test_outputs_of_the_compiled_solver_have_the_same_bits(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        check_random(make_config, folder, random.Random(seed), **{"run.backend": "numba", "run.threads": 1})
 
 
 @pytest.mark.slow

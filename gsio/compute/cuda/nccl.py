@@ -17,6 +17,8 @@ from gsio.compute.cuda.solver import CudaSolver
 from gsio.frames.block import Block
 from gsio.model.gray_scott import Field
 
+if not nccl.available:
+    raise ImportError("CuPy finds no NCCL")
 TYPES = {np.dtype(np.float32): nccl.NCCL_FLOAT32, np.dtype(np.float64): nccl.NCCL_FLOAT64}
 
 
