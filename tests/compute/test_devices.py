@@ -309,13 +309,13 @@ def test_threads_that_wait_for_encoded_chunks_use_the_device_of_the_run(
 
 
 @pytest.mark.usefixtures("cupy")
-@pytest.mark.parametrize("compression", ["none", "deflate"])
+@pytest.mark.parametrize(("compression", "devices"), [("none", "1,0"), ("deflate", "all")])
 def test_bands_use_everything_on_the_device_that_has_it(
-    compression: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    compression: str, devices: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, answer in (("getDeviceProperties", lambda _: properties(1)), ("memGetInfo", lambda: (8 << 30, 8 << 30))):
         monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, name, answer)
-    config = on_device_1(make_config, {"output.compression": compression, "run.devices": "all"})
+    config = on_device_1(make_config, {"output.compression": compression, "run.devices": devices})
     layout = layout_of(config, "cupy", bands=2)
     assert bool(layout.encoded_nbytes) == (compression == "deflate")
     solver = open_solver(config.run.backend, config, layout, 1, initial_state)
