@@ -26,7 +26,7 @@ class Part(NamedTuple):
     statistics
         As in `Block`, of the part alone, [frame, field, statistic].
     nodes
-        The nodes that make the means, for each frame and each field.
+        The nodes that make the means; the sum of a node is [frame, field].
     pieces
         As in `Block`, [frame, field, byte plane].
     cells, itemsize
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """
 
     statistics: NDArray[np.float64]
-    nodes: list[list[list[Node]]]
+    nodes: list[Node]
     pieces: NDArray[np.uint32]
     cells: int
     itemsize: int
@@ -44,18 +44,13 @@ def part_of(block: Block, lines: range) -> Part:
     """Return what a block knows of the parts of its frames, which are these `lines` of a frame."""
     count, frame = block.count, block.layout.frame
     first = lines.start * math.prod(frame.shape[1:-1])
-    of_frames = [[nodes(sums, first) for sums in fields] for fields in block.sums[:count]]
-    return Part(
-        block.statistics[:count].copy(), of_frames, block.pieces[:count].copy(), frame.cells, frame.dtype.itemsize
-    )
+    found = nodes(block.sums[:count], first)
+    return Part(block.statistics[:count].copy(), found, block.pieces[:count].copy(), frame.cells, frame.dtype.itemsize)
 
 
 def join_parts(parts: Sequence[Part], block: Block) -> None:
     """Set the statistics and checksums of the frames of `block` from all their parts, in the order of the bands."""
-    sums = np.zeros(parts[0].statistics.shape[:2])
-    for place in np.ndindex(sums.shape):
-        frame, field = place
-        sums[place] = join(node for part in parts for node in part.nodes[frame][field])
+    sums = join(node for part in parts for node in part.nodes)
     cells = [part.cells for part in parts]
     _join_statistics(np.array([part.statistics for part in parts]), cells, sums, block)
     _join_checksums([part.pieces for part in parts], [part.cells * part.itemsize for part in parts], block)

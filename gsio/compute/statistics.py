@@ -20,7 +20,7 @@ class Node(NamedTuple):
 
     level: int
     number: int
-    sum: float
+    sum: Any  # float64, or an array of those of several planes
 
 
 def row_sums(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -49,20 +49,20 @@ def tree(sums: NDArray[np.float64]) -> NDArray[np.float64] | np.float64:
 
 
 def nodes(sums: NDArray[np.float64], first: int) -> list[Node]:
-    """Return the largest complete nodes that cover the rows from `first` on, of which `sums` are the sums."""
-    found, start, last = [], first, first + len(sums)
+    """Return the largest complete nodes that cover the rows from `first` on, whose sums are `sums` [..., row]."""
+    found, start, last = [], first, first + sums.shape[-1]
     while start < last:
         level = (last - start).bit_length() - 1
         if start:
             level = min(level, (start & -start).bit_length() - 1)
         end = start + (1 << level)
-        found.append(Node(level, start >> level, float(tree(sums[start - first : end - first]))))
+        found.append(Node(level, start >> level, tree(sums[..., start - first : end - first])))
         start = end
     return found
 
 
-def join(found: Iterable[Node]) -> float:
-    """Return the sum of a plane from nodes that cover each of its rows once, in any order."""
+def join(found: Iterable[Node]) -> Any:
+    """Return the sum of a plane, or of several, from nodes that cover each of its rows once, in any order."""
     known = {node[:2]: node.sum for node in found}
     level, highest = 0, max(level for level, _ in known)
     while len(known) > 1 or level < highest:
