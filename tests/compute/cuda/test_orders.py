@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import pytest
 from crc32c import crc32c
 from patience import DEADLINE
 
+import gsio
 from gsio.bench.storage import stored
 from gsio.config import Config
 from gsio.frames.block import BlockPool
@@ -51,17 +52,25 @@ class Simulation:
         device = self
         self.current = threading.local()
 
-        class Context:
+        class Device(nullcontext[None]):
+            id = 0
+
+        class Stream:
             def __init__(self, *_: Any, **__: Any) -> None:
-                self.id, self.ptr = 0, len(device.streams)
+                self.ptr, self.before = len(device.streams), list[Stream]()
                 device.streams.append(deque())
                 device.speeds.append(50 ** -device.random.random())
 
             def __enter__(self) -> None:
-                device.current.stream = self.ptr
+                self.before.append(current_stream())
+                device.current.stream = self
 
             def __exit__(self, *_: object) -> None:
-                pass
+                device.current.stream = self.before.pop()
+
+            def record(self, event: Any) -> Any:
+                event.record(self)
+                return event
 
             def wait_event(self, event: Any) -> None:
                 record = event.record_
@@ -84,15 +93,21 @@ class Simulation:
                 def happen() -> None:
                     record.done, record.at = True, time.perf_counter()
 
-                device.do(device.current.stream if stream is None else stream.ptr, happen)
+                device.do((current_stream() if stream is None else stream).ptr, happen)
 
             def synchronize(self) -> None:
                 device.go_on(lambda: self.record_.done)
 
+        default = Stream()
+
+        def current_stream() -> Stream:
+            return getattr(device.current, "stream", default)
+
         self.cuda = SimpleNamespace(
-            Device=Context,
-            Stream=Context,
+            Device=Device,
+            Stream=Stream,
             Event=Event,
+            get_current_stream=current_stream,
             PinnedMemory=lambda nbytes, flags: nbytes,
             PinnedMemoryPointer=lambda memory, offset: np.full(memory, 99, np.uint8),
             alloc_pinned_memory=lambda nbytes: np.zeros(nbytes, np.uint8),
@@ -102,7 +117,10 @@ class Simulation:
                     "name": b"simulated",
                     "multiProcessorCount": 132,
                     "sharedMemPerBlockOptin": 232448,
+                    "major": 9,
+                    "minor": 0,
                 },
+                memGetInfo=lambda: (8 << 30, 8 << 30),
                 deviceSynchronize=lambda: self.go_on(lambda: not any(self.streams)),
                 hostAllocPortable=1,
                 memcpyDeviceToHost=2,
@@ -127,6 +145,13 @@ class Simulation:
 
     def asarray(self, values: np.ndarray) -> "Array":
         return Array(self, np.array(values))
+
+    def ascontiguousarray(self, array: "Array", dtype: Any) -> "Array":
+        assert array.dtype == dtype
+        return array
+
+    def get_default_memory_pool(self) -> Any:
+        return SimpleNamespace(free_bytes=lambda: 0)
 
     def RawModule(self, options: tuple[str, ...], **_: Any) -> Any:  # noqa: N802 - CuPy's name
         return SimpleNamespace(get_function=lambda name: Kernel(self, getattr(self, name), options))
@@ -206,9 +231,11 @@ class Simulation:
 class Array:
     """An array on the simulated device."""
 
+    __module__ = "cupy"
+
     def __init__(self, device: Simulation, values: np.ndarray) -> None:
         self.device, self.values = device, values
-        self.nbytes, self.size, self.dtype = values.nbytes, values.size, values.dtype
+        self.nbytes, self.size, self.dtype, self.shape = values.nbytes, values.size, values.dtype, values.shape
         self.data = SimpleNamespace(ptr=values.ctypes.data, memset_async=self.fill)
 
     def __len__(self) -> int:
@@ -217,8 +244,14 @@ class Array:
     def __getitem__(self, key: Any) -> "Array":
         return Array(self.device, self.values[key])
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0  # memory of CUDA, on device 0
+
     def fill(self, value: int, nbytes: int) -> None:
-        self.device.do(self.device.current.stream, lambda: self.values[:nbytes].fill(value))
+        self.device.do(self.device.cuda.get_current_stream().ptr, lambda: self.values[:nbytes].fill(value))
+
+    def add_one(self) -> None:
+        self.device.do(self.device.cuda.get_current_stream().ptr, lambda: self.values.__iadd__(1))
 
     def set(self, values: np.ndarray) -> None:
         assert values.dtype == self.dtype
@@ -234,7 +267,8 @@ class Kernel:
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any, shared_mem: int = 0) -> None:
         assert grid[0] > 0
-        self.device.do(self.device.current.stream, lambda: self.function(self.options, grid, *arguments))
+        stream = self.device.cuda.get_current_stream().ptr
+        self.device.do(stream, lambda: self.function(self.options, grid, *arguments))
 
 
 @pytest.fixture
@@ -269,10 +303,35 @@ def test_frames_are_right_in_whatever_order_streams_go_on(
         save_and_check(solver_of, changes, make_config, tmp_path / "run.h5")
 
 
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_arrays_that_change_right_after_append_are_saved_as_they_were_in_whatever_order_streams_go_on(
+    compression: str, seed: int, tmp_path: Path
+) -> None:
+    small_blocks(64 << 10, 8 << 10)
+    device, shape, count = Simulation(seed), (30, 41), 200
+    with simulated(device):
+        streams = [device.cuda.get_current_stream(), device.cuda.Stream()]
+        arrays = [device.asarray(np.full(shape, 1000 * which, np.float32)) for which in range(2)]
+        with gsio.FrameWriter(tmp_path / "run.h5", shape, compression=compression, threads=2) as out:
+            for number in range(count):
+                with streams[number % 2]:
+                    arrays[number % 2].add_one()
+                    out.append(arrays[number % 2])
+                    arrays[number % 2].add_one()
+    with open_stack(tmp_path / "run.h5") as stack:
+        assert list(problems(stack)) == []
+        assert stack.attributes["device"] == "simulated"
+        for number, frame in enumerate(stack.v[:]):
+            np.testing.assert_array_equal(frame, np.full(shape, 1000 * (number % 2) + 2 * (number // 2) + 1))
+        assert stack.frames == count
+
+
 @contextmanager
 def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
-    mine = (f"gsio.compute.cuda.{name}" for name in ("encoder", "link", "ring", "solver"))
+    mine = (f"gsio.compute.cuda.{name}" for name in ("encoder", "link", "ring", "solver", "staging"))
     names = ("cupy", "cupy.cuda", *mine)
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]
