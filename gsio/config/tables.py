@@ -56,7 +56,17 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {
-    "cupy": Backend("cuda.solver", 0, solver="CudaSolver", cuda=True, several="cuda.bands", tuned=True, encodes=True),
+    "cupy": Backend(
+        "cuda.solver",
+        0,
+        solver="CudaSolver",
+        cuda=True,
+        several="cuda.bands",
+        tuned=True,
+        encodes=True,
+        exchange_seconds=5e-5,
+        cells_per_second=1e12,
+    ),
     "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=1e-4, cells_per_second=1e9),
     "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),

@@ -1,9 +1,10 @@
 """One run on several ranks: what rank 0 tells the others before the loop, and what each does for its band."""
 
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from msgspec.structs import replace
 
 from gsio.compute import open_solver
 from gsio.compute.banded import BandSolver, RowsSolver
@@ -14,6 +15,7 @@ from gsio.errors import UsageError
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
+from gsio.machine import find_driver
 from gsio.model.start import Start
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.initial import initial_state, rates
@@ -97,26 +99,28 @@ def _check(backend: str, output: Path) -> None:
 
 def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     """Return the share of this rank in a run; rank 0 has the `start` of a run that goes on."""
-    row = BACKENDS[job.backend]
-    cost = Cost(row.exchange_seconds, row.cells_per_second)
-    bands = cut(job.config, job.layout.chunks, ranks.count, cost)
+    row, steps, shape = BACKENDS[job.backend], job.config.run.steps_per_frame, job.layout.frame.shape
+    u, v = start[:2] if start is not None else np.empty((2, *shape) if job.state else (2, 0), job.state or float)
+    ranks.share([u, v])
+    bands = cut(job.config, job.layout.chunks, ranks.count, Cost(row.exchange_seconds, row.cells_per_second))
     band, layout = bands[ranks.number], layout_of_band(job.layout, job.config, bands, ranks.number)
+    blocks, gpus = pool_size(job.config, layout), driver.gpus if (driver := find_driver()) is not None else ()
+    run = replace(job.config.run, device=ranks.local % len(gpus)) if row.cuda and gpus else job.config.run
 
     def begin(config: Config) -> Start:
-        if not job.state:
-            return initial_state(config)
-        found = start
-        if found is None:
-            shape = job.layout.frame.shape
-            found = Start(np.empty(shape, job.state), np.empty(shape, job.state), *rates(config))
-        ranks.share([found.u, found.v])
-        return found
+        return Start(u, v, *rates(config)) if job.state else initial_state(config)
 
-    blocks = pool_size(job.config, layout)
-    solver = open_solver(job.backend, job.config, layout, blocks, begin, recall, remember=remember, band=band)
+    config = replace(job.config, run=run)
+    solver = open_solver(job.backend, config, layout, blocks, begin, recall, remember=remember, band=band)
     lines = slice(band.lines.start, band.lines.stop)
     earlier = job.earlier._replace(last=[field[:, lines] for field in job.earlier.last])
-    joint = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, job.config.run.steps_per_frame)
+    if not row.cuda:
+        joint: Solver = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
+    else:
+        from gsio.compute.cuda.nccl import NcclSolver, new_key
+
+        key = ranks.meet(new_key() if ranks.number == 0 else None)  # NCCL would wait for a rank that has failed
+        joint = NcclSolver(cast(Any, solver), band, key, run.device, steps)
     return Share(bands, joint, layout, blocks, earlier)
 
 

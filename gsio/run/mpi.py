@@ -28,6 +28,8 @@ class Mpi:
     ----------
     number, count
         The number of this rank, and of all ranks.
+    local
+        The number of this rank among those of its host.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class Mpi:
         self._mpi = MPI
         self._halos, self._messages = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
         self.number, self.count = self._messages.Get_rank(), self._messages.Get_size()
+        self.local: int = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
         self._pending: list[Any] = []  # messages that were sent and are not known to have left
         self._sending = threading.Lock()
 

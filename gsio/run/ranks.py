@@ -71,14 +71,14 @@ class Ranks:
 
     Attributes
     ----------
-    number, count
-        The number of this rank, and of all ranks.
+    number, count, local
+        The number of this rank, of all ranks, and of this rank among those of its host.
     exchange
         The exchange of halos between the ranks: see `BandSolver`.
     """
 
     def __init__(self, mpi: Mpi) -> None:
-        self.number, self.count, self.exchange = mpi.number, mpi.count, mpi.exchange
+        self.number, self.count, self.local, self.exchange = mpi.number, mpi.count, mpi.local, mpi.exchange
         self._mpi = mpi
         self._bands: Sequence[Band] = ()
         self._met = False  # an error was raised in all ranks
@@ -249,7 +249,9 @@ class Ranks:
         """End this rank together with all others; raise the error of the run, in rank 0 as one for the user."""
         if isinstance(error, KeyboardInterrupt):
             self._end_all("interrupted", 143 if isinstance(error, Terminated) else 130)
-        if self._running and not self._left:  # the others wait for the halo of this rank
+        # The others wait for the halo of this rank, or for an error that the rank could have met anywhere.
+        unexpected = error is not None and not isinstance(error, GsioError)
+        if not self._left if self._running else unexpected:
             ended = Ended.of(error)
             self._end_all(ended.text, ended.code)
         try:

@@ -234,7 +234,7 @@ def test_a_refusal_is_one_of_all_ranks_and_touches_nothing(
         return str(error)
 
     assert "cannot write one HDF5 file" in refused(make_config(ZARR), "run.h5")
-    assert "expected the backend numba or numpy, got jax" in refused(
+    assert "expected the backend cupy, numba or numpy, got jax" in refused(
         make_config(ZARR | {"run.backend": "jax"}), "a.zarr"
     )
     assert "at most 4 ranks or devices, got 5" in refused(make_config(ZARR | {"grid.rows": 4}), "a.zarr", 5)
