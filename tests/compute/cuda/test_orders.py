@@ -68,6 +68,9 @@ class Simulation:
             def __exit__(self, *_: object) -> None:
                 device.current.stream = self.before.pop()
 
+            def synchronize(self) -> None:
+                device.go_on(lambda: not device.streams[self.ptr])
+
             def record(self, event: Any) -> Any:
                 event.record(self)
                 return event
