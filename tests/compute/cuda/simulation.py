@@ -57,6 +57,9 @@ class Simulation:
             def __exit__(self, *_: object) -> None:
                 device.current.streams = entered()[:-1]
 
+            def synchronize(self) -> None:
+                device.go_on(lambda: not device.streams[self.ptr])
+
             def record(self, event: Any) -> Any:
                 event.record(self)
                 return event
