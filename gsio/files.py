@@ -11,6 +11,7 @@ import glob
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -183,15 +184,19 @@ class Writeback:
     It has a thread of its own, because the call waits while the disk is busy; that took half of the time of a writer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], object], pause: float = 0.0) -> None:
+        """Let `start` call `begin`, at most once in `pause` seconds."""
+        self._begin, self._pause = begin, pause
         self._thread = ThreadPoolExecutor(1)
-        self._started: Future[None] | None = None
+        self._started: Future[object] | None = None
+        self._due = time.monotonic() + pause
 
-    def start(self, begin: Callable[[], None]) -> None:
-        """Call `begin` in the thread, unless the call before has not yet returned."""
-        if self._started is None or self._started.done():
+    def start(self) -> None:
+        """Begin, unless the call before has not yet returned."""
+        if (self._started is None or self._started.done()) and time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._pause
             with suppress(RuntimeError):  # no thread can be started: the disk begins later
-                self._started = self._thread.submit(begin)
+                self._started = self._thread.submit(self._begin)
 
     def end(self) -> None:
         """Wait for the thread; called before the files are closed."""

@@ -46,7 +46,7 @@ HEAD = """\
 | library | loop | output | first, s | loop, s | × no output | durable, s | frames/s | × `gsio run` | append, µs |
 |---|---|---|---:|---:|---:|---:|---:|---:|---:|"""
 CHECKED = 12  # frames of each way whose files are compared
-TORN_FRAMES = 12  # of a random loop
+TORN_FRAMES, TORN_LOOPS = 12, 25  # frames of a random loop, and loops that share a file
 BUSY = 20  # times two kernels, at most, are in the queue when a frame is appended
 TINY = 64, 64
 FLAT_MEMORY = "160MiB"  # of the pool: two blocks, which a free loop soon fills
@@ -287,36 +287,46 @@ def torn(name: str, job: Job, trials: int) -> str:
 
     A loop has one array or several, on streams of its own if its library has streams. A frame is appended while kernels
     of its array are in the queue. Then the array is changed at once, in place or by donation, or it is dropped, and a
-    new array of the same size is filled. The frames are whole numbers, and thus known without a copy.
+    new array of the same size is filled. The frames are whole numbers, and thus known without a copy. Several loops
+    share a file.
     """
     library, bad = LIBRARIES[name](job.config), list[str]()
-    for trial in range(trials):
-        dice = random.Random(trial)
+    for began in range(0, trials, TORN_LOOPS):
+        dice, loops = random.Random(began), min(TORN_LOOPS, trials - began)
         shape = dice.randint(8, 600), dice.randint(8, 600)
-        arrays, drops = dice.choice((1, 1, 2, 3)), dice.random() < 0.3
         first = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) % 1021
+        expected: list[int] = []  # what is added to `first`
         with opened(resized(job, shape), dice.choice(("gsio, HDF5", "gsio, Zarr")), 0, library) as (path, out):
-            streams = [library.stream() for _ in range(arrays)]
-            own, other = [], []
-            for stream in streams:
-                with stream():
-                    own.append(library.array(first))
-                    other.append(library.array(np.full(shape, -1, np.float32)))
-            for number in range(TORN_FRAMES):
-                which = number % arrays
-                with streams[which]():
-                    own[which] = library.change(own[which], 2 * dice.randint(0, BUSY))
-                    if drops:
-                        out.append(library.copy(own[which]))
-                        library.copy(other[which])
-                    else:
-                        out.append(own[which])
-                    own[which] = library.change(own[which], 0)
+            for _ in range(loops):
+                expected += torn_loop(library, out, first, dice)
             out.close()
-            for number in range(TORN_FRAMES):
-                if (read_frame(path, number, shape) != first + 1 + 2 * (number // arrays)).any():
-                    bad.append(f"{trial}/{number}")
+            for number, added in enumerate(expected):
+                if (read_frame(path, number, shape) != first + added).any():
+                    bad.append(f"{began + number // TORN_FRAMES}/{number % TORN_FRAMES}")
+            del out
     return f"| {name} | {trials} | {trials * TORN_FRAMES} | {len(bad)} | {' '.join(bad[:5])} |"
+
+
+def torn_loop(library: Library, out: Any, first: Frame, dice: random.Random) -> list[int]:
+    """Append the frames of one random loop, and return what each adds to `first`."""
+    arrays, drops = dice.choice((1, 1, 2, 3)), dice.random() < 0.3
+    streams = [library.stream() for _ in range(arrays)]
+    own, other = [], []
+    for stream in streams:
+        with stream():
+            own.append(library.array(first))
+            other.append(library.array(np.full(first.shape, -1, np.float32)))
+    for number in range(TORN_FRAMES):
+        which = number % arrays
+        with streams[which]():
+            own[which] = library.change(own[which], 2 * dice.randint(0, BUSY))
+            if drops:
+                out.append(library.copy(own[which]))
+                library.copy(other[which])
+            else:
+                out.append(own[which])
+            own[which] = library.change(own[which], 0)
+    return [1 + 2 * (number // arrays) for number in range(TORN_FRAMES)]
 
 
 def flat(name: str, job: Job, frames: int) -> str:

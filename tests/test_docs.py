@@ -39,13 +39,31 @@ def test_the_page_on_the_library_has_examples() -> None:
     assert len(EXAMPLES) >= 3
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: re.findall(r'FrameWriter\(\s*"([^"]+)"', example)[0])
+def names(example: str) -> str:
+    """Return the name of the output of an example."""
+    return str(re.findall(r'FrameWriter\(\s*"([^"]+)"', example)[0])
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=names)
 def test_an_example_of_the_library_runs_twice(example: str, tmp_path: Path) -> None:
     """The second run goes on with the output, or is told that the output exists."""
+    run_twice(example, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("example", [example for example in EXAMPLES if "coords=" not in example], ids=names)
+def test_an_example_of_the_library_runs_on_a_gpu(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    run_twice(example.replace("import numpy as np", "import cupy as np"), tmp_path)
+    with gsio.open_stack(tmp_path / names(example)) as stack:
+        assert stack.attributes["device"] != "host memory"
+
+
+def run_twice(example: str, tmp_path: Path) -> None:
     for library in re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE):
         if find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
-    (name,), (rounds,) = re.findall(r'FrameWriter\(\s*"([^"]+)"', example), re.findall(r"range\(.*?(\d+)\):", example)
+    name, rounds = names(example), re.findall(r"^    for .* in range\(.*?(\d+)\):", example, re.MULTILINE)[-1]
     for number in range(2):
         done = subprocess.run(
             [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE

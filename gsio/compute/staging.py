@@ -183,6 +183,9 @@ class Stager(Protocol):
     def wait(self, block: Block) -> None:
         """Return when the frames of `block` are in its memory; several threads may wait."""
 
+    def close(self) -> None:
+        """Give back all memory; nothing is staged any more."""
+
 
 def open_stager(layout: BlockLayout, device: int | None) -> Stager:
     """Return what stages the frames of GPU number `device`, or those in host memory."""
@@ -229,6 +232,10 @@ class HostStager:
     def wait(self, block: Block) -> None:
         """Stage the frames of `block`: each thread that waits takes one frame at a time."""
         self._frames[block].stage(block)
+
+    def close(self) -> None:
+        """Give back all memory."""
+        self._frames.clear()
 
 
 class _Frames:

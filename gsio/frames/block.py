@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NewType
 
 import numpy as np
@@ -150,6 +151,13 @@ class BlockPool:
         """Return a block to the pool; from now on its bytes may be overwritten."""
         block.chunks, block.kept, block.nbytes_elsewhere = {}, 0, 0
         self._free.put(block)
+
+    def empty(self) -> None:
+        """Give back the memory of the free blocks; nobody acquires one any more."""
+        with suppress(queue.Empty):
+            while True:
+                self._free.get_nowait()
+        self.blocks, self._closed = 0, False
 
     def close(self) -> None:
         """Wake the callers that wait for a block."""

@@ -162,6 +162,8 @@ class Appender:
         finally:
             self._closing.set()
             self._watcher.join()
+            self._stager.close()
+            self.session.pool.empty()
 
     def _submit(self) -> None:
         if (block := self._filled()) is not None and block.count:

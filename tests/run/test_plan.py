@@ -100,3 +100,27 @@ def test_a_command_has_small_blocks_too(make_config: Make, tmp_path: Path) -> No
     for name in ("run.h5", "again.h5"):
         with open_stack(tmp_path / name) as stack:
             assert stack.fields["v"].frames_per_chunk == 2
+
+
+def test_each_gpu_encodes_its_own_slabs_unless_an_extended_output_has_too_few(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config({"grid.rows": 1081, "grid.cols": 1920, "run.backend": "cupy", "run.devices": "0,2,3"})
+    planned = plan(config, tmp_path / "run.h5")
+    assert planned.layout.chunks.slabs == 3
+    assert planned.layout.encoded_nbytes > 0
+    extended = plan(config, tmp_path / "run.h5", 1, 1081)
+    assert extended.layout.chunks.slabs == 1
+    assert extended.layout.encoded_nbytes == 0
+
+
+@pytest.mark.parametrize("devices", ["0,0", "1-2", "none", "0,", "99999"])
+def test_devices_are_all_or_numbers(devices: str, make_config: Make) -> None:
+    with pytest.raises(UsageError, match=r"run\.devices: expected all, or numbers of GPUs such as 0,1"):
+        make_config({"run.devices": devices})
+
+
+def test_several_gpus_need_a_backend_that_can_use_them(make_config: Make, tmp_path: Path) -> None:
+    for devices in ("all", "0,1"):
+        with pytest.raises(UsageError, match=r"run\.devices: expected the backend cupy, got numpy"):
+            plan(make_config({"run.backend": "numpy", "run.devices": devices}), tmp_path / "run.h5")

@@ -1,9 +1,11 @@
 """Zarr groups: what stock readers find in them, and what is left when storage fails or a process is killed."""
 
+import ctypes
 import errno
 import itertools
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import tensorstore
 import xarray
 import zarr
 from ome_zarr_models.v05 import Image
+from patience import DEADLINE
 
 import gsio
 from gsio.config import Config
 from gsio.errors import StorageError, UsageError
+from gsio.files import LIBC
 from gsio.frames.block import Block
 from gsio.frames.content import Content
 from gsio.frames.metadata import frame_series
@@ -174,6 +178,28 @@ def test_a_full_disk_ends_the_run_with_what_is_committed(
         assert stack.frames <= 4
         assert np.isfinite(stack.v).all()
     assert [name for _, _, names in os.walk(tmp_path) for name in names if name.endswith(".tmp")] == []
+
+
+def test_an_error_of_the_disk_that_a_call_met_before_is_raised_by_the_sync(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells an error once: here to the call that lets the disk begin to write."""
+    monkeypatch.setattr("gsio.writer.zarr.store.WRITEBACK_SECONDS", 0)
+    path, codes, began = tmp_path / "run.zarr", iter([errno.EIO]), threading.Event()
+
+    def broken(fd: int) -> int:
+        ctypes.set_errno(code := next(codes, 0))
+        began.set()
+        return -1 if code else 0
+
+    with Journal(path) as journal:
+        writer, encoded = new_writer(path, make_config(NOISE), journal)
+        monkeypatch.setattr(LIBC, "syncfs", broken)
+        writer.commit([encoded(0)])
+        assert began.wait(DEADLINE)
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.sync()
+        writer.close("failed")
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EISDIR])

@@ -19,8 +19,9 @@ class Graphs:
 
     def __init__(self, streams: Sequence[tuple[Any, Stream]]) -> None:
         """Remember the streams, each with its `cupy.cuda.Device`."""
-        (_, self._first), *others = streams
-        self._here = Event(disable_timing=True)
+        (first, self._first), *others = streams
+        with first:
+            self._here = Event(disable_timing=True)
         self._others = []
         for device, stream in others:
             with device:

@@ -251,3 +251,8 @@ class BlockLink:
                 block.compute_seconds += times.interval(times.staged, times.gathered, times.computed)[1]
             block.link_start, block.link_seconds = times.interval(times.copying, times.copy_issued, times.copied)
             times.arrived = True
+
+    def synchronize(self) -> None:
+        """Return when all that was queued is done."""
+        self.compute.synchronize()
+        self._link.synchronize()

@@ -170,3 +170,12 @@ class CudaStager:
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
         self._link.wait(block)
+
+    def close(self) -> None:
+        """Give back the memory of the device once all copies are done."""
+        with self._device:
+            for stream in self._used.values():
+                self._order(stream)
+            self._link.synchronize()
+        del self._link, self._memory
+        self._kept.clear()

@@ -45,7 +45,7 @@ class Disk:
         self._reserved = 0
         self._chunk: NDArray[np.uint8] | None = None  # the chunk that HDF5 is about to write
         self._placed: list[tuple[int, NDArray[np.uint8]]] = []
-        self._writeback = Writeback()
+        self._writeback = Writeback(partial(begin_to_write, self.fd))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place; HDF5 does so before each call."""
@@ -131,7 +131,7 @@ class Disk:
         end = self.size + nbytes + RESERVE_MARGIN
         if end <= self._reserved:
             return
-        self._writeback.start(partial(begin_to_write, self.fd))
+        self._writeback.start()
         try:
             _allocate(self.fd, end + RESERVE_STEP)
             self._reserved = end + RESERVE_STEP

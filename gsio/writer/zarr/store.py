@@ -4,17 +4,17 @@ import ctypes
 import errno
 import os
 import secrets
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gsio.files import LIBC, UNSUPPORTED, Writeback, begin_to_write, write
+from gsio.files import LIBC, UNSUPPORTED, Writeback, write
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
-MOST_OPEN = 64  # files
+# The least time between two beginnings: a fast run into the page cache would lose a third of its speed to them.
+WRITEBACK_SECONDS = 0.25
 NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # errors of file systems and kernels without nameless files
 
 
@@ -24,7 +24,10 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._nameless = O_TMPFILE != 0  # False once the file system has refused a nameless file
-        self._writeback, self._written = Writeback(), deque[int]()  # files that are whole, and still open
+        self._writeback = Writeback(self._begin, WRITEBACK_SECONDS)
+        self._fd: int | None = None
+        self._syncing = threading.Lock()
+        self._error: OSError | None = None
 
     def get(self, key: str) -> bytes:
         """Return a value."""
@@ -74,33 +77,34 @@ class Folder:
                 taken = isinstance(error, FileExistsError)  # by a chunk with frames that may be safe on the disk
                 self._nameless = taken  # else there is no /proc, or there are no links
                 self.put(key, b"".join(parts), sync=taken)  # this raises the error of the storage, if there is one
-        except BaseException:
+        finally:
             os.close(fd)
-            raise
-        self._written.append(fd)
-        if len(self._written) > MOST_OPEN:  # the disk is slow
-            self._close_written()
+
+    def open(self) -> None:
+        """Notice the errors of the disk from now on: the system tells them to those only who have a file open."""
+        self._fd = os.open(self.path, os.O_RDONLY)
 
     def begin_to_write(self) -> None:
-        """Let the disk begin to write the new values."""
-        self._writeback.start(lambda: self._close_written(begin_to_write))
+        """Let the disk begin to write the new values, unless that began a moment ago."""
+        self._writeback.start()
 
-    def _close_written(self, first: Callable[[int], None] = lambda fd: None) -> None:
-        """Close the files that are whole, after a call for each."""
-        with suppress(IndexError):
-            while True:
-                fd = self._written.popleft()
-                first(fd)
-                os.close(fd)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._writeback.end()
-        self._close_written()
+    def _begin(self) -> None:
+        with self._syncing:
+            try:
+                self._wait_for_disk()
+            except OSError as error:  # the system tells it once
+                self._error = error
 
     def sync(self) -> None:
         """Wait until the disk has all values."""
-        fd = os.open(self.path, os.O_RDONLY)
+        with self._syncing:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            self._wait_for_disk()
+
+    def _wait_for_disk(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY) if self._fd is None else self._fd
         try:
             if not hasattr(LIBC, "syncfs"):
                 os.sync()
@@ -110,4 +114,12 @@ class Folder:
                     raise OSError(code, os.strerror(code))
                 os.sync()
         finally:
-            os.close(fd)
+            if fd != self._fd:
+                os.close(fd)
+
+    def close(self) -> None:
+        """End what `begin_to_write` has begun."""
+        self._writeback.end()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

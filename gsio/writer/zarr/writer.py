@@ -70,6 +70,7 @@ class ZarrWriter:
         if known is not None:
             self._reopen(attributes, known, published)
         self._missing = self._chunks_missing()
+        self._store.open()
 
     def _reopen(self, attributes: Mapping[str, Any], series: Mapping[str, NDArray[Any]], published: int) -> None:
         """Cut the store to the frames of `series`, and record that the run goes on."""

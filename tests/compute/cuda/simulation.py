@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -42,17 +42,27 @@ class Simulation:
         device = self
         self.current = threading.local()
 
-        class Context:
+        class Device(nullcontext[None]):
+            id = 0
+
+        class Stream:
             def __init__(self, *_: Any, **__: Any) -> None:
-                self.id, self.ptr = 0, len(device.streams)
+                self.ptr = len(device.streams)
                 device.streams.append(deque())
                 device.speeds.append(50 ** -device.random.random())
 
             def __enter__(self) -> None:
-                device.current.streams = [*getattr(device.current, "streams", []), self.ptr]
+                device.current.streams = [*entered(), self]
 
             def __exit__(self, *_: object) -> None:
-                device.current.streams = device.current.streams[:-1]
+                device.current.streams = entered()[:-1]
+
+            def synchronize(self) -> None:
+                device.go_on(lambda: not device.streams[self.ptr])
+
+            def record(self, event: Any) -> Any:
+                event.record(self)
+                return event
 
             def wait_event(self, event: Any) -> None:
                 record = event.record_
@@ -77,7 +87,7 @@ class Simulation:
                 self.record_: Any = None
 
             def record(self, stream: Any = None) -> None:
-                ptr = device.current.streams[-1] if stream is None else stream.ptr
+                ptr = (entered()[-1] if stream is None else stream).ptr
                 if ptr in device.captured:
                     self.record_ = mark = Mark()
                     device.captured[ptr].append(("record", mark))
@@ -92,10 +102,16 @@ class Simulation:
             def synchronize(self) -> None:
                 device.go_on(lambda: self.record_.done)
 
+        default = Stream()
+
+        def entered() -> list[Stream]:
+            return getattr(device.current, "streams", [default])
+
         self.cuda = SimpleNamespace(
-            Device=Context,
-            Stream=Context,
+            Device=Device,
+            Stream=Stream,
             Event=Event,
+            get_current_stream=lambda: entered()[-1],
             PinnedMemory=lambda nbytes, flags: nbytes,
             PinnedMemoryPointer=lambda memory, offset: np.full(memory, 99, np.uint8),
             alloc_pinned_memory=lambda nbytes: np.zeros(nbytes, np.uint8),
@@ -105,7 +121,10 @@ class Simulation:
                     "name": b"simulated",
                     "multiProcessorCount": 132,
                     "sharedMemPerBlockOptin": 232448,
+                    "major": 9,
+                    "minor": 0,
                 },
+                memGetInfo=lambda: (8 << 30, 8 << 30),
                 deviceSynchronize=lambda: self.go_on(lambda: not any(self.streams)),
                 hostAllocPortable=1,
                 memcpyHostToDevice=1,
@@ -134,6 +153,13 @@ class Simulation:
 
     def asarray(self, values: np.ndarray) -> "Array":
         return Array(self, np.array(values))
+
+    def ascontiguousarray(self, array: "Array", dtype: Any) -> "Array":
+        assert array.dtype == dtype
+        return array
+
+    def get_default_memory_pool(self) -> Any:
+        return SimpleNamespace(free_bytes=lambda: 0)
 
     def RawModule(self, options: tuple[str, ...], **_: Any) -> Any:  # noqa: N802 - CuPy's name
         return SimpleNamespace(get_function=lambda name: Kernel(self, getattr(self, name), options))
@@ -262,9 +288,11 @@ class Graph:
 class Array:
     """An array on the simulated device."""
 
+    __module__ = "cupy"
+
     def __init__(self, device: Simulation, values: np.ndarray) -> None:
         self.device, self.values = device, values
-        self.nbytes, self.size, self.dtype = values.nbytes, values.size, values.dtype
+        self.nbytes, self.size, self.dtype, self.shape = values.nbytes, values.size, values.dtype, values.shape
         self.data = SimpleNamespace(ptr=values.ctypes.data, memset_async=self.fill)
 
     def __len__(self) -> int:
@@ -273,8 +301,14 @@ class Array:
     def __getitem__(self, key: Any) -> "Array":
         return Array(self.device, self.values[key])
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0  # memory of CUDA, on device 0
+
     def fill(self, value: int, nbytes: int) -> None:
-        self.device.do(self.device.current.streams[-1], lambda: self.values[:nbytes].fill(value))
+        self.device.do(self.device.cuda.get_current_stream().ptr, lambda: self.values[:nbytes].fill(value))
+
+    def add_one(self) -> None:
+        self.device.do(self.device.cuda.get_current_stream().ptr, lambda: self.values.__iadd__(1))
 
     def set(self, values: np.ndarray) -> None:
         assert values.dtype == self.dtype
@@ -290,13 +324,17 @@ class Kernel:
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any, shared_mem: int = 0) -> None:
         assert grid[0] > 0
-        self.device.do(self.device.current.streams[-1], lambda: self.function(self.options, grid, *arguments))
+        stream = self.device.cuda.get_current_stream().ptr
+        self.device.do(stream, lambda: self.function(self.options, grid, *arguments))
 
 
 @contextmanager
 def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
-    mine = (f"gsio.compute.cuda.{name}" for name in ("bands", "encoder", "graphs", "halos", "link", "ring", "solver"))
+    mine = (
+        f"gsio.compute.cuda.{name}"
+        for name in ("bands", "encoder", "graphs", "halos", "link", "ring", "solver", "staging")
+    )
     names = ("cupy", "cupy.cuda", *mine)
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.modules |= {"cupy": device, "cupy.cuda": device.cuda}  # type: ignore[dict-item]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from simulation import Simulation, simulated
 
+import gsio
 from gsio.bench.storage import stored
 from gsio.config import Config
 from gsio.frames.block import BlockPool
@@ -51,6 +52,31 @@ def test_frames_are_right_in_whatever_order_streams_go_on(
     device = Simulation(seed)
     with simulated(device) as solver_of:
         save_and_check(solver_of, changes, make_config, tmp_path / "run.h5")
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("compression", ["deflate", "none"])
+def test_arrays_that_change_right_after_append_are_saved_as_they_were_in_whatever_order_streams_go_on(
+    compression: str, seed: int, tmp_path: Path
+) -> None:
+    small_blocks(64 << 10, 8 << 10)
+    device, shape, count = Simulation(seed), (30, 41), 200
+    with simulated(device):
+        streams = [device.cuda.get_current_stream(), device.cuda.Stream()]
+        arrays = [device.asarray(np.full(shape, 1000 * which, np.float32)) for which in range(2)]
+        with gsio.FrameWriter(tmp_path / "run.h5", shape, compression=compression, threads=2) as out:
+            for number in range(count):
+                with streams[number % 2]:
+                    arrays[number % 2].add_one()
+                    out.append(arrays[number % 2])
+                    arrays[number % 2].add_one()
+    with open_stack(tmp_path / "run.h5") as stack:
+        assert list(problems(stack)) == []
+        assert stack.attributes["device"] == "simulated"
+        for number, frame in enumerate(stack.v[:]):
+            np.testing.assert_array_equal(frame, np.full(shape, 1000 * (number % 2) + 2 * (number // 2) + 1))
+        assert stack.frames == count
 
 
 def save_and_check(solver_of: Any, changes: dict[str, object], make_config: MakeConfig, output: Path) -> None:
