@@ -44,7 +44,7 @@ from gsio.compute.cpu.vectors import (
 
 PASS_STEPS = 6  # steps of a pass: more do not fit the first-level cache, and fewer read the fields more often
 PERIODIC, NEUMANN, ZERO = range(3)
-AHEAD = 4  # rows to prefetch: the hardware does not foresee where the next row starts
+AHEAD = 2  # rows to prefetch: the hardware does not foresee where the next row starts
 LINE = 16  # numbers that are in one or two cache lines, and in one or more vectors
 
 
@@ -226,32 +226,32 @@ def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile
     start, stop = left - first, right if edges[1] else right + steps
     width = stop - start
     stride = row_stride(width)
-    spare = ahead(ring, (ring_rows(steps) - 1) * stride)
+    rates, spare = ahead(ring, 6 * steps * stride), ahead(ring, (ring_rows(steps) - 1) * stride)
     for front in range(top - steps, bottom + steps):
-        for depth in range(min(steps, (front - top + steps) // 2) + 1):
+        # All depths put the row that they make at this front into the same of their three places.
+        below, here, above = front % 3 * stride, (front - 1) % 3 * stride, (front - 2) % 3 * stride
+        to_u = ahead(ring, below)
+        _load_row(to_u, u, shape, front, (start, stop), boundary, edges)
+        _load_row(ahead(to_u, 3 * stride), v, shape, front, (start, stop), boundary, edges)
+        if feeds.ndim == 2:
+            feed_row = ahead(rates, front % (steps + 1) * 2 * stride)
+            _load_row(feed_row, feed_map, shape, front, (start, stop), boundary, edges)
+            _load_row(ahead(feed_row, stride), keep_map, shape, front, (start, stop), boundary, edges)
+        for depth in range(1, min(steps, (front - top + steps) // 2) + 1):
             i = front - depth
-            to_u = ahead(ring, (6 * depth + i % 3) * stride)
-            to_v = ahead(to_u, 3 * stride)
-            feed_row = ahead(ring, (6 * steps + 2 * (i % (steps + 1))) * stride)
-            keep_row = ahead(feed_row, stride)
-            if depth == 0:
-                _load_row(to_u, u, shape, i, (start, stop), boundary, edges)
-                _load_row(to_v, v, shape, i, (start, stop), boundary, edges)
-                if feeds.ndim == 2:
-                    _load_row(feed_row, feed_map, shape, i, (start, stop), boundary, edges)
-                    _load_row(keep_row, keep_map, shape, i, (start, stop), boundary, edges)
-                continue
-            if boundary == ZERO and not 0 <= i < rows:
-                _clear(to_u, width)
-                _clear(to_v, width)
-                continue
-            below_u = ahead(ring, 6 * (depth - 1) * stride)
-            below_v = ahead(below_u, 3 * stride)
-            before, here, behind = (i - 1) % 3 * stride, i % 3 * stride, (i + 1) % 3 * stride
-            rows_u = ahead(below_u, before), ahead(below_u, here), ahead(below_u, behind)
-            rows_v = ahead(below_v, before), ahead(below_v, here), ahead(below_v, behind)
-            feed, keep = _of_row(feeds, member, feed_row), _of_row(keeps, member, keep_row)
+            from_u = ahead(ring, 6 * (depth - 1) * stride)
+            from_v = ahead(from_u, 3 * stride)
+            rows_u = ahead(from_u, above), ahead(from_u, here), ahead(from_u, below)
+            rows_v = ahead(from_v, above), ahead(from_v, here), ahead(from_v, below)
+            rates_row = ahead(rates, i % (steps + 1) * 2 * stride) if feeds.ndim == 2 else rates
+            feed, keep = _of_row(feeds, member, rates_row), _of_row(keeps, member, ahead(rates_row, stride))
             if depth < steps:
+                to_u = ahead(ring, 6 * depth * stride + below)
+                to_v = ahead(to_u, 3 * stride)
+                if boundary == ZERO and not 0 <= i < rows:
+                    _clear(to_u, width)
+                    _clear(to_v, width)
+                    continue
                 _step_row(rows_u, rows_v, to_u, to_v, 0, width, feed, keep, k)
                 _set_edges(to_u, width, boundary, edges)
                 _set_edges(to_v, width, boundary, edges)
