@@ -141,6 +141,39 @@ one_left = _slide(lambda lanes: lanes - 1)  # of two adjacent vectors: the vecto
 one_right = _slide(lambda lanes: 1)  # the vector one number behind the first one
 
 
+@intrinsic
+def transpose(typing_context, to, to_step, cells, step, count):  # type: ignore[no-untyped-def]
+    """Load as many vectors as a vector has lanes, `step` numbers apart, and store the first `count` of their transpose.
+
+    Stored vector i has number i of each loaded vector, and begins ``i * to_step`` numbers behind `to`. In each round,
+    vectors whose numbers differ in one bit exchange the lanes whose numbers differ in the same bit.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to, to_step, cells, step, count = arguments
+        lanes, align = Vector(signature.args[2].dtype).lanes, signature.args[2].dtype.bitwidth // 8
+        vector = context.get_value_type(Vector(signature.args[2].dtype)).as_pointer()
+
+        def place(start, step, number):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.gep(start, [builder.mul(step, step.type(number))]), vector)
+
+        vectors = [builder.load(place(cells, step, number), align=align) for number in range(lanes)]
+        bit = lanes // 2
+        while bit:
+            even = ir.VectorType(I32, lanes)([lane if not lane & bit else lanes + lane - bit for lane in range(lanes)])
+            odd = ir.VectorType(I32, lanes)([lane + bit if not lane & bit else lanes + lane for lane in range(lanes)])
+            for i in (number for number in range(lanes) if not number & bit):
+                pair = vectors[i], vectors[i + bit]
+                vectors[i], vectors[i + bit] = (builder.shuffle_vector(*pair, order) for order in (even, odd))
+            bit //= 2
+        for number, value in enumerate(vectors):
+            with builder.if_then(builder.icmp_signed(">", count, count.type(number))):
+                builder.store(value, place(to, to_step, number), align=align)
+        return context.get_dummy_value()
+
+    return types.void(to, to_step, cells, step, count), generate
+
+
 def _operation(name: str) -> Any:
     @intrinsic
     def operate(typing_context, a, b):  # type: ignore[no-untyped-def]
