@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gsio.compute.cpu.compiling import compiling
 from gsio.compute.cpu.staging import stage_rows
 from gsio.compute.cpu.team import Team
-from gsio.compute.cpu.vectors import VECTOR_BYTES
 from gsio.compute.cpu.wavefront import (
     LINE,
     NEUMANN,
@@ -33,9 +32,10 @@ from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
 
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
+CACHE_LINE = 64  # bytes, and of the widest vector
 CACHE = 512 << 10  # bytes of a core's second-level cache, if the machine does not say
-PASSES = 16, 12, 8, 6, 4  # steps of a pass
-PASS_COST = 2.0  # steps that take as long as to load and save the fields once
+MOST_STEPS = 32  # of a pass
+FROM_CACHE, FROM_MEMORY = 2.0, 6.0  # steps that take as long as to load and to save the fields
 SLACK = 2 * LINE  # lines around the rings that are read or written with them
 SHARE = 8192  # cells for which another thread pays
 
@@ -73,7 +73,7 @@ class CpuSolver:
         numbers = (dtype.type(number) for number in (c.centre, c.spread_u, c.spread_v, c.rest, c.dt))
         self._constants = Constants._make(numbers)._replace(**({} if c.centre else {"centre": None}))
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
-        self.cut = cut(members, rows, cols, threads, dtype.itemsize)
+        self.cut = cut(members, rows, cols, threads, dtype.itemsize, self._steps)
         self._rings = _aligned((threads, self.cut.numbers), dtype)
         with compiling(recall, remember):  # only the first time: later runs load the functions from Numba's cache
             self._advance(self._now, self._next, 0, 0)
@@ -171,10 +171,10 @@ class CpuSolver:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros that begin with a cache line, and behind which at least a vector can be read."""
+    """Return zeros that begin with a cache line, and behind which two vectors of any machine can be read."""
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(nbytes + 2 * VECTOR_BYTES, np.uint8)
-    start = -memory.ctypes.data % VECTOR_BYTES
+    memory = np.zeros(nbytes + 3 * CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
@@ -197,16 +197,18 @@ class Cut(NamedTuple):
     numbers: int
 
 
-def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> Cut:
+def cut(members: int, rows: int, cols: int, threads: int, itemsize: int, steps_per_frame: int) -> Cut:
     """Return the cut of a grid that takes the least time, as far as that can be told beforehand.
 
     More steps read the fields less often, but leave room for narrower tiles, which compute more of their neighbours'
     cells. The columns of tiles are as wide as the rings of a tile may be. Rows are added until every thread has the
     same number of tiles, or so many that one more or less does not matter.
     """
-    room, best = second_level_cache() // 4 // itemsize, (math.inf, Cut((1, 1), 1, 0))
-    for steps in PASSES:
-        widest = room // ring_rows(steps) - 2 * LINE
+    cache, best = second_level_cache() // itemsize, (math.inf, Cut((1, 1), 1, 0))
+    cost = FROM_CACHE if 4 * members * rows * cols <= cache * threads else FROM_MEMORY
+    fewest = -(-steps_per_frame // MOST_STEPS)
+    for steps in {-(-steps_per_frame // passes) for passes in range(fewest, 8 * fewest)}:
+        widest = cache // 2 // (6 * steps) - 2 * LINE
         tiles_x = 1 if cols <= widest else -(-cols // max(LINE, widest - 2 * steps))
         tiles_y = 1
         while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
@@ -214,7 +216,7 @@ def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> Cut:
         width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
         redundant = (1 + 2 * steps / width * (tiles_x > 1)) * (1 + (steps - 1) * tiles_y / rows)
         numbers = (ring_rows(steps) * row_stride(width + 2 * steps) // LINE + SLACK) * LINE
-        best = min(best, (redundant * (1 + PASS_COST / steps), Cut((tiles_y, tiles_x), steps, numbers)))
+        best = min(best, (redundant * (1 + cost / steps), Cut((tiles_y, tiles_x), steps, numbers)))
     return best[1]
 
 

@@ -25,6 +25,8 @@ if FEATURES is None:
         numba.config.CPU_FEATURES = FEATURES  # type: ignore[attr-defined]
 WIDTHS = {"+avx512f": 64, "+avx": 32}  # bytes of a vector
 VECTOR_BYTES = next((width for feature, width in WIDTHS.items() if feature in FEATURES.split(",")), 16)
+if binding.get_host_cpu_name() == "znver4":  # It computes 512 bits in two halves.
+    VECTOR_BYTES = min(VECTOR_BYTES, 32)
 FLUSH = np.uint32(0x1F80 | 0x8040)  # the default mode, and both bits for subnormal numbers
 ARRIVED, MEETING = 0, 8  # places in the numbers of a meeting, each in a cache line of its own
 MEETING_NUMBERS = 16
