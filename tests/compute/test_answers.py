@@ -330,7 +330,7 @@ def test_a_grid_cut_into_small_parts_has_the_same_bits(
     config = make_config({"grid.rows": 67, "grid.cols": 301, "grid.boundary": boundary, **rates})
     start = random_start(67, 301)
     whole = solve("numba", config, 40, start)
-    monkeypatch.setattr("gsio.compute.cpu.first_level_cache", lambda: 8 << 10)
+    monkeypatch.setattr("gsio.compute.cpu.second_level_cache", lambda: 32 << 10)
     assert_same_bits(solve("numba", config, 40, start), whole)
 
 

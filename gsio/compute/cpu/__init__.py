@@ -209,7 +209,7 @@ def cut(members: int, rows: int, cols: int, threads: int, itemsize: int, steps_p
     fewest = -(-steps_per_frame // MOST_STEPS)
     for steps in {-(-steps_per_frame // passes) for passes in range(fewest, 8 * fewest)}:
         widest = cache // 2 // (6 * steps) - 2 * LINE
-        tiles_x = 1 if cols <= widest else -(-cols // max(LINE, widest - 2 * steps))
+        tiles_x = 1 if cols <= max(widest, 2 * steps) else -(-cols // max(LINE, widest - 2 * steps))
         tiles_y = 1
         while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
             tiles_y += 1
