@@ -179,14 +179,13 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
-
-    The result is contiguous, because functions are compiled for this layout, which is the fastest to index.
-    """
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members."""
     rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
     if rate.shape[1:] == (1, 1):
         return np.ascontiguousarray(np.broadcast_to(rate[:, 0, 0], shape[:1]), dtype)
-    return np.ascontiguousarray(np.broadcast_to(rate, (len(rate), *shape[1:])), dtype).reshape(len(rate), -1)
+    found = _aligned((len(rate), *shape[1:]), dtype)
+    found[:] = rate
+    return found.reshape(len(rate), -1)
 
 
 class Cut(NamedTuple):

@@ -25,8 +25,8 @@ if FEATURES is None:
         numba.config.CPU_FEATURES = FEATURES  # type: ignore[attr-defined]
 WIDTHS = {"+avx512f": 64, "+avx": 32}  # bytes of a vector
 VECTOR_BYTES = next((width for feature, width in WIDTHS.items() if feature in FEATURES.split(",")), 16)
-if binding.get_host_cpu_name() == "znver4":  # It computes 512 bits in two halves.
-    VECTOR_BYTES = min(VECTOR_BYTES, 32)
+if (numba.config.CPU_NAME or binding.get_host_cpu_name()) == "znver4":  # type: ignore[attr-defined]
+    VECTOR_BYTES = min(VECTOR_BYTES, 32)  # This processor computes 512 bits in two halves.
 FLUSH = np.uint32(0x1F80 | 0x8040)  # the default mode, and both bits for subnormal numbers
 ARRIVED, MEETING = 0, 8  # places in the numbers of a meeting, each in a cache line of its own
 MEETING_NUMBERS = 16
@@ -91,6 +91,16 @@ def lanes_of(typing_context, place):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def zero_of(typing_context, place):  # type: ignore[no-untyped-def]
+    """Return 0 as a number of the kind that is at a pointer."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return context.get_constant(place.dtype, 0)
+
+    return place.dtype(place), generate
+
+
+@intrinsic
 def load(typing_context, place, index):  # type: ignore[no-untyped-def]
     """Return the vector that begins `index` numbers behind a pointer."""
 
@@ -107,7 +117,7 @@ def store(typing_context, place, index, value):  # type: ignore[no-untyped-def]
     """Put a vector to the place that begins `index` numbers behind a pointer."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        start = builder.bitcast(builder.gep(*arguments[:1], [arguments[1]]), arguments[2].type.as_pointer())
+        start = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), arguments[2].type.as_pointer())
         builder.store(arguments[2], start, align=place.dtype.bitwidth // 8)
         return context.get_dummy_value()
 

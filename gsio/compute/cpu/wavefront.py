@@ -1,12 +1,12 @@
-"""The time steps and the staging that Numba compiles to vector code for the cores of this machine.
+"""The time steps that Numba compiles to vector code for the cores of this machine.
 
 A field does not fit the cache, and a step does little work for each cell, so that single steps would wait for memory.
-Therefore the grid is cut into tiles, some hundred columns wide, and up to `PASS_STEPS` steps go over a tile together,
-as a wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one.
-This is the picture for three steps::
+Therefore the grid is cut into tiles, some hundred columns wide, and up to 32 steps go over a tile together, as a
+wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one. This is
+the picture for three steps::
 
     depth 3  . n . . .             n: made at this front, from three rows of the depth below
-    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
+    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the second-level cache
     depth 1  . o o n .
     depth 0  . . o o n             n: copied from the field, or set by the boundary outside it
              row ──▶ └ front
@@ -14,6 +14,15 @@ This is the picture for three steps::
 The last depth is written to a second array, which the next pass reads. A tile computes the cells beyond its edges that
 it needs, one less for each depth and side. A cell has the same bits wherever the tiles are cut, because the same
 instructions compute every copy of it.
+
+A row of a ring lies so that no instruction shuffles lanes: each lane of a vector has a part of the row of its own. This
+is the order of twelve cells in three vectors of four lanes (dimension-lifted transposition: Henretty et al. 2011,
+doi:10.1007/978-3-642-19861-8_13)::
+
+    before      0 3 6 9    1 4 7 10    2 5 8 11      behind
+    . 2 5 8                                          3 6 9 .
+
+The neighbours of a vector are the vectors beside it. Those of both ends are copies, one lane further.
 """
 
 from typing import Any, NamedTuple
@@ -41,6 +50,7 @@ from gsio.compute.cpu.vectors import (
     store,
     subtract,
     transpose,
+    zero_of,
 )
 
 PERIODIC, NEUMANN, ZERO = range(3)
@@ -154,26 +164,30 @@ def _copy(to, cells, count):  # type: ignore[no-untyped-def]
 def _clear(to, count):  # type: ignore[no-untyped-def]
     """Set the first `count` numbers of a row of a ring to 0, and the vectors before and behind them."""
     lanes = lanes_of(to)
-    zeros = splat(to[0])
-    zeros = subtract(zeros, zeros)
     for j in range(-lanes, count + lanes, lanes):
-        store(to, j, zeros)
+        store(to, j, splat(zero_of(to)))
+
+
+@inner
+def _place(j, span, lanes):  # type: ignore[no-untyped-def]
+    """Return the place of cell `j` in a row of a ring whose lanes have `span` cells each."""
+    return j % span * lanes + j // span if j < span * lanes else span * lanes
 
 
 @inner
 def _close(row, ends, boundary, edges):  # type: ignore[no-untyped-def]
     """Set the vectors before and behind a row of a ring, which hold the neighbours of both ends of each lane.
 
-    They are the last and the first vector, one lane further. The cells before and behind the row are those that the
-    boundary asks for, where the ends are edges of the grid.
+    They are the last and the first vector, one lane further. Where the ends of the row are edges of the grid, the cells
+    before and behind the row are those that the boundary asks for. `ends` has the numbers of a row, and the places of
+    the last cell and of the cell behind the row.
     """
     count, last, behind = ends
     lanes = lanes_of(row)
     if edges[0] or edges[1]:
-        nothing = row[0] - row[0]
         at_left, at_right = (row[last], row[0]) if boundary == PERIODIC else (row[0], row[last])
         if boundary == ZERO:
-            at_left, at_right = nothing, nothing
+            at_left, at_right = zero_of(row), zero_of(row)
         if edges[1] and behind < count:
             row[behind] = at_right
         store(row, -lanes, one_left(splat(at_left), load(row, count - lanes)))
@@ -243,9 +257,7 @@ def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile
     width, lanes = stop - start, lanes_of(ring)
     stride, span = row_stride(width), -(-width // lanes)
     count = span * lanes
-    ends = count, (width - 1) % span * lanes + (width - 1) // span, width % span * lanes + width // span
-    if width == count:
-        ends = count, ends[1], count
+    ends = count, _place(width - 1, span, lanes), _place(width, span, lanes)
     rates = ahead(ring, 6 * steps * stride)
     last_u = ahead(rates, 2 * (steps + 1) * stride)
     last_v, spare = ahead(last_u, stride), ahead(last_u, 2 * stride)
