@@ -330,8 +330,20 @@ def test_a_grid_cut_into_small_parts_has_the_same_bits(
     config = make_config({"grid.rows": 67, "grid.cols": 301, "grid.boundary": boundary, **rates})
     start = random_start(67, 301)
     whole = solve("numba", config, 40, start)
-    monkeypatch.setattr("gsio.compute.cpu.first_level_cache", lambda: 8 << 10)
-    assert_same_bits(solve("numba", config, 40, start), whole)
+    for kilobytes in (4, 32, 96):
+        monkeypatch.setattr("gsio.compute.cpu.second_level_cache", lambda kilobytes=kilobytes: kilobytes << 10)
+        assert_same_bits(solve("numba", config, 40, start), whole)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+def test_a_grid_of_any_width_stays_the_same_in_all_rows(boundary: str, make_config: MakeConfig) -> None:
+    for cols in range(1, 40):  # narrower and wider than the vectors of any machine
+        start = random_start(1, cols)
+        size = {"grid.cols": cols, "grid.boundary": boundary}
+        one = solve("numba", make_config({**size, "grid.rows": 1}), 9, start)
+        three = solve("numba", make_config({**size, "grid.rows": 3}), 9, tuple(np.repeat(f, 3, axis=0) for f in start))
+        assert_same_bits(three, tuple(np.repeat(field, 3, axis=0) for field in one))
+        assert_agrees(one, solve("numpy", make_config({**size, "grid.rows": 1}), 9, start), TOLERANCE["float32"])
 
 
 # Values stored in fewer bits

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from gsio.compute.cpu.compiling import compiling
 from gsio.compute.cpu.staging import stage_rows
 from gsio.compute.cpu.team import Team
-from gsio.compute.cpu.vectors import VECTOR_BYTES
 from gsio.compute.cpu.wavefront import (
     LINE,
     NEUMANN,
-    PASS_STEPS,
     PERIODIC,
     ZERO,
     Constants,
@@ -34,8 +32,11 @@ from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
 
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
-CACHE = 32 << 10  # bytes of a core's first-level cache, if the machine does not say
-FULL = 0.85  # the share of that cache for the rings: rows of the fields pass through too
+CACHE_LINE = 64  # bytes, and of the widest vector
+CACHE = 512 << 10  # bytes of a core's second-level cache, if the machine does not say
+MOST_STEPS = 32  # of a pass
+FROM_CACHE, FROM_MEMORY = 2.0, 6.0  # steps that take as long as to load and to save the fields
+SLACK = 2 * LINE  # lines around the rings that are read or written with them
 SHARE = 8192  # cells for which another thread pays
 
 Fields = tuple[NDArray[Any], NDArray[Any]]  # u and v, [member, row, cell]
@@ -72,8 +73,8 @@ class CpuSolver:
         numbers = (dtype.type(number) for number in (c.centre, c.spread_u, c.spread_v, c.rest, c.dt))
         self._constants = Constants._make(numbers)._replace(**({} if c.centre else {"centre": None}))
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
-        self._tiles, cells = cut(members, rows, cols, threads, dtype.itemsize)
-        self._rings = _aligned((threads, cells), dtype)
+        self.cut = cut(members, rows, cols, threads, dtype.itemsize, self._steps)
+        self._rings = _aligned((threads, self.cut.numbers), dtype)
         with compiling(recall, remember):  # only the first time: later runs load the functions from Numba's cache
             self._advance(self._now, self._next, 0, 0)
             block = Block(layout, self.allocate(layout.block_nbytes))
@@ -81,8 +82,8 @@ class CpuSolver:
 
     def _advance(self, now: Fields, new: Fields, steps: int, share: int) -> tuple[Fields, Fields]:
         """Advance a share of the present fields, and return the fields that are present now, and the others."""
-        how = self._constants, self._boundary, self._shape, self._tiles, steps, PASS_STEPS, share, self._team.meeting
-        passes = advance(now, new, self._rings, *self._rates, *how)
+        how = self._constants, self._boundary, self._shape, self.cut.tiles, steps, self.cut.steps
+        passes = advance(now, new, self._rings, *self._rates, *how, share, self._team.meeting)
         return (new, now) if passes % 2 else (now, new)
 
     def advance(self, steps: int) -> None:
@@ -172,43 +173,57 @@ class CpuSolver:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros that begin with a cache line, and behind which at least a vector can be read."""
+    """Return zeros that begin with a cache line, and behind which two vectors of any machine can be read."""
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(nbytes + 2 * VECTOR_BYTES, np.uint8)
-    start = -memory.ctypes.data % VECTOR_BYTES
+    memory = np.zeros(nbytes + 3 * CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
-
-    The result is contiguous, because functions are compiled for this layout, which is the fastest to index.
-    """
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members."""
     rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
     if rate.shape[1:] == (1, 1):
         return np.ascontiguousarray(np.broadcast_to(rate[:, 0, 0], shape[:1]), dtype)
-    return np.ascontiguousarray(np.broadcast_to(rate, (len(rate), *shape[1:])), dtype).reshape(len(rate), -1)
+    found = _aligned((len(rate), *shape[1:]), dtype)
+    found[:] = rate
+    return found.reshape(len(rate), -1)
 
 
-def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:
-    """Return the numbers of rows and columns of tiles that a grid is cut into, and the cells of a ring.
+class Cut(NamedTuple):
+    """How a grid is cut: rows and columns of tiles in each member, steps of a pass, and the numbers of a ring."""
 
-    The columns are as wide as possible while all rings of a tile fit into the first-level cache. Rows are added until
-    every thread has the same number of tiles, or so many that one more or less does not matter.
+    tiles: tuple[int, int]
+    steps: int
+    numbers: int
+
+
+def cut(members: int, rows: int, cols: int, threads: int, itemsize: int, steps_per_frame: int) -> Cut:
+    """Return the cut of a grid that takes the least time, as far as that can be told beforehand.
+
+    More steps read the fields less often, but leave room for narrower tiles, which compute more of their neighbours'
+    cells. The columns of tiles are as wide as the rings of a tile may be. Rows are added until every thread has the
+    same number of tiles, or so many that one more or less does not matter.
     """
-    widest = int(FULL * first_level_cache()) // (6 * PASS_STEPS * itemsize) - LINE
-    tiles_x = 1 if cols <= 1.5 * widest else -(-cols // max(LINE, widest - 2 * PASS_STEPS))
-    tiles_y = 1
-    while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
-        tiles_y += 1
-    width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
-    cells = ring_rows(PASS_STEPS) * row_stride(width + 2 * PASS_STEPS)
-    return (tiles_y, tiles_x), (-(-cells // LINE) + 2) * LINE
+    cache, best = second_level_cache() // itemsize, (math.inf, Cut((1, 1), 1, 0))
+    cost = FROM_CACHE if 4 * members * rows * cols <= cache * threads else FROM_MEMORY
+    fewest = -(-steps_per_frame // MOST_STEPS)
+    for steps in {-(-steps_per_frame // passes) for passes in range(fewest, 8 * fewest)}:
+        widest = cache // 2 // (6 * steps) - 2 * LINE
+        tiles_x = 1 if cols <= max(widest, 2 * steps) else -(-cols // max(LINE, widest - 2 * steps))
+        tiles_y = 1
+        while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
+            tiles_y += 1
+        width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
+        redundant = (1 + 2 * steps / width * (tiles_x > 1)) * (1 + (steps - 1) * tiles_y / rows)
+        numbers = (ring_rows(steps) * row_stride(width + 2 * steps) // LINE + SLACK) * LINE
+        best = min(best, (redundant * (1 + cost / steps), Cut((tiles_y, tiles_x), steps, numbers)))
+    return best[1]
 
 
-def first_level_cache() -> int:
-    """Return the bytes of a core's first-level data cache."""
+def second_level_cache() -> int:
+    """Return the bytes of a core's second-level cache."""
     try:
-        return int(Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text().strip().removesuffix("K")) << 10
+        return int(Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return CACHE

@@ -32,6 +32,7 @@ class Team:
             return work(0)
         if self._pid != os.getpid():
             self._start()
+        self.meeting[:] = 0
         others = [self._pool.submit(self._work, work, share) for share in range(1, self.threads)]
         try:
             self._work(work, 0)
@@ -42,7 +43,6 @@ class Team:
         return None
 
     def _start(self) -> None:
-        self.meeting[:] = 0
         self._pool = ThreadPoolExecutor(self.threads - 1, "gsio-compute")
         here = threading.Barrier(self.threads)
         try:

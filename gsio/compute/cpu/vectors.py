@@ -25,6 +25,8 @@ if FEATURES is None:
         numba.config.CPU_FEATURES = FEATURES  # type: ignore[attr-defined]
 WIDTHS = {"+avx512f": 64, "+avx": 32}  # bytes of a vector
 VECTOR_BYTES = next((width for feature, width in WIDTHS.items() if feature in FEATURES.split(",")), 16)
+if (numba.config.CPU_NAME or binding.get_host_cpu_name()) == "znver4":  # type: ignore[attr-defined]
+    VECTOR_BYTES = min(VECTOR_BYTES, 32)  # This processor computes 512 bits in two halves.
 FLUSH = np.uint32(0x1F80 | 0x8040)  # the default mode, and both bits for subnormal numbers
 ARRIVED, MEETING = 0, 8  # places in the numbers of a meeting, each in a cache line of its own
 MEETING_NUMBERS = 16
@@ -89,6 +91,16 @@ def lanes_of(typing_context, place):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def zero_of(typing_context, place):  # type: ignore[no-untyped-def]
+    """Return 0 as a number of the kind that is at a pointer."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return context.get_constant(place.dtype, 0)
+
+    return place.dtype(place), generate
+
+
+@intrinsic
 def load(typing_context, place, index):  # type: ignore[no-untyped-def]
     """Return the vector that begins `index` numbers behind a pointer."""
 
@@ -105,7 +117,7 @@ def store(typing_context, place, index, value):  # type: ignore[no-untyped-def]
     """Put a vector to the place that begins `index` numbers behind a pointer."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        start = builder.bitcast(builder.gep(*arguments[:1], [arguments[1]]), arguments[2].type.as_pointer())
+        start = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), arguments[2].type.as_pointer())
         builder.store(arguments[2], start, align=place.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -139,6 +151,39 @@ def _slide(offset: Callable[[int], int]) -> Any:
 
 one_left = _slide(lambda lanes: lanes - 1)  # of two adjacent vectors: the vector one number before the second one
 one_right = _slide(lambda lanes: 1)  # the vector one number behind the first one
+
+
+@intrinsic
+def transpose(typing_context, to, to_step, cells, step, count):  # type: ignore[no-untyped-def]
+    """Load as many vectors as a vector has lanes, `step` numbers apart, and store the first `count` of their transpose.
+
+    Stored vector i has number i of each loaded vector, and begins ``i * to_step`` numbers behind `to`. In each round,
+    vectors whose numbers differ in one bit exchange the lanes whose numbers differ in the same bit.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to, to_step, cells, step, count = arguments
+        lanes, align = Vector(signature.args[2].dtype).lanes, signature.args[2].dtype.bitwidth // 8
+        vector = context.get_value_type(Vector(signature.args[2].dtype)).as_pointer()
+
+        def place(start, step, number):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.gep(start, [builder.mul(step, step.type(number))]), vector)
+
+        vectors = [builder.load(place(cells, step, number), align=align) for number in range(lanes)]
+        bit = lanes // 2
+        while bit:
+            even = ir.VectorType(I32, lanes)([lane if not lane & bit else lanes + lane - bit for lane in range(lanes)])
+            odd = ir.VectorType(I32, lanes)([lane + bit if not lane & bit else lanes + lane for lane in range(lanes)])
+            for i in (number for number in range(lanes) if not number & bit):
+                pair = vectors[i], vectors[i + bit]
+                vectors[i], vectors[i + bit] = (builder.shuffle_vector(*pair, order) for order in (even, odd))
+            bit //= 2
+        for number, value in enumerate(vectors):
+            with builder.if_then(builder.icmp_signed(">", count, count.type(number))):
+                builder.store(value, place(to, to_step, number), align=align)
+        return context.get_dummy_value()
+
+    return types.void(to, to_step, cells, step, count), generate
 
 
 def _operation(name: str) -> Any:

@@ -1,12 +1,12 @@
-"""The time steps and the staging that Numba compiles to vector code for the cores of this machine.
+"""The time steps that Numba compiles to vector code for the cores of this machine.
 
 A field does not fit the cache, and a step does little work for each cell, so that single steps would wait for memory.
-Therefore the grid is cut into tiles, some hundred columns wide, and up to `PASS_STEPS` steps go over a tile together,
-as a wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one.
-This is the picture for three steps::
+Therefore the grid is cut into tiles, some hundred columns wide, and up to 32 steps go over a tile together, as a
+wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one. This is
+the picture for three steps::
 
     depth 3  . n . . .             n: made at this front, from three rows of the depth below
-    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
+    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the second-level cache
     depth 1  . o o n .
     depth 0  . . o o n             n: copied from the field, or set by the boundary outside it
              row ──▶ └ front
@@ -14,6 +14,15 @@ This is the picture for three steps::
 The last depth is written to a second array, which the next pass reads. A tile computes the cells beyond its edges that
 it needs, one less for each depth and side. A cell has the same bits wherever the tiles are cut, because the same
 instructions compute every copy of it.
+
+A row of a ring lies so that no instruction shuffles lanes: each lane of a vector has a part of the row of its own. This
+is the order of twelve cells in three vectors of four lanes (dimension-lifted transposition: Henretty et al. 2011,
+doi:10.1007/978-3-642-19861-8_13)::
+
+    before      0 3 6 9    1 4 7 10    2 5 8 11      behind
+    . 2 5 8                                          3 6 9 .
+
+The neighbours of a vector are the vectors beside it. Those of both ends are copies, one lane further.
 """
 
 from typing import Any, NamedTuple
@@ -40,11 +49,12 @@ from gsio.compute.cpu.vectors import (
     splat,
     store,
     subtract,
+    transpose,
+    zero_of,
 )
 
-PASS_STEPS = 6  # steps of a pass: more do not fit the first-level cache, and fewer read the fields more often
 PERIODIC, NEUMANN, ZERO = range(3)
-AHEAD = 4  # rows to prefetch: the hardware does not foresee where the next row starts
+AHEAD = 2  # rows to prefetch: the hardware does not foresee where the next row starts
 LINE = 16  # numbers that are in one or two cache lines, and in one or more vectors
 
 
@@ -83,12 +93,8 @@ def _around(left: Any, here: Any, right: Any, rows: Any, j: Any, centre: Any) ->
 @overload(_around)
 def _around_overload(left, here, right, rows, j, centre):  # type: ignore[no-untyped-def]
     if centre is types.none:
-        return lambda left, here, right, rows, j, centre: add(
-            add(one_left(left, here), one_right(here, right)), _across(rows, j)
-        )
-    return lambda left, here, right, rows, j, centre: multiply_add(
-        splat(centre), here, add(one_left(left, here), one_right(here, right))
-    )
+        return lambda left, here, right, rows, j, centre: add(add(left, right), _across(rows, j))
+    return lambda left, here, right, rows, j, centre: multiply_add(splat(centre), here, add(left, right))
 
 
 def _of_row(rates: Any, member: int, row: Any) -> Any:
@@ -110,17 +116,17 @@ def _of_cells_overload(rate, j):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _step_row(u, v, to_u, to_v, first, last, feed, keep, k):  # type: ignore[no-untyped-def]
-    """Advance the cells [first, last) of a row, and some behind them up to the end of a vector.
+def _step_row(u, v, to_u, to_v, count, feed, keep, k):  # type: ignore[no-untyped-def]
+    """Advance the first `count` numbers of a row of a ring, which are whole vectors.
 
     `u` and `v` are pointers to the rows above, at and below the row. The sums along a column are carried from vector
     to vector, because the cells on both sides need them too.
     """
     lanes = lanes_of(to_u)
     rest, dt, spread_u, spread_v = splat(k.rest), splat(k.dt), splat(k.spread_u), splat(k.spread_v)
-    u_left, v_left = _column(u, first - lanes, k.centre), _column(v, first - lanes, k.centre)
-    u_sum, v_sum = _column(u, first, k.centre), _column(v, first, k.centre)
-    for j in range(first, last, lanes):
+    u_left, v_left = _column(u, -lanes, k.centre), _column(v, -lanes, k.centre)
+    u_sum, v_sum = _column(u, 0, k.centre), _column(v, 0, k.centre)
+    for j in range(0, count, lanes):
         u_right, v_right = _column(u, j + lanes, k.centre), _column(v, j + lanes, k.centre)
         u_around = _around(u_left, u_sum, u_right, u, j, k.centre)
         v_around = _around(v_left, v_sum, v_right, v, j, k.centre)
@@ -131,22 +137,6 @@ def _step_row(u, v, to_u, to_v, first, last, feed, keep, k):  # type: ignore[no-
         store(to_u, j, multiply_add(spread_u, u_around, multiply_add(less, u_here, fed)))
         store(to_v, j, multiply_add(spread_v, v_around, multiply(more, v_here)))
         u_left, u_sum, v_left, v_sum = u_sum, u_right, v_sum, v_right
-
-
-@inner
-def _finish_row(u, v, to_u, to_v, first, last, spare, feed, keep, k):  # type: ignore[no-untyped-def]
-    """Advance the cells [first, last) of a row and no others, with the help of a `spare` row for less than a vector."""
-    lanes = lanes_of(to_u)
-    whole = (last - first) // lanes * lanes
-    _step_row(u, v, to_u, to_v, first, first + whole, feed, keep, k)
-    if first + whole == last:
-        return
-    if whole:
-        _step_row(u, v, to_u, to_v, last - lanes, last, feed, keep, k)
-        return
-    _step_row(u, v, spare, ahead(spare, lanes), 0, lanes, feed, keep, k)
-    for j in range(first, last):
-        to_u[j], to_v[j] = spare[j], spare[lanes + j]
 
 
 @inner
@@ -162,56 +152,96 @@ def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
 
 @inner
 def _copy(to, cells, count):  # type: ignore[no-untyped-def]
-    """Copy `count` cells, and some behind them up to the end of a vector."""
-    for j in range(0, count, lanes_of(to)):
+    """Copy `count` cells."""
+    lanes = lanes_of(to)
+    for j in range(0, count - lanes + 1, lanes):
         store(to, j, load(cells, j))
+    for j in range(max(count, 0) // lanes * lanes, count):
+        to[j] = cells[j]
 
 
 @inner
-def _clear(to, width):  # type: ignore[no-untyped-def]
-    """Set the cells [-1, width] of a row to 0."""
-    for j in range(-1, width + 1):
-        to[j] = 0
+def _clear(to, count):  # type: ignore[no-untyped-def]
+    """Set the first `count` numbers of a row of a ring to 0, and the vectors before and behind them."""
+    lanes = lanes_of(to)
+    for j in range(-lanes, count + lanes, lanes):
+        store(to, j, splat(zero_of(to)))
 
 
 @inner
-def _set_edges(row, width, boundary, edges):  # type: ignore[no-untyped-def]
-    """Set the cell before and the cell behind a row, where its ends are edges of the grid."""
-    before, behind = edges
-    if before:
-        row[-1] = 0 if boundary == ZERO else row[width - 1 if boundary == PERIODIC else 0]
-    if behind:
-        row[width] = 0 if boundary == ZERO else row[0 if boundary == PERIODIC else width - 1]
+def _place(j, span, lanes):  # type: ignore[no-untyped-def]
+    """Return the place of cell `j` in a row of a ring whose lanes have `span` cells each."""
+    return j % span * lanes + j // span if j < span * lanes else span * lanes
 
 
 @inner
-def _load_row(to, grid, shape, row, span, boundary, edges):  # type: ignore[no-untyped-def]
-    """Copy the columns `span` of a row of a grid to the ring; the row, and columns without edges, can lie outside."""
-    (rows, cols), (start, stop) = shape, span
+def _close(row, ends, boundary, edges):  # type: ignore[no-untyped-def]
+    """Set the vectors before and behind a row of a ring, which hold the neighbours of both ends of each lane.
+
+    They are the last and the first vector, one lane further. Where the ends of the row are edges of the grid, the cells
+    before and behind the row are those that the boundary asks for. `ends` has the numbers of a row, and the places of
+    the last cell and of the cell behind the row.
+    """
+    count, last, behind = ends
+    lanes = lanes_of(row)
+    if edges[0] or edges[1]:
+        at_left, at_right = (row[last], row[0]) if boundary == PERIODIC else (row[0], row[last])
+        if boundary == ZERO:
+            at_left, at_right = zero_of(row), zero_of(row)
+        if edges[1] and behind < count:
+            row[behind] = at_right
+        store(row, -lanes, one_left(splat(at_left), load(row, count - lanes)))
+        store(row, count, one_right(load(row, 0), splat(at_right)))
+    else:
+        end, start = load(row, count - lanes), load(row, 0)
+        store(row, -lanes, one_left(end, end))
+        store(row, count, one_right(start, start))
+
+
+@inner
+def _load_row(to, grid, shape, row, columns, boundary, edges, ends, spare):  # type: ignore[no-untyped-def]
+    """Copy some columns of a row of a grid to a ring; the row, and columns without edges, can lie outside the grid."""
+    (rows, cols), (start, stop) = shape, columns
+    lanes = lanes_of(to)
+    span = ends[0] // lanes
     if boundary == ZERO and not 0 <= row < rows:
-        _clear(to, stop - start)
+        _clear(to, ends[0])
         return
     line = ahead(grid, _copied(row, rows, boundary) * cols)
-    first, last = max(start, 0), min(stop, cols)
-    _copy(to, ahead(line, cols + start), -start)
-    _copy(ahead(to, first - start), ahead(line, first), last - first)
-    _copy(ahead(to, cols - start), line, stop - cols)
-    _set_edges(to, stop - start, boundary, edges)
+    cells = ahead(line, start)
+    if start < 0 or stop > cols:
+        cells = spare
+        _copy(spare, ahead(line, cols + start), -start)
+        _copy(ahead(spare, max(-start, 0)), ahead(line, max(start, 0)), min(stop, cols) - max(start, 0))
+        _copy(ahead(spare, cols - start), line, stop - cols)
+    for j in range(0, span, lanes):
+        transpose(ahead(to, j * lanes), lanes, ahead(cells, j), span, span - j)
+    _close(to, ends, boundary, edges)
     after = min(max(row + AHEAD, 0), rows - 1) * cols
-    for j in range(first, last, LINE):
+    for j in range(max(start, 0), min(stop, cols), LINE):
         prefetch(grid, after + j)
+
+
+@inner
+def _save_row(to, row, count, first, last, spare):  # type: ignore[no-untyped-def]
+    """Copy the cells [first, last) of a row of a ring, which has `count` numbers, to a row of a grid."""
+    lanes = lanes_of(to)
+    span = count // lanes
+    for j in range((span - 1) // lanes * lanes, -1, -lanes):  # What is stored too much is overwritten by the next ones.
+        transpose(ahead(spare, j), span, ahead(row, j * lanes), lanes, lanes)
+    _copy(to, ahead(spare, first), last - first)
 
 
 @register_jitable
 def row_stride(width: int) -> int:
-    """Return the cells from one row of a ring to the next: whole lines, and a line for the neighbours at both ends."""
-    return (-(-width // LINE) + 1) * LINE
+    """Return the numbers from one row of a ring to the next: whole vectors, and one more at both ends."""
+    return (-(-width // LINE) + 2) * LINE
 
 
 @register_jitable
 def ring_rows(steps: int) -> int:
-    """Return the rows of the rings of `steps` steps: three of u and v each, those of rates that vary, and a spare."""
-    return 6 * steps + 2 * (steps + 1) + 1
+    """Return the rows of the rings of `steps` steps: three of u and v each, those of rates that vary, and spares."""
+    return 6 * steps + 2 * (steps + 1) + 4
 
 
 @inner
@@ -224,45 +254,49 @@ def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile
     edges = left == 0 and (whole or boundary != PERIODIC), right == cols and (whole or boundary != PERIODIC)
     first = 0 if edges[0] else steps
     start, stop = left - first, right if edges[1] else right + steps
-    width = stop - start
-    stride = row_stride(width)
-    spare = ahead(ring, (ring_rows(steps) - 1) * stride)
+    width, lanes = stop - start, lanes_of(ring)
+    stride, span = row_stride(width), -(-width // lanes)
+    count = span * lanes
+    ends = count, _place(width - 1, span, lanes), _place(width, span, lanes)
+    rates = ahead(ring, 6 * steps * stride)
+    last_u = ahead(rates, 2 * (steps + 1) * stride)
+    last_v, spare = ahead(last_u, stride), ahead(last_u, 2 * stride)
     for front in range(top - steps, bottom + steps):
-        for depth in range(min(steps, (front - top + steps) // 2) + 1):
+        # All depths put the row that they make at this front into the same of their three places.
+        below, here, above = front % 3 * stride, (front - 1) % 3 * stride, (front - 2) % 3 * stride
+        to_u = ahead(ring, below)
+        _load_row(to_u, u, shape, front, (start, stop), boundary, edges, ends, spare)
+        _load_row(ahead(to_u, 3 * stride), v, shape, front, (start, stop), boundary, edges, ends, spare)
+        if feeds.ndim == 2:
+            feed_row = ahead(rates, front % (steps + 1) * 2 * stride)
+            _load_row(feed_row, feed_map, shape, front, (start, stop), boundary, edges, ends, spare)
+            _load_row(ahead(feed_row, stride), keep_map, shape, front, (start, stop), boundary, edges, ends, spare)
+        for depth in range(1, min(steps, (front - top + steps) // 2) + 1):
             i = front - depth
-            to_u = ahead(ring, (6 * depth + i % 3) * stride)
-            to_v = ahead(to_u, 3 * stride)
-            feed_row = ahead(ring, (6 * steps + 2 * (i % (steps + 1))) * stride)
-            keep_row = ahead(feed_row, stride)
-            if depth == 0:
-                _load_row(to_u, u, shape, i, (start, stop), boundary, edges)
-                _load_row(to_v, v, shape, i, (start, stop), boundary, edges)
-                if feeds.ndim == 2:
-                    _load_row(feed_row, feed_map, shape, i, (start, stop), boundary, edges)
-                    _load_row(keep_row, keep_map, shape, i, (start, stop), boundary, edges)
-                continue
+            from_u = ahead(ring, 6 * (depth - 1) * stride)
+            from_v = ahead(from_u, 3 * stride)
+            rows_u = ahead(from_u, above), ahead(from_u, here), ahead(from_u, below)
+            rows_v = ahead(from_v, above), ahead(from_v, here), ahead(from_v, below)
+            rates_row = ahead(rates, i % (steps + 1) * 2 * stride) if feeds.ndim == 2 else rates
+            feed, keep = _of_row(feeds, member, rates_row), _of_row(keeps, member, ahead(rates_row, stride))
+            to_u = ahead(ring, 6 * depth * stride + below) if depth < steps else last_u
+            to_v = ahead(to_u, 3 * stride) if depth < steps else last_v
             if boundary == ZERO and not 0 <= i < rows:
-                _clear(to_u, width)
-                _clear(to_v, width)
+                _clear(to_u, count)
+                _clear(to_v, count)
                 continue
-            below_u = ahead(ring, 6 * (depth - 1) * stride)
-            below_v = ahead(below_u, 3 * stride)
-            before, here, behind = (i - 1) % 3 * stride, i % 3 * stride, (i + 1) % 3 * stride
-            rows_u = ahead(below_u, before), ahead(below_u, here), ahead(below_u, behind)
-            rows_v = ahead(below_v, before), ahead(below_v, here), ahead(below_v, behind)
-            feed, keep = _of_row(feeds, member, feed_row), _of_row(keeps, member, keep_row)
+            _step_row(rows_u, rows_v, to_u, to_v, count, feed, keep, k)
             if depth < steps:
-                _step_row(rows_u, rows_v, to_u, to_v, 0, width, feed, keep, k)
-                _set_edges(to_u, width, boundary, edges)
-                _set_edges(to_v, width, boundary, edges)
+                _close(to_u, ends, boundary, edges)
+                _close(to_v, ends, boundary, edges)
                 continue
             after = min(i + AHEAD, rows - 1) * cols
             for j in range(left, right, LINE):
                 prefetch(u_new, after + j)
                 prefetch(v_new, after + j)
-            place = i * cols + start
-            to_u, to_v = ahead(u_new, place), ahead(v_new, place)
-            _finish_row(rows_u, rows_v, to_u, to_v, first, first + right - left, spare, feed, keep, k)
+            place = i * cols + left
+            _save_row(ahead(u_new, place), last_u, count, first, first + right - left, spare)
+            _save_row(ahead(v_new, place), last_v, count, first, first + right - left, spare)
 
 
 @register_jitable
