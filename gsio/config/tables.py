@@ -37,8 +37,8 @@ class Backend(NamedTuple):
     itemsize
         Bytes of a computed value; 0: those of `model.precision`.
     exchange_seconds, cells_per_second
-        About how long the exchange of a halo takes, and how fast the solver is: they decide how deep a halo is. Both
-        are 0 if the solver cannot compute a band on each rank.
+        About how long the exchange of a halo takes, with the pass over the memory that begins anew after it, and how
+        fast the solver is: they decide how deep a halo is. Both are 0 if the solver cannot compute a band on each rank.
     """
 
     module: str
@@ -67,7 +67,7 @@ BACKENDS = {
         exchange_seconds=5e-5,
         cells_per_second=1e12,
     ),
-    "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=1e-4, cells_per_second=1e9),
+    "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=5e-4, cells_per_second=1e9),
     "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
     "jax": Backend("peers.jax", 8, "jax"),
