@@ -25,11 +25,14 @@ MOST_DEPTH = 1024  # rows of a halo that are worth a thought: an exchange costs 
 class Cost(NamedTuple):
     """What decides how deep a halo is: the seconds that an exchange takes, and the cells that a band advances a second.
 
-    The time for the bytes of an exchange does not count. A halo that is twice as deep is exchanged half as often.
+    The time for the bytes of an exchange does not count. A halo that is twice as deep is exchanged half as often. A
+    solver that takes many steps in a pass over the memory begins one anew after each exchange, which costs
+    `pass_seconds` for each cell of the band.
     """
 
     exchange_seconds: float
     cells_per_second: float
+    pass_seconds: float = 0.0
 
 
 class Message(NamedTuple):
@@ -170,6 +173,6 @@ def halo_depth(heights: Sequence[int], cols: int, steps: int, cost: Cost) -> int
     compute too. Every frame begins with an exchange, so that a halo deeper than n would gain nothing.
     """
     depths = np.arange(1, min(*heights, steps, MOST_DEPTH) + 1)
-    exchanges = -(-steps // depths) * cost.exchange_seconds
+    exchanges = -(-steps // depths) * (cost.exchange_seconds + max(heights) * cols * cost.pass_seconds)
     redundant = steps * 2 * depths * cols / cost.cells_per_second
     return int(depths[(exchanges + redundant).argmin()])

@@ -37,8 +37,10 @@ class Backend(NamedTuple):
     itemsize
         Bytes of a computed value; 0: those of `model.precision`.
     exchange_seconds, cells_per_second
-        About how long the exchange of a halo takes, with the pass over the memory that begins anew after it, and how
-        fast the solver is: they decide how deep a halo is. Both are 0 if the solver cannot compute a band on each rank.
+        About how long the exchange of a halo takes, and how fast the solver is: they decide how deep a halo is. Both
+        are 0 if the solver cannot compute a band on each rank.
+    pass_seconds
+        About how long it takes, for each cell, that an exchange ends a pass of many steps over the memory.
     """
 
     module: str
@@ -53,6 +55,7 @@ class Backend(NamedTuple):
     itemsize: int = 0
     exchange_seconds: float = 0.0
     cells_per_second: float = 0.0
+    pass_seconds: float = 0.0
 
 
 BACKENDS = {
@@ -67,7 +70,9 @@ BACKENDS = {
         exchange_seconds=5e-5,
         cells_per_second=1e12,
     ),
-    "numba": Backend("cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=5e-4, cells_per_second=1e9),
+    "numba": Backend(
+        "cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=2e-4, cells_per_second=1e9, pass_seconds=1e-9
+    ),
     "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),
     "jax": Backend("peers.jax", 8, "jax"),

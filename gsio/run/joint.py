@@ -102,7 +102,8 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     row, steps, shape = BACKENDS[job.backend], job.config.run.steps_per_frame, job.layout.frame.shape
     u, v = start[:2] if start is not None else np.empty((2, *shape) if job.state else (2, 0), job.state or float)
     ranks.share([u, v])
-    bands = cut(job.config, job.layout.chunks, ranks.count, Cost(row.exchange_seconds, row.cells_per_second))
+    cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds)
+    bands = cut(job.config, job.layout.chunks, ranks.count, cost)
     band, layout = bands[ranks.number], layout_of_band(job.layout, job.config, bands, ranks.number)
     blocks, gpus = pool_size(job.config, layout), driver.gpus if (driver := find_driver()) is not None else ()
     run = replace(job.config.run, device=ranks.local % len(gpus)) if row.cuda and gpus else job.config.run

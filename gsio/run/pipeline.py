@@ -162,6 +162,9 @@ class Pipeline:
         """Wait for a free block, and take a checkpoint before it if one is due; None if the run is to stop."""
         block, due = self.session.acquire(), self._checkpoints.is_due(first)
         if self._ranks is not None:
+            if block is None and self._ranks.number:  # rank 0 may wait for these parts, or for an error, to get a block
+                self.session.finish()
+                self._ranks.finish(self.session.error, self._reason)
             going, due = self._ranks.agree(block is not None, due)
             if not going and block is not None:
                 self.session.pool.release(block)

@@ -179,7 +179,9 @@ class Ranks:
         Raises the error of another rank, if the loop of rank 0 has none.
         """
         if self.number:
-            self._mpi.send(Ended.of(error, reason), 0, PART)
+            if self.number not in self._ended:
+                self._ended[self.number] = Ended.of(error, reason)
+                self._mpi.send(self._ended[self.number], 0, PART)
             return reason
         for rank in range(1, self.count):
             while rank not in self._ended:

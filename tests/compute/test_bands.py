@@ -167,15 +167,16 @@ def test_one_band_is_the_whole_grid() -> None:
 
 @given(
     heights=st.lists(st.integers(1, 500), min_size=2, max_size=5), cols=st.integers(1, 10000),
-    steps=st.integers(1, 200), seconds=st.floats(1e-7, 1e-2), speed=st.floats(1e6, 1e13),
+    steps=st.integers(1, 200), seconds=st.floats(1e-7, 1e-2), speed=st.floats(1e6, 1e13), a_pass=st.floats(0, 1e-8),
 )  # fmt: skip
 def test_the_depth_of_a_halo_is_the_cheapest(
-    heights: list[int], cols: int, steps: int, seconds: float, speed: float
+    heights: list[int], cols: int, steps: int, seconds: float, speed: float, a_pass: float
 ) -> None:
     def costs(depth: int) -> float:
-        return math.ceil(steps / depth) * seconds + steps * 2 * depth * cols / speed
+        exchange = seconds + max(heights) * cols * a_pass
+        return math.ceil(steps / depth) * exchange + steps * 2 * depth * cols / speed
 
-    found = halo_depth(heights, cols, steps, Cost(seconds, speed))
+    found = halo_depth(heights, cols, steps, Cost(seconds, speed, a_pass))
     assert 1 <= found <= min(*heights, steps)
     assert costs(found) <= min(costs(depth) for depth in range(1, min(*heights, steps) + 1)) * (1 + 1e-12)
 
