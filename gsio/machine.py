@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,29 @@ MEMORY = {
     "": (".", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
+# The folder, and the files of the microseconds of all cores that a group may take in a period, and of the period.
+QUOTA = {
+    "": (".", "cpu.max"),
+    "cpu": ("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    "cpu,cpuacct": ("cpu,cpuacct", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
+}
+
+
+def _groups(files: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield each control group of this process that has a controller of `files`, and those above, with their files."""
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:  # none, or no /proc
+        lines = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers in files:
+            folder, *names = files[controllers]
+            root = CGROUPS / folder
+            group = root / place.lstrip("/")
+            for each in (group, *group.parents):
+                if each.is_relative_to(root):
+                    yield each, tuple(names)
 
 
 def available_memory() -> int:
@@ -63,19 +87,7 @@ def available_memory() -> int:
         available: int = psutil.virtual_memory().available
     except OSError:  # no /proc
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        groups = OWN_CGROUPS.read_text().splitlines()
-    except OSError:  # none, or no /proc
-        groups = []
-    for line in groups:
-        _, controllers, place = line.split(":", 2)
-        if controllers in MEMORY:
-            folder, *names = MEMORY[controllers]
-            root = CGROUPS / folder
-            group = root / place.lstrip("/")
-            above = (parent for parent in group.parents if parent.is_relative_to(root))
-            available = min(available, *(_left(each, *names) for each in (group, *above)))
-    return available
+    return min(available, *(_left(group, *names) for group, names in _groups(MEMORY)), sys.maxsize)
 
 
 def free_space(folder: Path) -> int:
@@ -99,5 +111,17 @@ def _left(group: Path, limit: str, taken: str, kept: str) -> int:
 
 
 def usable_cores() -> int:
-    """Return the number of cores this process may run on (a Slurm job has fewer than the machine)."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of cores this process may use at once: a Slurm job or a container has fewer than the machine.
+
+    The time that a control group may take counts as whole cores: two threads for 1.5 cores would wait for each other.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, *(_quota(group, names) for group, names in _groups(QUOTA)), cores))
+
+
+def _quota(group: Path, names: tuple[str, ...]) -> int:
+    try:
+        quota, period = (int(word) for name in names for word in (group / name).read_text().split())
+    except (OSError, ValueError):  # no limit, which version 2 calls "max", or not to be seen from here
+        return sys.maxsize
+    return quota // period if quota > 0 < period else sys.maxsize

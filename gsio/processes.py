@@ -89,7 +89,7 @@ def _end_after(parent: int, number: int) -> None:
 
 
 def check_threads(number: int) -> None:
-    """Raise GsioError unless `number` threads can be started now. Without a thread OpenMP would exit with code 1."""
+    """Raise GsioError unless `number` threads can be started now, so that none fails in the middle of the work."""
     done = threading.Event()
     threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(number)]
     started = 0

@@ -1,11 +1,12 @@
-"""The memory a process may take."""
+"""The memory and the cores that a process may take."""
 
+import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gsio.machine import available_memory
+from gsio.machine import available_memory, usable_cores
 
 GB = 10**9
 
@@ -56,3 +57,34 @@ def test_version_1_has_other_names(machine: Path) -> None:
     assert available_memory() == 4 * GB
     make_group(machine / "groups/job", str(GB), 0, 0)  # of another
     assert available_memory() == 4 * GB
+
+
+def test_a_process_has_the_cores_of_its_affinity_and_of_its_quota(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    assert usable_cores() == 16
+    (machine / "own").write_text("0::/pod/container\n")
+    group = machine / "groups/pod/container"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("max 100000\n")
+    assert usable_cores() == 16
+    (group.parent / "cpu.max").write_text("250000 100000\n")
+    assert usable_cores() == 2
+    (group / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores() == 1
+
+
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct"])
+def test_version_1_has_other_names_for_the_quota(
+    controllers: str, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    (machine / "own").write_text(f"3:{controllers}:/job\n")
+    group = machine / "groups" / controllers / "job"
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    (group / "cpu.cfs_quota_us").write_text("-1\n")
+    assert usable_cores() == 16
+    (group / "cpu.cfs_quota_us").write_text("400000\n")
+    assert usable_cores() == 4

@@ -134,9 +134,7 @@ def wall_seconds(solver: Solver, steps: int, times: int) -> float:
 
 
 def _passes_of_numba(solver: Any, steps: int) -> int:
-    from gsio.compute.cpu.wavefront import PASS_STEPS
-
-    return -(-steps // PASS_STEPS)
+    return int(-(-steps // solver.cut.steps))
 
 
 class Contender(NamedTuple):

@@ -45,10 +45,13 @@ def open_solver(
     blocks: int,
     start: Callable[[Config], Start],
     recall: Callable[[str], Any] = lambda name: None,
+    *,
+    remember: Callable[[str, Any], object] = lambda name, record: None,
 ) -> Solver:
     """Return the solver of a run in the state that `start` returns; `start` is called once the memory is known to do.
 
-    `recall` returns the tuning that ``gsio bench tune`` kept under a name, or None.
+    `recall` returns what was kept under a name, or None: the tuning of ``gsio bench tune``, or what a solver gave to
+    `remember`, which is how long its functions took to compile.
 
     Raises
     ------
@@ -72,8 +75,10 @@ def open_solver(
         raise UsageError(f"{what}; get it with pip install 'gsio[{row.extra}]'") from None
     begin = start(config)
     check_stability(config.model, begin.feed, begin.kill)
-    tuning = {"recall": recall} if row.tuned else {}
-    return cast(Solver, make(config, layout, begin, **tuning))
+    kept: dict[str, Any] = {"recall": recall} if row.tuned or row.compiles else {}
+    if row.compiles:
+        kept["remember"] = remember
+    return cast(Solver, make(config, layout, begin, **kept))
 
 
 def _host_bytes(backend: str, config: Config, layout: BlockLayout, blocks: int) -> int:

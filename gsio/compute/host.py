@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gsio.compute.statistics import row_sums, tree
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.block import Block
@@ -132,13 +133,19 @@ def stage(plane: Field, frame: FrameFormat, data: NDArray[np.uint8], statistics:
         uint8 [plane_nbytes].
     statistics
         float64 [5]: minimum, maximum and mean of the finite values, the largest error of a stored finite value, and the
-        number of non-finite values.
+        number of non-finite values. ``gsio.compute.statistics`` defines the sum that the mean is made of.
     """
     with np.errstate(over="ignore"):  # A value that does not fit becomes infinite, and is counted.
         values = np.ascontiguousarray(plane, frame.computed).reshape(-1)
     stored, error = pack(values, frame)
-    finite = values[np.isfinite(values)]
-    statistics[:4] = (finite.min(), finite.max(), finite.mean(dtype=np.float64), error) if finite.size else 0
+    finite, zeroed = values, values
+    if not (good := np.isfinite(values)).all():
+        finite, zeroed = values[good], np.where(good, values, 0)
+    if finite.size:
+        total = tree(row_sums(zeroed.reshape(-1, frame.shape[-1])))
+        statistics[:4] = finite.min(), finite.max(), total / finite.size, error
+    else:
+        statistics[:4] = 0
     statistics[4] = values.size - finite.size
     raw = stored.view(np.uint8)
     if frame.shuffle:

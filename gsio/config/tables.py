@@ -30,7 +30,7 @@ class Backend(NamedTuple):
     encodes
         Whether the backend encodes chunks where the codec has kernels.
     compiles
-        Whether the backend needs the compiler of Numba.
+        Whether the backend needs the compiler of Numba; its solver takes `recall` and `remember`.
     itemsize
         Bytes of a computed value; 0: those of `model.precision`.
     """

@@ -31,7 +31,7 @@ from gsio.run.progress import Observe
 from gsio.run.resume import Restart, compare
 from gsio.run.status import status_file
 from gsio.run.summary import Summary, summarise
-from gsio.run.tunings import recall
+from gsio.run.tunings import recall, remember
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
 from gsio.writer.journal import Journal
@@ -170,7 +170,7 @@ def _pipeline(
     def start(config: Config) -> Start:
         return initial_state(config) if state is None else Start(state.u, state.v, feed, kill)
 
-    solver = open_solver(planned.backend, config, layout, planned.blocks, start, recall)
+    solver = open_solver(planned.backend, config, layout, planned.blocks, start, recall, remember=remember)
     pool = BlockPool(layout, planned.blocks, solver.allocate)
     output_id = before.output_id if before is not None else ""
     attributes = root_attributes(config, solver.backend, solver.device, output_id)
@@ -189,7 +189,8 @@ def _pipeline(
 
 def last_frame(config: Config) -> NDArray[np.floating[Any]]:
     """Return v, of the layout's shape, after the last step of a run that saves nothing; raises as `simulate`."""
-    solver = open_solver(choose_backend(config), config, layout_of(config), 1, initial_state, recall)
+    layout = layout_of(config)
+    solver = open_solver(choose_backend(config), config, layout, 1, initial_state, recall, remember=remember)
     solver.advance(config.run.frames * config.run.steps_per_frame)
     return solver.field("v")
 

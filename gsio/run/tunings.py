@@ -1,4 +1,4 @@
-"""The tunings of this user: for each name of a job, the record of its fastest tiling, in one file."""
+"""What gsio has measured for this user, in one file: tilings of jobs on a GPU, and the time to compile for a CPU."""
 
 import json
 import os

@@ -1,12 +1,8 @@
 """The answers that the production solvers must give: the list of the model."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -156,52 +152,6 @@ def test_the_rest_state_stays_exactly(
 
 
 # 3. The same bits every time
-
-EVERY_NUMBER_OF_THREADS = """
-import hashlib
-from gsio.compute.cpu import CpuSolver
-from gsio.config import load_config
-from gsio.run.initial import initial_state
-from gsio.frames.block import Block
-from gsio.frames.format import FrameFormat
-from gsio.frames.layout import BlockLayout
-
-for rows in (3, 67):
-    for threads in (7, 3, 2, 1):
-        grid = {"grid.rows": rows, "grid.cols": 61, "initial.kind": "noise", "run.threads": threads}
-        config = load_config(overrides=grid, environ={})
-        layout = BlockLayout.of_frames(FrameFormat.of((rows, 61), "u,v", "float32", shuffle=True), 2)
-        solver = CpuSolver(config, layout, initial_state(config))
-        block = Block(layout, solver.allocate(layout.block_nbytes))
-        block.count = 2
-        solver.fill(block)
-        print("bits", rows, hashlib.sha256(block.buffer).hexdigest(), solver.device)
-"""
-
-
-def test_frames_have_the_same_bits_for_any_number_of_threads() -> None:
-    # Numba fixes the largest number of threads when it is imported, by default at that of the cores.
-    run = subprocess.run(
-        [sys.executable, "-c", EVERY_NUMBER_OF_THREADS],
-        env={**os.environ, "NUMBA_NUM_THREADS": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [line.split(maxsplit=3)[1:] for line in run.stdout.splitlines() if line.startswith("bits")]
-    assert len({device for _, _, device in lines}) == 4
-    assert len({(rows, digest) for rows, digest, _ in lines}) == len({rows for rows, _, _ in lines}) == 2
-
-
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
-def test_threads_of_one_solver_do_not_limit_the_next(make_config: MakeConfig) -> None:
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-    devices = []
-    for threads in (1, 2):
-        config = make_config({"run.threads": threads})
-        devices.append(make_solver("numba", config, layout_of(config)).device)
-    assert devices == ["CPU, 1 threads", "CPU, 2 threads"]
-
 
 # 4. Symmetry
 
@@ -380,8 +330,20 @@ def test_a_grid_cut_into_small_parts_has_the_same_bits(
     config = make_config({"grid.rows": 67, "grid.cols": 301, "grid.boundary": boundary, **rates})
     start = random_start(67, 301)
     whole = solve("numba", config, 40, start)
-    monkeypatch.setattr("gsio.compute.cpu.first_level_cache", lambda: 8 << 10)
-    assert_same_bits(solve("numba", config, 40, start), whole)
+    for kilobytes in (4, 32, 96):
+        monkeypatch.setattr("gsio.compute.cpu.second_level_cache", lambda kilobytes=kilobytes: kilobytes << 10)
+        assert_same_bits(solve("numba", config, 40, start), whole)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+def test_a_grid_of_any_width_stays_the_same_in_all_rows(boundary: str, make_config: MakeConfig) -> None:
+    for cols in range(1, 40):  # narrower and wider than the vectors of any machine
+        start = random_start(1, cols)
+        size = {"grid.cols": cols, "grid.boundary": boundary}
+        one = solve("numba", make_config({**size, "grid.rows": 1}), 9, start)
+        three = solve("numba", make_config({**size, "grid.rows": 3}), 9, tuple(np.repeat(f, 3, axis=0) for f in start))
+        assert_same_bits(three, tuple(np.repeat(field, 3, axis=0) for field in one))
+        assert_agrees(one, solve("numpy", make_config({**size, "grid.rows": 1}), 9, start), TOLERANCE["float32"])
 
 
 # Values stored in fewer bits

@@ -1,90 +1,112 @@
-"""The production solver for machines without a GPU: the functions of ``wavefront``, on every core it may use."""
+"""The production solver for machines without a GPU: compiled functions, called by threads of its own."""
 
-import threading
-import time
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from gsio.compute.cpu.compiling import compiling
+from gsio.compute.cpu.staging import stage_rows
+from gsio.compute.cpu.team import Team
 from gsio.compute.cpu.wavefront import (
+    LINE,
     NEUMANN,
-    PAD,
-    PASS_STEPS,
     PERIODIC,
     ZERO,
     Constants,
     advance,
     columns,
-    stage_plane,
+    ring_rows,
+    row_stride,
 )
-from gsio.compute.host import pack, stage
+from gsio.compute.host import pack
+from gsio.compute.statistics import tree
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 from gsio.machine import usable_cores
 from gsio.model.gray_scott import Field, coefficients
 from gsio.model.start import Start
-from gsio.processes import check_threads
-
-log = structlog.get_logger()
 
 BOUNDARIES = {"periodic": PERIODIC, "neumann": NEUMANN, "zero": ZERO}
-CACHE = 48 << 10  # bytes of a core's first-level cache, if the machine does not say
+CACHE_LINE = 64  # bytes, and of the widest vector
+CACHE = 512 << 10  # bytes of a core's second-level cache, if the machine does not say
+MOST_STEPS = 32  # of a pass
+FROM_CACHE, FROM_MEMORY = 2.0, 6.0  # steps that take as long as to load and to save the fields
+SLACK = 2 * LINE  # lines around the rings that are read or written with them
+SHARE = 8192  # cells for which another thread pays
+
+Fields = tuple[NDArray[Any], NDArray[Any]]  # u and v, [member, row, cell]
 
 
 class CpuSolver:
-    """Numba on the cores of this machine, float32 or float64."""
+    """Functions that Numba compiles for the cores of this machine, float32 or float64."""
 
     backend = "numba"
 
-    def __init__(self, config: Config, layout: BlockLayout, start: Start) -> None:
+    def __init__(
+        self,
+        config: Config,
+        layout: BlockLayout,
+        start: Start,
+        own: slice | None = None,
+        recall: Callable[[str], Any] = lambda name: None,
+        remember: Callable[[str, Any], object] = lambda name, record: None,
+    ) -> None:
+        """Prepare the run of a grid, or of a band with its halo, of which the layout has the rows `own`."""
         dtype = np.dtype(config.model.precision)
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
-        self._threads = min(config.run.threads or usable_cores(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        self._caller = 0
-        self.device = f"CPU, {self._threads} threads"
-        members, rows, cols = self._shape = (config.model.members, *layout.frame.shape[-2:])
-        # Fields are [cell] here: see `_load_row`.
-        self._u, self._v = (np.broadcast_to(f, self._shape).astype(dtype).reshape(-1) for f in start[:2])
-        self._u_new, self._v_new = np.zeros_like(self._u), np.zeros_like(self._v)
+        members, rows, cols = self._shape = (config.model.members, config.grid.rows, config.grid.cols)
+        self._own = own or slice(None)
+        threads = config.run.threads or min(usable_cores(), max(1, members * rows * cols // SHARE))
+        self._team = Team(threads)
+        self.device = f"CPU, {threads} threads"
+        self._now, self._next = ((_aligned(self._shape, dtype), _aligned(self._shape, dtype)) for _ in range(2))
+        for field, given in zip(self._now, start[:2], strict=True):
+            field[:] = given
         c = coefficients(config.model, start.feed, start.kill)
-        self._constants = Constants._make(map(dtype.type, (c.centre, c.spread_u, c.spread_v, c.rest, c.dt)))
+        numbers = (dtype.type(number) for number in (c.centre, c.spread_u, c.spread_v, c.rest, c.dt))
+        self._constants = Constants._make(numbers)._replace(**({} if c.centre else {"centre": None}))
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
-        self._tiles, cells = cut(members, rows, cols, self._threads, dtype.itemsize)
-        self._rings = np.zeros((self._threads, cells), dtype)
-        self._compile()
+        self.cut = cut(members, rows, cols, threads, dtype.itemsize, self._steps)
+        self._rings = _aligned((threads, self.cut.numbers), dtype)
+        with compiling(recall, remember):  # only the first time: later runs load the functions from Numba's cache
+            self._advance(self._now, self._next, 0, 0)
+            block = Block(layout, self.allocate(layout.block_nbytes))
+            self._stage(self._now[0], block.data[0, 0], np.empty(layout.frame.cells), threads - 1)
 
-    def _compile(self) -> None:
-        """Compile before the run begins. This takes seconds the first time; later runs load Numba's cache on disk."""
-        start = time.perf_counter()
-        self.advance(0)
-        block = Block(self._layout, self.allocate(self._layout.block_nbytes))
-        self._stage("v", block.data[0, 0], block.statistics[0, 0])
-        seconds = time.perf_counter() - start
-        if seconds > 2:
-            log.info("solver compiled", seconds=round(seconds, 1))
+    def _advance(self, now: Fields, new: Fields, steps: int, share: int) -> tuple[Fields, Fields]:
+        """Advance a share of the present fields, and return the fields that are present now, and the others."""
+        how = self._constants, self._boundary, self._shape, self.cut.tiles, steps, self.cut.steps
+        passes = advance(now, new, self._rings, *self._rates, *how, share, self._team.meeting)
+        return (new, now) if passes % 2 else (now, new)
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
-        if self._caller != (caller := threading.get_ident()):  # Numba starts threads for each calling thread
-            check_threads(self._threads)
-            self._caller = caller
-        numba.set_num_threads(self._threads)  # affects the calling thread only
-        arrays = self._u, self._v, self._u_new, self._v_new
-        how = self._constants, self._boundary, self._shape, self._tiles
-        arrays = advance(*arrays, self._rings, *self._rates, *how, steps)
-        self._u, self._v, self._u_new, self._v_new = arrays
+        now, new = self._now, self._next
+
+        def work(share: int) -> None:
+            self._now, self._next = self._advance(now, new, steps, share)
+
+        self._team.run(work)
 
     def field(self, name: str) -> Field:
         """Return a copy of u or v, of the layout's shape."""
-        return (self._u if name == "u" else self._v).reshape(self._layout.frame.shape).copy()
+        return self._now["uv".index(name)][:, self._own].reshape(self._layout.frame.shape).copy()
+
+    def rows(self, where: slice) -> NDArray[Any]:
+        """Return a copy of rows of both fields, [field, member, row, col]."""
+        return np.stack([field[:, where] for field in self._now])
+
+    def set_rows(self, where: slice, rows: NDArray[Any]) -> None:
+        """Replace rows of both fields by `rows`, [field, member, row, col]."""
+        for field, values in zip(self._now, rows, strict=True):
+            field[:, where] = values
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Copy u and v at once, and return a function that returns the copies."""
@@ -97,57 +119,109 @@ class CpuSolver:
 
     def fill(self, block: Block) -> None:
         """Compute and stage the next `block.count` frames."""
-        for frame in range(block.count):
-            self.advance(self._steps)
-            for i, name in enumerate(self._layout.frame.fields):
-                self._stage(name, block.data[frame, i], block.statistics[frame, i])
+        self._make(block, range(block.count), self._steps)
 
-    def _stage(self, name: str, data: NDArray[np.uint8], statistics: NDArray[np.float64]) -> None:
-        field = (self._u if name == "u" else self._v).reshape(-1, self._layout.frame.shape[-1])
-        stored, error = pack(field, self._layout.frame)
-        itemsize = self._layout.frame.dtype.itemsize
-        words, planes = stored.view(f"u{itemsize}"), data.reshape(itemsize, -1)
-        values = data.view(words.dtype)
-        tasks = min(self._threads, len(field))
-        low, high, total, bad = stage_plane(field, words, planes, values, self._layout.frame.shuffle, tasks)
-        if bad:  # This is rare and ends the run: count and summarise the finite values the slow way.
-            stage(field, self._layout.frame, data, statistics)
-        else:
-            statistics[:] = low, high, total / self._layout.frame.cells, error, 0
+    def stage(self, block: Block, frame: int) -> None:
+        """Stage the present fields as a frame of `block`."""
+        self._make(block, range(frame, frame + 1), 0)
+
+    def _make(self, block: Block, frames: range, steps: int) -> None:
+        """Advance the fields by `steps` and stage them, for each of these frames of `block`."""
+        fields, threads = self._layout.frame.fields, self._team.threads
+        sums = np.empty((len(frames), len(fields), self._layout.frame.cells // self._layout.frame.shape[-1]))
+        found = np.empty((4, len(frames), len(fields), threads))
+        now, new = self._now, self._next
+
+        def work(share: int) -> None:
+            present, other = now, new
+            for place, frame in enumerate(frames):
+                present, other = self._advance(present, other, steps, share)
+                for i, name in enumerate(fields):
+                    field = present["uv".index(name)]
+                    found[:, place, i, share] = self._stage(field, block.data[frame, i], sums[place, i], share)
+            self._now, self._next = present, other
+
+        self._team.run(work)
+        low, high, error, finite = found[0].min(-1), found[1].max(-1), found[2].max(-1), found[3].sum(-1)
+        statistics = block.statistics[frames.start : frames.stop]
+        statistics[:] = np.stack(
+            (low, high, tree(sums) / np.maximum(finite, 1), error, self._layout.frame.cells - finite), -1
+        )
+        statistics[finite == 0, :4] = 0
+
+    def _stage(
+        self, field: NDArray[Any], data: NDArray[np.uint8], sums: NDArray[np.float64], share: int
+    ) -> tuple[float, float, float, int]:
+        """Stage a share of a plane, and return the minimum, the maximum, the error and the number of finite values.
+
+        Other threads may advance the fields meanwhile: their first pass leaves the present fields as they are.
+        """
+        frame = self._layout.frame
+        rows = field[:, self._own].reshape(-1, field.shape[-1])
+        first, last = (len(rows) * number // self._team.threads for number in (share, share + 1))
+        if first == last:
+            return np.inf, -np.inf, 0.0, 0
+        stored, error = pack(rows[first:last], frame)
+        words, planes = stored.view(f"u{frame.dtype.itemsize}"), data.reshape(frame.dtype.itemsize, -1)
+        low, high, finite = stage_rows(rows, words, planes, data.view(words.dtype), frame.shuffle, first, last, sums)
+        return low, high, error, finite
 
     def wait(self, block: Block) -> None:
         """Return at once: `fill` leaves the frames complete."""
 
 
-def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members.
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return zeros that begin with a cache line, and behind which two vectors of any machine can be read."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(nbytes + 3 * CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
 
-    The result is contiguous, because functions are compiled for this layout, which is the fastest to index.
-    """
+
+def _rates(rate: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """Return a rate as [member] if it does not vary by cell, else as [member, cell], or [1, cell] for all members."""
     rate = rate.reshape((1,) * (3 - rate.ndim) + rate.shape)
     if rate.shape[1:] == (1, 1):
         return np.ascontiguousarray(np.broadcast_to(rate[:, 0, 0], shape[:1]), dtype)
-    return np.ascontiguousarray(np.broadcast_to(rate, (len(rate), *shape[1:])), dtype).reshape(len(rate), -1)
+    found = _aligned((len(rate), *shape[1:]), dtype)
+    found[:] = rate
+    return found.reshape(len(rate), -1)
 
 
-def cut(members: int, rows: int, cols: int, threads: int, itemsize: int) -> tuple[tuple[int, int], int]:
-    """Return the numbers of rows and columns of tiles that a grid is cut into, and the cells of a ring.
+class Cut(NamedTuple):
+    """How a grid is cut: rows and columns of tiles in each member, steps of a pass, and the numbers of a ring."""
 
-    The columns are as wide as possible while all rings of a tile fit into the first-level cache. Rows are added until
-    every thread has the same number of tiles, or so many that one more or less does not matter.
+    tiles: tuple[int, int]
+    steps: int
+    numbers: int
+
+
+def cut(members: int, rows: int, cols: int, threads: int, itemsize: int, steps_per_frame: int) -> Cut:
+    """Return the cut of a grid that takes the least time, as far as that can be told beforehand.
+
+    More steps read the fields less often, but leave room for narrower tiles, which compute more of their neighbours'
+    cells. The columns of tiles are as wide as the rings of a tile may be. Rows are added until every thread has the
+    same number of tiles, or so many that one more or less does not matter.
     """
-    widest = max(4 * PASS_STEPS, int(0.75 * first_level_cache()) // (6 * PASS_STEPS * itemsize) - PAD)
-    tiles_x = -(-cols // (widest - 2 * PASS_STEPS))
-    tiles_y = 1
-    while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
-        tiles_y += 1
-    width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
-    return (tiles_y, tiles_x), (6 * PASS_STEPS + 2 * (PASS_STEPS + 1)) * (width + 2 * PASS_STEPS + PAD)
+    cache, best = second_level_cache() // itemsize, (math.inf, Cut((1, 1), 1, 0))
+    cost = FROM_CACHE if 4 * members * rows * cols <= cache * threads else FROM_MEMORY
+    fewest = -(-steps_per_frame // MOST_STEPS)
+    for steps in {-(-steps_per_frame // passes) for passes in range(fewest, 8 * fewest)}:
+        widest = cache // 2 // (6 * steps) - 2 * LINE
+        tiles_x = 1 if cols <= max(widest, 2 * steps) else -(-cols // max(LINE, widest - 2 * steps))
+        tiles_y = 1
+        while (tiles := members * tiles_y * tiles_x) % threads and tiles < 8 * threads and tiles_y < rows:
+            tiles_y += 1
+        width = max(right - left for left, right in (columns(cols, x, tiles_x) for x in range(tiles_x)))
+        redundant = (1 + 2 * steps / width * (tiles_x > 1)) * (1 + (steps - 1) * tiles_y / rows)
+        numbers = (ring_rows(steps) * row_stride(width + 2 * steps) // LINE + SLACK) * LINE
+        best = min(best, (redundant * (1 + cost / steps), Cut((tiles_y, tiles_x), steps, numbers)))
+    return best[1]
 
 
-def first_level_cache() -> int:
-    """Return the bytes of a core's first-level data cache."""
+def second_level_cache() -> int:
+    """Return the bytes of a core's second-level cache."""
     try:
-        return int(Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text().strip().removesuffix("K")) << 10
+        return int(Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return CACHE

@@ -1,12 +1,12 @@
-"""The time steps and the staging that Numba compiles to vector code for the cores of this machine.
+"""The time steps that Numba compiles to vector code for the cores of this machine.
 
 A field does not fit the cache, and a step does little work for each cell, so that single steps would wait for memory.
-Therefore the grid is cut into tiles, some hundred columns wide, and up to `PASS_STEPS` steps go over a tile together,
-as a wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one.
-This is the picture for three steps::
+Therefore the grid is cut into tiles, some hundred columns wide, and up to 32 steps go over a tile together, as a
+wavefront. Depth n holds rows after n steps. Once three of its rows exist, depth n + 1 can make the middle one. This is
+the picture for three steps::
 
     depth 3  . n . . .             n: made at this front, from three rows of the depth below
-    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the first-level cache
+    depth 2  o o n . .             o: kept, in a ring of three rows; all rings are in the second-level cache
     depth 1  . o o n .
     depth 0  . . o o n             n: copied from the field, or set by the boundary outside it
              row ──▶ └ front
@@ -14,35 +14,52 @@ This is the picture for three steps::
 The last depth is written to a second array, which the next pass reads. A tile computes the cells beyond its edges that
 it needs, one less for each depth and side. A cell has the same bits wherever the tiles are cut, because the same
 instructions compute every copy of it.
+
+A row of a ring lies so that no instruction shuffles lanes: each lane of a vector has a part of the row of its own. This
+is the order of twelve cells in three vectors of four lanes (dimension-lifted transposition: Henretty et al. 2011,
+doi:10.1007/978-3-642-19861-8_13)::
+
+    before      0 3 6 9    1 4 7 10    2 5 8 11      behind
+    . 2 5 8                                          3 6 9 .
+
+The neighbours of a vector are the vectors beside it. Those of both ends are copies, one lane further.
 """
 
-import platform
 from typing import Any, NamedTuple
 
-import numba
-import numpy as np
-from llvmlite import binding, ir
-from numba import njit, prange, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba import njit, types
+from numba.extending import overload, register_jitable
 
-X86 = "x86_64", "AMD64"
-if platform.machine() in X86 and numba.config.CPU_FEATURES is None:  # type: ignore[attr-defined]
-    # Use vectors of 512 bits if the machine has them; LLVM prefers 256 bits, which are 12 % slower here.
-    features = f"{binding.get_host_cpu_features().flatten()},-prefer-256-bit"
-    numba.config.CPU_FEATURES = features  # type: ignore[attr-defined]
-
-PASS_STEPS = (
-    6  # steps of a pass: more, or wider tiles, do not fit the first-level cache; fewer read the fields more often
+from gsio.compute.cpu.vectors import (
+    FLUSH,
+    add,
+    ahead,
+    inner,
+    lanes_of,
+    load,
+    meet,
+    multiply,
+    multiply_add,
+    negative,
+    one_left,
+    one_right,
+    pointer,
+    prefetch,
+    set_float_mode,
+    splat,
+    store,
+    subtract,
+    transpose,
+    zero_of,
 )
+
 PERIODIC, NEUMANN, ZERO = range(3)
-AHEAD = 4  # rows to prefetch: the hardware does not foresee where the next row starts
-LINE = 64  # bytes of a cache line
-PAD = 22  # cells between the rows of a ring
-LANES = 16  # cells of the widest vector
+AHEAD = 2  # rows to prefetch: the hardware does not foresee where the next row starts
+LINE = 16  # numbers that are in one or two cache lines, and in one or more vectors
 
 
 class Constants(NamedTuple):
-    """The numbers among `Coefficients`, all of the precision of the run."""
+    """The numbers among `Coefficients`, all of the precision of the run; `centre` is None instead of 0."""
 
     centre: Any
     spread_u: Any
@@ -51,122 +68,80 @@ class Constants(NamedTuple):
     dt: Any
 
 
-@intrinsic
-def _set_float_mode(typing_context, mode):  # type: ignore[no-untyped-def]
-    """Set the calling thread's MXCSR register, if the machine has one, and return its previous value.
+@inner
+def _across(rows, j):  # type: ignore[no-untyped-def]
+    """Return the sum of the cells above and below the cells from `j` on."""
+    above, _, below = rows
+    return add(load(above, j), load(below, j))
 
-    With FLUSH, subnormal numbers count as zero. A step with subnormal numbers takes up to sixty times as long.
+
+def _column(rows: Any, j: Any, centre: Any) -> Any:
+    """Return what the cells on both sides of the cells from `j` on need of them and of the cells above and below."""
+
+
+@overload(_column)
+def _column_overload(rows, j, centre):  # type: ignore[no-untyped-def]
+    if centre is types.none:
+        return lambda rows, j, centre: load(rows[1], j)
+    return lambda rows, j, centre: multiply_add(splat(centre), load(rows[1], j), _across(rows, j))
+
+
+def _around(left: Any, here: Any, right: Any, rows: Any, j: Any, centre: Any) -> Any:
+    """Return the weighted sums of the neighbours of the cells from `j` on, given three `_column`."""
+
+
+@overload(_around)
+def _around_overload(left, here, right, rows, j, centre):  # type: ignore[no-untyped-def]
+    if centre is types.none:
+        return lambda left, here, right, rows, j, centre: add(add(left, right), _across(rows, j))
+    return lambda left, here, right, rows, j, centre: multiply_add(splat(centre), here, add(left, right))
+
+
+def _of_row(rates: Any, member: int, row: Any) -> Any:
+    """Return the rate of a row: one number, or the pointer to the rates of its cells if they vary."""
+
+
+@overload(_of_row)
+def _of_row_overload(rates, member, row):  # type: ignore[no-untyped-def]
+    return (lambda rates, member, row: rates[member]) if rates.ndim == 1 else (lambda rates, member, row: row)
+
+
+def _of_cells(rate: Any, j: Any) -> Any:
+    """Return the rates of the cells from `j` on, from the result of `_of_row`."""
+
+
+@overload(_of_cells)
+def _of_cells_overload(rate, j):  # type: ignore[no-untyped-def]
+    return (lambda rate, j: load(rate, j)) if isinstance(rate, types.CPointer) else (lambda rate, j: splat(rate))
+
+
+@inner
+def _step_row(u, v, to_u, to_v, count, feed, keep, k):  # type: ignore[no-untyped-def]
+    """Advance the first `count` numbers of a row of a ring, which are whole vectors.
+
+    `u` and `v` are pointers to the rows above, at and below the row. The sums along a column are carried from vector
+    to vector, because the cells on both sides need them too.
     """
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        if platform.machine() not in X86:
-            return arguments[0]
-        pointer = ir.IntType(8).as_pointer()
-        function = ir.FunctionType(ir.VoidType(), [pointer])
-        old, new = builder.alloca(ir.IntType(32)), builder.alloca(ir.IntType(32))
-        builder.store(arguments[0], new)
-        for name, place in (("stmxcsr", old), ("ldmxcsr", new)):
-            instruction = builder.module.declare_intrinsic(f"llvm.x86.sse.{name}", (), function)
-            builder.call(instruction, [builder.bitcast(place, pointer)])
-        return builder.load(old)
-
-    return types.uint32(types.uint32), generate
-
-
-@intrinsic
-def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
-    """Start to fetch the cache line of ``array[index]``."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        function = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        instruction = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
-        builder.call(instruction, [place, i32(0), i32(3), i32(1)])  # for reading, in the nearest cache, data
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
-@intrinsic
-def _multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
-    """Return a b + c, rounded once if the machine can. The compiler's own choice could differ from cell to cell."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        real = arguments[0].type
-        function = ir.FunctionType(real, [real] * 3)
-        return builder.call(builder.module.declare_intrinsic("llvm.fmuladd", [real], function), arguments)
-
-    return a(a, a, a), generate
-
-
-FLUSH = np.uint32(0x1F80 | 0x8040)  # the default mode, and both bits for subnormal numbers
-
-
-def _row_of(rates: Any, member: int, ring: Any, start: Any) -> Any:
-    """Return the rate of a row: one number, or the ring and the start of the row in it if the rate varies by cell."""
-
-
-@overload(_row_of)
-def _row_of_overload(rates, member, ring, start):  # type: ignore[no-untyped-def]
-    if rates.ndim == 1:  # [member]
-        return lambda rates, member, ring, start: rates[member]
-    return lambda rates, member, ring, start: (ring, start)
-
-
-def _cell_of(rate: Any, j: Any) -> Any:
-    """Return the rate of cell `j` from the result of `_row_of`; a single number is as fast as a constant."""
-
-
-@overload(_cell_of)
-def _cell_of_overload(rate, j):  # type: ignore[no-untyped-def]
-    return (lambda rate, j: rate[0][rate[1] + j]) if isinstance(rate, types.BaseTuple) else (lambda rate, j: rate)
-
-
-@njit
-def _make_cell(ring, u, v, to_u, at_u, to_v, at_v, u_around, v_around, feed, keep, j, k):  # type: ignore[no-untyped-def]
-    """Advance cell `j` of a row, given the sums around it."""
-    u_here, v_here, fed = ring[u + j], ring[v + j], _cell_of(feed, j)
-    dt_v = k.dt * v_here
-    less, more = _multiply_add(-dt_v, v_here, k.rest - fed), _multiply_add(dt_v, u_here, _cell_of(keep, j))
-    to_u[at_u + j] = _multiply_add(k.spread_u, u_around, _multiply_add(less, u_here, fed))
-    to_v[at_v + j] = _multiply_add(k.spread_v, v_around, more * v_here)
-
-
-@njit
-def _step_row(ring, u, v, to_u, at_u, to_v, at_v, first, last, feed, keep, k):  # type: ignore[no-untyped-def]
-    """Advance the cells [first, last) of a row.
-
-    `u` and `v` are the starts in `ring` of the rows above, at and below the row. `at_u` and `at_v` are the starts of
-    the new rows in `to_u` and `to_v`. Indices are unsigned, because NumPy's negative indices would cost a branch each.
-    The sums along a column are carried from cell to cell, because the cells on both sides need them too.
-    """
-    (u0, u1, u2), (v0, v1, v2), one = u, v, np.uintp(1)
-    if k.centre == 0:
-        for j in range(first, last):
-            u_around = (ring[u1 + j - one] + ring[u1 + j + one]) + (ring[u0 + j] + ring[u2 + j])
-            v_around = (ring[v1 + j - one] + ring[v1 + j + one]) + (ring[v0 + j] + ring[v2 + j])
-            _make_cell(ring, u1, v1, to_u, at_u, to_v, at_v, u_around, v_around, feed, keep, j, k)
-        return
-    j = first - one
-    u_left = _multiply_add(k.centre, ring[u1 + j], ring[u0 + j] + ring[u2 + j])
-    v_left = _multiply_add(k.centre, ring[v1 + j], ring[v0 + j] + ring[v2 + j])
-    u_sum = _multiply_add(k.centre, ring[u1 + first], ring[u0 + first] + ring[u2 + first])
-    v_sum = _multiply_add(k.centre, ring[v1 + first], ring[v0 + first] + ring[v2 + first])
-    for j in range(first, last):
-        right = j + one
-        u_right = _multiply_add(k.centre, ring[u1 + right], ring[u0 + right] + ring[u2 + right])
-        v_right = _multiply_add(k.centre, ring[v1 + right], ring[v0 + right] + ring[v2 + right])
-        u_around = _multiply_add(k.centre, u_sum, u_left + u_right)
-        v_around = _multiply_add(k.centre, v_sum, v_left + v_right)
-        _make_cell(ring, u1, v1, to_u, at_u, to_v, at_v, u_around, v_around, feed, keep, j, k)
+    lanes = lanes_of(to_u)
+    rest, dt, spread_u, spread_v = splat(k.rest), splat(k.dt), splat(k.spread_u), splat(k.spread_v)
+    u_left, v_left = _column(u, -lanes, k.centre), _column(v, -lanes, k.centre)
+    u_sum, v_sum = _column(u, 0, k.centre), _column(v, 0, k.centre)
+    for j in range(0, count, lanes):
+        u_right, v_right = _column(u, j + lanes, k.centre), _column(v, j + lanes, k.centre)
+        u_around = _around(u_left, u_sum, u_right, u, j, k.centre)
+        v_around = _around(v_left, v_sum, v_right, v, j, k.centre)
+        u_here, v_here, fed = load(u[1], j), load(v[1], j), _of_cells(feed, j)
+        dt_v = multiply(dt, v_here)
+        less = multiply_add(negative(dt_v), v_here, subtract(rest, fed))
+        more = multiply_add(dt_v, u_here, _of_cells(keep, j))
+        store(to_u, j, multiply_add(spread_u, u_around, multiply_add(less, u_here, fed)))
+        store(to_v, j, multiply_add(spread_v, v_around, multiply(more, v_here)))
         u_left, u_sum, v_left, v_sum = u_sum, u_right, v_sum, v_right
 
 
-@njit
+@inner
 def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
-    """Return the cell of a line of `n` cells that cell `i`, inside or outside the line, copies."""
+    """Return the row of a grid of `n` rows that row `i`, inside or outside the grid, copies."""
     if 0 <= i < n or boundary == ZERO:
         return i
     if boundary == PERIODIC:
@@ -175,146 +150,188 @@ def _copied(i, n, boundary):  # type: ignore[no-untyped-def]
     return min(i, 2 * n - 1 - i)
 
 
-@njit
-def _load_row(ring, at, field, grid, shape, row, left, width, boundary):  # type: ignore[no-untyped-def]
-    """Copy `width` cells of a row of a grid to the ring; the row and the first column `left` can lie outside the grid.
+@inner
+def _copy(to, cells, count):  # type: ignore[no-untyped-def]
+    """Copy `count` cells."""
+    lanes = lanes_of(to)
+    for j in range(0, count - lanes + 1, lanes):
+        store(to, j, load(cells, j))
+    for j in range(max(count, 0) // lanes * lanes, count):
+        to[j] = cells[j]
 
-    Arrays are 1-D in this file, and come with an index of their first cell. A view for each row would count
-    references, which takes longer than to advance the row.
+
+@inner
+def _clear(to, count):  # type: ignore[no-untyped-def]
+    """Set the first `count` numbers of a row of a ring to 0, and the vectors before and behind them."""
+    lanes = lanes_of(to)
+    for j in range(-lanes, count + lanes, lanes):
+        store(to, j, splat(zero_of(to)))
+
+
+@inner
+def _place(j, span, lanes):  # type: ignore[no-untyped-def]
+    """Return the place of cell `j` in a row of a ring whose lanes have `span` cells each."""
+    return j % span * lanes + j // span if j < span * lanes else span * lanes
+
+
+@inner
+def _close(row, ends, boundary, edges):  # type: ignore[no-untyped-def]
+    """Set the vectors before and behind a row of a ring, which hold the neighbours of both ends of each lane.
+
+    They are the last and the first vector, one lane further. Where the ends of the row are edges of the grid, the cells
+    before and behind the row are those that the boundary asks for. `ends` has the numbers of a row, and the places of
+    the last cell and of the cell behind the row.
     """
-    rows, cols = shape
+    count, last, behind = ends
+    lanes = lanes_of(row)
+    if edges[0] or edges[1]:
+        at_left, at_right = (row[last], row[0]) if boundary == PERIODIC else (row[0], row[last])
+        if boundary == ZERO:
+            at_left, at_right = zero_of(row), zero_of(row)
+        if edges[1] and behind < count:
+            row[behind] = at_right
+        store(row, -lanes, one_left(splat(at_left), load(row, count - lanes)))
+        store(row, count, one_right(load(row, 0), splat(at_right)))
+    else:
+        end, start = load(row, count - lanes), load(row, 0)
+        store(row, -lanes, one_left(end, end))
+        store(row, count, one_right(start, start))
+
+
+@inner
+def _load_row(to, grid, shape, row, columns, boundary, edges, ends, spare):  # type: ignore[no-untyped-def]
+    """Copy some columns of a row of a grid to a ring; the row, and columns without edges, can lie outside the grid."""
+    (rows, cols), (start, stop) = shape, columns
+    lanes = lanes_of(to)
+    span = ends[0] // lanes
     if boundary == ZERO and not 0 <= row < rows:
-        for j in range(np.uintp(width)):
-            ring[at + j] = 0
+        _clear(to, ends[0])
         return
-    start = grid + np.uintp(_copied(row, rows, boundary) * cols)
-    first, last = min(max(0, -left), width), min(width, max(0, cols - left))
-    for j in range(np.uintp(first), np.uintp(last)):
-        ring[at + j] = field[start + np.uintp(left) + j]
-    ahead = grid + np.uintp(min(max(row + AHEAD, 0), rows - 1) * cols + left)
-    for j in range(np.uintp(first), np.uintp(last), np.uintp(LINE // field.itemsize)):
-        _prefetch(field, ahead + j)
-    for j in range(first):
-        copied = np.uintp(_copied(left + j, cols, boundary))
-        ring[at + np.uintp(j)] = 0 if boundary == ZERO else field[start + copied]
-    for j in range(last, width):
-        copied = np.uintp(_copied(left + j, cols, boundary))
-        ring[at + np.uintp(j)] = 0 if boundary == ZERO else field[start + copied]
+    line = ahead(grid, _copied(row, rows, boundary) * cols)
+    cells = ahead(line, start)
+    if start < 0 or stop > cols:
+        cells = spare
+        _copy(spare, ahead(line, cols + start), -start)
+        _copy(ahead(spare, max(-start, 0)), ahead(line, max(start, 0)), min(stop, cols) - max(start, 0))
+        _copy(ahead(spare, cols - start), line, stop - cols)
+    for j in range(0, span, lanes):
+        transpose(ahead(to, j * lanes), lanes, ahead(cells, j), span, span - j)
+    _close(to, ends, boundary, edges)
+    after = min(max(row + AHEAD, 0), rows - 1) * cols
+    for j in range(max(start, 0), min(stop, cols), LINE):
+        prefetch(grid, after + j)
 
 
-@njit
-def _clear(ring, at, first, last):  # type: ignore[no-untyped-def]
-    for j in range(np.uintp(first), np.uintp(last)):
-        ring[at + j] = 0
+@inner
+def _save_row(to, row, count, first, last, spare):  # type: ignore[no-untyped-def]
+    """Copy the cells [first, last) of a row of a ring, which has `count` numbers, to a row of a grid."""
+    lanes = lanes_of(to)
+    span = count // lanes
+    for j in range((span - 1) // lanes * lanes, -1, -lanes):  # What is stored too much is overwritten by the next ones.
+        transpose(ahead(spare, j), span, ahead(row, j * lanes), lanes, lanes)
+    _copy(to, ahead(spare, first), last - first)
 
 
-@njit
+@register_jitable
+def row_stride(width: int) -> int:
+    """Return the numbers from one row of a ring to the next: whole vectors, and one more at both ends."""
+    return (-(-width // LINE) + 2) * LINE
+
+
+@register_jitable
+def ring_rows(steps: int) -> int:
+    """Return the rows of the rings of `steps` steps: three of u and v each, those of rates that vary, and spares."""
+    return 6 * steps + 2 * (steps + 1) + 4
+
+
+@inner
 def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile, steps):  # type: ignore[no-untyped-def]
     """Write the cells [top, bottom) × [left, right) of `new`, u and v, `steps` steps after `old`."""
-    (u, v), (u_new, v_new) = old, new
-    rows, cols = shape
-    top, bottom, left, right = tile
-    grid = np.uintp(member * rows * cols)
-    map_of = np.uintp(member % feeds.shape[0] * rows * cols)
-    start, width = left - steps, right - left + 2 * steps
-    first, last = min(max(0, -start), width), min(width, max(0, cols - start))  # the columns inside the grid
-    # A few surplus cells cost less than a loop for the last ones.
-    whole = np.uintp(1 + (width - 2 + LANES - 1) // LANES * LANES)
-    stride = width + PAD
+    (u, v), (u_new, v_new), (rows, cols), (top, bottom, left, right) = old, new, shape, tile
+    map_of = member % feeds.shape[0] * rows * cols if feeds.ndim == 2 else 0
+    feed_map, keep_map = pointer(feeds, map_of), pointer(keeps, map_of)
+    whole = right - left == cols
+    edges = left == 0 and (whole or boundary != PERIODIC), right == cols and (whole or boundary != PERIODIC)
+    first = 0 if edges[0] else steps
+    start, stop = left - first, right if edges[1] else right + steps
+    width, lanes = stop - start, lanes_of(ring)
+    stride, span = row_stride(width), -(-width // lanes)
+    count = span * lanes
+    ends = count, _place(width - 1, span, lanes), _place(width, span, lanes)
+    rates = ahead(ring, 6 * steps * stride)
+    last_u = ahead(rates, 2 * (steps + 1) * stride)
+    last_v, spare = ahead(last_u, stride), ahead(last_u, 2 * stride)
     for front in range(top - steps, bottom + steps):
-        for depth in range(min(steps, (front - top + steps) // 2) + 1):
+        # All depths put the row that they make at this front into the same of their three places.
+        below, here, above = front % 3 * stride, (front - 1) % 3 * stride, (front - 2) % 3 * stride
+        to_u = ahead(ring, below)
+        _load_row(to_u, u, shape, front, (start, stop), boundary, edges, ends, spare)
+        _load_row(ahead(to_u, 3 * stride), v, shape, front, (start, stop), boundary, edges, ends, spare)
+        if feeds.ndim == 2:
+            feed_row = ahead(rates, front % (steps + 1) * 2 * stride)
+            _load_row(feed_row, feed_map, shape, front, (start, stop), boundary, edges, ends, spare)
+            _load_row(ahead(feed_row, stride), keep_map, shape, front, (start, stop), boundary, edges, ends, spare)
+        for depth in range(1, min(steps, (front - top + steps) // 2) + 1):
             i = front - depth
-            at_u = np.uintp((6 * depth + i % 3) * stride)
-            at_v = at_u + np.uintp(3 * stride)
-            at_feed = np.uintp((6 * steps + 2 * (i % (steps + 1))) * stride)  # used if the rates vary by cell
-            at_keep = at_feed + np.uintp(stride)
-            if depth == 0:
-                _load_row(ring, at_u, u, grid, shape, i, start, width, boundary)
-                _load_row(ring, at_v, v, grid, shape, i, start, width, boundary)
-                if feeds.ndim == 2:
-                    _load_row(ring, at_feed, feeds.reshape(-1), map_of, shape, i, start, width, boundary)
-                    _load_row(ring, at_keep, keeps.reshape(-1), map_of, shape, i, start, width, boundary)
-                continue
+            from_u = ahead(ring, 6 * (depth - 1) * stride)
+            from_v = ahead(from_u, 3 * stride)
+            rows_u = ahead(from_u, above), ahead(from_u, here), ahead(from_u, below)
+            rows_v = ahead(from_v, above), ahead(from_v, here), ahead(from_v, below)
+            rates_row = ahead(rates, i % (steps + 1) * 2 * stride) if feeds.ndim == 2 else rates
+            feed, keep = _of_row(feeds, member, rates_row), _of_row(keeps, member, ahead(rates_row, stride))
+            to_u = ahead(ring, 6 * depth * stride + below) if depth < steps else last_u
+            to_v = ahead(to_u, 3 * stride) if depth < steps else last_v
             if boundary == ZERO and not 0 <= i < rows:
-                _clear(ring, at_u, 0, width)
-                _clear(ring, at_v, 0, width)
+                _clear(to_u, count)
+                _clear(to_v, count)
                 continue
-            depth_below, field = 6 * (depth - 1), np.uintp(3 * stride)
-            above = np.uintp((depth_below + (i - 1) % 3) * stride)
-            here = np.uintp((depth_below + i % 3) * stride)
-            below = np.uintp((depth_below + (i + 1) % 3) * stride)
-            rows_u, rows_v = (above, here, below), (above + field, here + field, below + field)
-            feed, keep = _row_of(feeds, member, ring, at_feed), _row_of(keeps, member, ring, at_keep)
+            _step_row(rows_u, rows_v, to_u, to_v, count, feed, keep, k)
             if depth < steps:
-                _step_row(ring, rows_u, rows_v, ring, at_u, ring, at_v, np.uintp(1), whole, feed, keep, k)
-                if boundary == ZERO:
-                    for at in (at_u, at_v):
-                        _clear(ring, at, 0, first)
-                        _clear(ring, at, last, width)
+                _close(to_u, ends, boundary, edges)
+                _close(to_v, ends, boundary, edges)
                 continue
-            ahead = grid + np.uintp(min(i + AHEAD, rows - 1) * cols + left)
-            for j in range(np.uintp(0), np.uintp(right - left), np.uintp(LINE // ring.itemsize)):
-                _prefetch(u_new, ahead + j)
-                _prefetch(v_new, ahead + j)
-            to = grid + np.uintp(i * cols + start)  # the place of the ring's first column, which can lie before the row
-            _step_row(
-                ring, rows_u, rows_v, u_new, to, v_new, to, np.uintp(steps), np.uintp(width - steps), feed, keep, k
-            )
+            after = min(i + AHEAD, rows - 1) * cols
+            for j in range(left, right, LINE):
+                prefetch(u_new, after + j)
+                prefetch(v_new, after + j)
+            place = i * cols + left
+            _save_row(ahead(u_new, place), last_u, count, first, first + right - left, spare)
+            _save_row(ahead(v_new, place), last_v, count, first, first + right - left, spare)
 
 
 @register_jitable
 def columns(cols: int, x: int, tiles_x: int) -> tuple[int, int]:
-    """Return the first column of column `x` of the tiles, a multiple of LANES, and the column after its last."""
-    units = cols // LANES
-    return units * x // tiles_x * LANES, units * (x + 1) // tiles_x * LANES if x + 1 < tiles_x else cols
+    """Return the first column of column `x` of the tiles, a multiple of LINE, and the column after its last."""
+    units = cols // LINE
+    return units * x // tiles_x * LINE, units * (x + 1) // tiles_x * LINE if x + 1 < tiles_x else cols
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def advance(u, v, u_new, v_new, rings, feeds, keeps, k, boundary, shape, tiles, steps):  # type: ignore[no-untyped-def]
-    """Advance `steps` steps, and return the four arrays [cell], the result first."""
+@njit(nogil=True, cache=True)
+def advance(old, new, rings, feeds, keeps, k, boundary, shape, tiles, steps, most, share, meeting):  # type: ignore[no-untyped-def]
+    """Advance u and v by `steps` steps, at most `most` a pass, together with the other threads of a meeting.
+
+    `old` and `new` are u and v, [member, row, cell]. Each pass reads the pair that the previous pass has written, and
+    writes the other pair. The thread of number `share` advances its share of the tiles, with the ring of that number.
+    Returns the number of passes.
+    """
     members, rows, cols = shape
     tiles_y, tiles_x = tiles
+    threads, tiles_of_all = len(rings), members * tiles_y * tiles_x
+    ring = pointer(rings, share * rings.shape[1] + LINE)
+    mode = set_float_mode(FLUSH)
+    passes = 0
     while steps > 0:
-        together = -(-steps // -(-steps // PASS_STEPS))
-        for number in prange(members * tiles_y * tiles_x):
+        together = -(-steps // -(-steps // most))
+        for number in range(tiles_of_all * share // threads, tiles_of_all * (share + 1) // threads):
             member, y, x = number // (tiles_y * tiles_x), number // tiles_x % tiles_y, number % tiles_x
             tile = rows * y // tiles_y, rows * (y + 1) // tiles_y, *columns(cols, x, tiles_x)
-            ring = rings[numba.get_thread_id()]  # type: ignore[attr-defined]
-            mode = _set_float_mode(FLUSH)
-            _advance_tile((u, v), (u_new, v_new), ring, feeds, keeps, member, k, boundary, (rows, cols), tile, together)
-            _set_float_mode(mode)
-        u, v, u_new, v_new = u_new, v_new, u, v
+            grid = member * rows * cols
+            here = pointer(old[0], grid), pointer(old[1], grid)
+            there = pointer(new[0], grid), pointer(new[1], grid)
+            _advance_tile(here, there, ring, feeds, keeps, member, k, boundary, (rows, cols), tile, together)
+        meet(meeting, threads)
+        old, new = new, old
         steps -= together
-    return u, v, u_new, v_new
-
-
-@njit(parallel=True, nogil=True, fastmath={"reassoc", "nsz"}, cache=True)
-def stage_plane(field, words, planes, values, shuffle, tasks):  # type: ignore[no-untyped-def]
-    """Copy `words` to `planes` [byte, cell] if `shuffle`, else to `values` [cell]; both are the same memory.
-
-    `words` are the stored values of `field` as unsigned integers. Returns the minimum, maximum, sum and non-finite
-    count of `field`. The sum is float64 and is taken by rows: it has the same bits for any number of tasks.
-    """
-    rows, cols = field.shape
-    low, high = np.empty(rows, field.dtype), np.empty(rows, field.dtype)
-    total, bad = np.empty(rows, np.float64), np.empty(rows, np.int64)
-    largest = np.finfo(field.dtype).max
-    for task in prange(tasks):
-        for i in range(rows * task // tasks, rows * (task + 1) // tasks):
-            row, bits = field[i], words[i]
-            smallest, biggest, added, wrong = row[0], row[0], 0.0, 0
-            for j in range(cols):
-                x = row[j]
-                smallest, biggest = min(smallest, x), max(biggest, x)
-                added += x
-                wrong += 0 if abs(x) <= largest else 1
-            low[i], high[i], total[i], bad[i] = smallest, biggest, added, wrong
-            if shuffle:
-                for plane in range(planes.shape[0]):
-                    out = planes[plane, i * cols : (i + 1) * cols]
-                    for j in range(cols):
-                        out[j] = bits[j] >> (8 * plane)
-            else:
-                for j in range(cols):
-                    values[i * cols + j] = bits[j]
-    return low.min(), high.max(), total.sum(), bad.sum()
+        passes += 1
+    set_float_mode(mode)
+    return passes
