@@ -118,7 +118,7 @@ print("as expected")
 
 
 def test_a_forked_child_can_use_its_parents_solver_and_make_another() -> None:
-    assert alone(FORKED).splitlines() == ["as expected"]
+    assert alone(FORKED).splitlines()[-1] == "as expected"
 
 
 ALONE = """
