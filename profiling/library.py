@@ -49,7 +49,7 @@ CHECKED = 12  # frames of each way whose files are compared
 TORN_FRAMES, TORN_LOOPS = 12, 25  # frames of a random loop, and loops that share a file
 BUSY = 20  # times two kernels, at most, are in the queue when a frame is appended
 TINY = 64, 64
-SMALL_MEMORY = "160MiB"  # of the pool: two blocks, which a free loop soon fills
+SMALL_MEMORY = "320MiB"  # of the pool: a few blocks, which a free loop soon fills
 
 
 class Job(NamedTuple):
