@@ -11,14 +11,10 @@ import glob
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from gsio.errors import StorageError, TakenError, UsageError
 
@@ -28,7 +24,6 @@ UNSUPPORTED = errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.
 FOLDER_LOST = "after a power cut, files that were made last can be missing"
 HERE, NOREPLACE, EXCHANGE = -100, 1, 2  # AT_FDCWD and the flags of renameat2
 
-log = structlog.get_logger()
 _lacking: set[str] = set()  # calls that a warning has named
 
 OR_OVERWRITE = "choose another name, or replace it with --overwrite"
@@ -178,38 +173,6 @@ def write(fd: int, data: Any) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-class Writeback:
-    """Lets the disk begin to write files, so that little is left for the sync at the end.
-
-    It has a thread of its own, because the call waits while the disk is busy; that took half of the time of a writer.
-    """
-
-    def __init__(self, begin: Callable[[], object], pause: float = 0.0) -> None:
-        """Let `start` call `begin`, at most once in `pause` seconds."""
-        self._begin, self._pause = begin, pause
-        self._thread = ThreadPoolExecutor(1)
-        self._started: Future[object] | None = None
-        self._due = time.monotonic() + pause
-
-    def start(self) -> None:
-        """Begin, unless the call before has not yet returned."""
-        if (self._started is None or self._started.done()) and time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._pause
-            with suppress(RuntimeError):  # no thread can be started: the disk begins later
-                self._started = self._thread.submit(self._begin)
-
-    def end(self) -> None:
-        """Wait for the thread; called before the files are closed."""
-        self._thread.shutdown()
-
-
-def begin_to_write(fd: int) -> None:
-    """Let the disk begin to write a file, which is only a hint."""
-    write = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait
-    if hasattr(LIBC, "sync_file_range"):
-        LIBC.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), write)
-
-
 def require_same(path: Path, known: os.stat_result) -> None:
     """Raise StorageError unless the file or folder at `path`, through links, is the one that is `known`."""
     try:
@@ -248,8 +211,10 @@ def sync_folder(path: Path) -> None:
 def lacks(call: str, what: str) -> None:
     """Warn, once in a process, that the file system does not offer a call, and what can happen without it."""
     if call not in _lacking:
+        import structlog
+
         _lacking.add(call)
-        log.warning(f"this file system offers no {call}: {what}")
+        structlog.get_logger().warning(f"this file system offers no {call}: {what}")
 
 
 def _rename_to_free(new: Path, path: Path) -> bool:

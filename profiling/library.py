@@ -49,7 +49,7 @@ CHECKED = 12  # frames of each way whose files are compared
 TORN_FRAMES, TORN_LOOPS = 12, 25  # frames of a random loop, and loops that share a file
 BUSY = 20  # times two kernels, at most, are in the queue when a frame is appended
 TINY = 64, 64
-FLAT_MEMORY = "160MiB"  # of the pool: two blocks, which a free loop soon fills
+SMALL_MEMORY = "320MiB"  # of the pool: a few blocks, which a free loop soon fills
 
 
 class Job(NamedTuple):
@@ -80,9 +80,9 @@ class Output:
         """Return when the disk has everything."""
 
 
-def frame_writer(path: Path, shape: Sequence[int], library: Library) -> Any:
+def frame_writer(path: Path, shape: Sequence[int], library: Library, memory: str = "") -> Any:
     """Open a `gsio.FrameWriter`."""
-    return gsio.FrameWriter(path, tuple(shape[1:]), fields=("v",), dtype="float32")
+    return gsio.FrameWriter(path, tuple(shape[1:]), fields=("v",), dtype="float32", memory=memory)
 
 
 class Peer(Output):
@@ -296,7 +296,9 @@ def torn(name: str, job: Job, trials: int) -> str:
         shape = dice.randint(8, 600), dice.randint(8, 600)
         first = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) % 1021
         expected: list[int] = []  # what is added to `first`
-        with opened(resized(job, shape), dice.choice(("gsio, HDF5", "gsio, Zarr")), 0, library) as (path, out):
+        with tempfile.TemporaryDirectory(dir=job.folder, prefix="library-") as folder:
+            path = Path(folder, dice.choice(("run.h5", "run.zarr")))
+            out = frame_writer(path, (0, *shape), library, SMALL_MEMORY)
             for _ in range(loops):
                 expected += torn_loop(library, out, first, dice)
             out.close()
@@ -335,7 +337,7 @@ def flat(name: str, job: Job, frames: int) -> str:
     state = library.array(np.zeros(TINY, np.float32)), library.array(np.zeros(TINY, np.float32))
     with tempfile.TemporaryDirectory(dir=job.folder, prefix="library-") as folder:
         path = Path(folder, "run.h5")
-        out = gsio.FrameWriter(path, TINY, fields=("v",), dtype="float32", memory=FLAT_MEMORY)
+        out = gsio.FrameWriter(path, TINY, fields=("v",), dtype="float32", memory=SMALL_MEMORY)
         for number in range(frames):
             state = library.touch(state)
             out.append(state[1])
@@ -367,11 +369,6 @@ def job_of(shape: tuple[int, int], frames: int, steps: int, repeats: int, folder
     """Return the main job with another grid, and other frames."""
     changes = {"grid.rows": shape[0], "grid.cols": shape[1], "run.frames": frames, "run.steps_per_frame": steps}
     return Job(gsio.load_config(overrides=changes, environ={}), repeats, folder)
-
-
-def resized(job: Job, shape: tuple[int, int]) -> Job:
-    """Return a job with another grid."""
-    return job_of(shape, job.config.run.frames, job.config.run.steps_per_frame, job.repeats, job.folder)
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -2,9 +2,9 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 import structlog
@@ -30,8 +30,8 @@ class Plane(NamedTuple):
     Attributes
     ----------
     array
-        An array of NumPy that shares the memory of the caller's array, or an array of `library` on a GPU. Where NumPy
-        lacks the dtype, the array is a copy.
+        An array of NumPy that shares the memory of the caller's array, or an array of `library` that is on a GPU, or of
+        JAX, whose work may not be done. Where NumPy lacks the dtype, the array is a copy.
     library
         The name of the caller's library.
     device
@@ -56,16 +56,41 @@ def plane_of(array: Any) -> Plane:
     """Return an array of any library; raise UsageError if `array` has no numbers that a file can hold."""
     library = _library_of(array)
     device = _gpu_of(array, library)
-    if device is None:
+    if device is None and not _is_of_jax(array):
         found = _host_array(array)
         return Plane(found, library, None, found.shape, found.dtype)
     if library == "torch":
         array = _tensor(array)
-    elif library != "jax":
+    elif library != "jax" and device is not None:
         array = _cupy_array(array, library, device)
     if (dtype := _dtype_of(array.dtype)) is None:
         raise UsageError(f"append: expected an array of numbers, got {type(array).__name__} of {array.dtype}")
     return Plane(array, library, device, array.shape, dtype)
+
+
+def copied_by_jax(arrays: list[Any]) -> list[Any]:
+    """Return copies of arrays of JAX on their device, in dtypes that NumPy has; the call waits for nothing."""
+    return cast(list[Any], _jax_copy()(arrays))
+
+
+@cache
+def _jax_copy() -> Callable[[list[Any]], Any]:
+    import jax
+    import jax.numpy as jnp
+
+    def copy(arrays: list[Any]) -> list[Any]:
+        dtypes = [_dtype_of(array.dtype) for array in arrays]
+        return [jnp.copy(array).astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+
+    return cast(Callable[[list[Any]], Any], jax.jit(copy))
+
+
+def _is_of_jax(array: Any) -> bool:
+    """Return whether JAX can copy an array on its device."""
+    try:
+        return _library_of(array) == "jax" and len(array.devices()) == 1 and not array.is_deleted()
+    except Exception:  # an array that stands for one while JAX compiles has no device
+        return False
 
 
 def _library_of(array: Any) -> str:
@@ -128,6 +153,8 @@ def _gpu_of(array: Any, library: str) -> int | None:
         if library == "torch":  # these ways are faster than DLPack's
             number = array.get_device() if array.is_cuda else None
         elif library == "jax":
+            if array.is_deleted():
+                return None
             (device,) = array.devices()
             number = device.local_hardware_id if device.platform in ("gpu", "cuda") else None
         else:
@@ -216,13 +243,19 @@ class HostStager:
         return np.empty(nbytes, np.uint8)
 
     def snapshot(self, block: Block, place: int, planes: Sequence[Plane]) -> None:
-        """Copy the planes; a GPU is waited for."""
+        """Copy the planes; a GPU is waited for, unless JAX makes the copy."""
         if block not in self._frames:
             self._frames[block] = _Frames(self._layout)
         frames = self._frames[block]
         if place == 0:
             frames.begin()
+        of_jax = [plane.array for plane in planes if _is_of_jax(plane.array)]
+        copies = iter(copied_by_jax(of_jax)) if of_jax else iter(())
         for field, plane in enumerate(planes):
+            if _is_of_jax(plane.array):
+                frames.copies[place, field] = next(copies)
+                continue
+            frames.copies.pop((place, field), None)
             found = plane.array if plane.device is None else _host_array(plane.array)
             np.copyto(frames.values[place, field], found, casting="safe")
 
@@ -239,11 +272,12 @@ class HostStager:
 
 
 class _Frames:
-    """The values of the frames of one block: as appended, in the computed dtype."""
+    """The values of the frames of one block, in the computed dtype, and copies by JAX that may not be done yet."""
 
     def __init__(self, layout: BlockLayout) -> None:
         frame = layout.frame
         self.values = np.empty((layout.frames_per_block, len(frame.fields), *frame.shape), frame.computed)
+        self.copies: dict[tuple[int, int], Any] = {}
         self._changed = threading.Condition()
         self._begun = self._staged = 0
 
@@ -259,7 +293,9 @@ class _Frames:
                     return
                 self._begun += 1
             try:
-                for field, plane in enumerate(self.values[number]):
+                for field, values in enumerate(self.values[number]):
+                    copy = self.copies.pop((number, field), None)
+                    plane = values if copy is None else np.asarray(copy)
                     stage(plane, block.layout.frame, block.data[number, field], block.statistics[number, field])
             finally:
                 with self._changed:

@@ -5,6 +5,7 @@ A person sees a bar on a terminal, or an event every ten seconds off a terminal.
 
 import datetime
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,13 +219,19 @@ def _bar() -> Iterator[Observe]:
 
     # The bar is drawn when `observe` is called: rich starts no thread of its own.
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        ended = 0.0
 
         def observe(progress: Progress) -> None:
+            nonlocal ended
             now, total = progress.throughput, progress.frames_total
             left = datetime.timedelta(seconds=round(now.seconds_left)) if now.seconds_left is not None else "-:--:--"
+            first = f"{now.steps_per_second:.0f} steps/s   {now.gcells_per_second:.2f} Gcell/s   {left} left"
+            if not progress.frames_left:  # the disk decides how long the end takes
+                ended = ended or time.monotonic()
+                waited = time.monotonic() - ended
+                first = f"making {progress.nbytes_out / 1e9:.2f} GB durable … {waited:.0f} s"
             lines = (
-                f"frame {now.frames}/{total}   {now.steps_per_second:.0f} steps/s   {now.gcells_per_second:.2f} Gcell/s"
-                f"   {left} left",
+                f"frame {now.frames}/{total}   {first}",
                 f"in {now.gigabytes_in:.2f} GB/s   out {now.gigabytes_out:.2f} GB/s   {now.ratio:.2f} times smaller"
                 f"   {now.blocks_in_flight} blocks in flight",
             )

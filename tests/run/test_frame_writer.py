@@ -124,6 +124,19 @@ def test_arrays_of_jax_are_saved_also_when_their_buffers_are_donated(tmp_path: P
         assert stack.attributes["backend"].startswith("jax")
 
 
+def test_append_does_not_wait_for_the_work_of_jax(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    shape = 400, 400
+    long = jax.jit(lambda values: jax.lax.fori_loop(0, 150, lambda _, x: x @ x, values))
+    initial = jax.numpy.eye(shape[0])
+    with gsio.FrameWriter(tmp_path / "run.h5", shape) as out:
+        out.append(initial)  # JAX compiles the copy
+        pending = long(initial)
+        out.append(pending)
+        assert not pending.is_ready()
+    np.testing.assert_array_equal(stored(tmp_path / "run.h5"), [np.eye(400)] * 2)
+
+
 def test_bfloat16_becomes_float32_which_holds_its_values(tmp_path: Path) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     values = frame(0).astype(ml_dtypes.bfloat16)

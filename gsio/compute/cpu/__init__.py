@@ -65,7 +65,7 @@ class CpuSolver:
         self._own = own or slice(None)
         threads = config.run.threads or min(usable_cores(), max(1, members * rows * cols // SHARE))
         self._team = Team(threads)
-        self.device = f"CPU, {threads} threads"
+        self.device = f"CPU, {threads} thread{'s' * (threads > 1)}"
         self._now, self._next = ((_aligned(self._shape, dtype), _aligned(self._shape, dtype)) for _ in range(2))
         for field, given in zip(self._now, start[:2], strict=True):
             field[:] = given

@@ -8,9 +8,9 @@ copies, so that the arrays themselves can be donated at once. The host waits for
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -18,7 +18,7 @@ from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.cuda.link import BlockLink, needed_bytes
-from gsio.compute.staging import Plane
+from gsio.compute.staging import Plane, copied_by_jax
 from gsio.errors import UsageError
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
@@ -34,17 +34,6 @@ class Kept(NamedTuple):
     copies: list[Any]
     nbytes: int
     staged: Any
-
-
-def _copy_by_jax(dtype: np.dtype[Any]) -> Callable[[list[Any]], list[Any]]:
-    """Return a function that copies arrays on their device, as arrays of a dtype, and returns at once."""
-    import jax
-    import jax.numpy as jnp
-
-    def copy(arrays: list[Any]) -> list[Any]:
-        return [jnp.copy(array) if array.dtype == dtype else array.astype(dtype) for array in arrays]
-
-    return cast(Callable[[list[Any]], list[Any]], jax.jit(copy))
 
 
 def _stream_at(pointer: int) -> Any:
@@ -78,7 +67,6 @@ class CudaStager:
         self._copied: list[tuple[int, Any]] = []  # by JAX: the planes of this block that are not staged yet
         self._kept: deque[Kept] = deque()
         self._streams: dict[int, Any] = {}  # of PyTorch, which has few, by their pointers
-        self._copy: Callable[[list[Any]], list[Any]] | None = None
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return pinned memory for a block."""
@@ -128,8 +116,12 @@ class CudaStager:
             return
         with compute:
             for number, copy in copied:
-                copy.__dlpack__(stream=compute.ptr)  # the stream waits until the copy is there
-                self._link.stage(np.int64(copy.unsafe_buffer_pointer()), self._memory, number)
+                if copy.dtype == self._link.dtype:
+                    copy.__dlpack__(stream=compute.ptr)  # the stream waits until the copy is there
+                    field = np.int64(copy.unsafe_buffer_pointer())
+                else:
+                    field = cupy.ascontiguousarray(cupy.from_dlpack(copy), self._link.dtype)
+                self._link.stage(field, self._memory, number)
         copies = [copy for _, copy in copied]
         staged = compute.record(Event(disable_timing=True))
         self._kept.append(Kept(copies, sum(copy.nbytes for copy in copies), staged))
@@ -163,9 +155,7 @@ class CudaStager:
         """Return copies that JAX makes on the device; earlier ones that are staged can go."""
         while self._kept and (self._kept[0].staged.done or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
             self._kept.popleft().staged.synchronize()
-        if self._copy is None:
-            self._copy = _copy_by_jax(self._link.dtype)
-        return self._copy(arrays)
+        return copied_by_jax(arrays)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""

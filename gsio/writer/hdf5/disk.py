@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gsio.files import LIBC, UNSUPPORTED, Writeback, begin_to_write, changed, lacks, require_same
+from gsio.files import LIBC, UNSUPPORTED, changed, lacks, require_same
+from gsio.writer.writeback import Writeback, begin_to_write
 
 UNRESERVED = "a disk that becomes full can leave a file that 'gsio repair' has to restore"
 RESERVE_STEP = 64 << 20  # bytes that are reserved at once

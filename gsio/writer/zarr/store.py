@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gsio.files import LIBC, UNSUPPORTED, Writeback, write
+from gsio.files import LIBC, UNSUPPORTED, write
+from gsio.writer.writeback import Writeback
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
