@@ -14,6 +14,7 @@ from gsio.errors import NO_THREAD, GsioError
 
 PARENT = "_GSIO_PARENT"  # a variable: the id of the process with which one of its children ends
 PARENT_SECONDS = 1.0  # between two looks at a process that is not the direct parent
+FIRST_SECONDS = 10.0  # in which the first of several processes says why all are refused
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 LAUNCHERS = (  # the variables that have the number of a process, and of all: Open MPI; MPICH, Intel and Cray; Slurm
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -115,6 +116,15 @@ def launched() -> tuple[int, int]:
     found = [tuple(os.environ.get(name, "") for name in names) for names in LAUNCHERS]
     known = [(int(number), int(count)) for number, count in found if number.isdecimal() and count.isdecimal()]
     return max(known, key=lambda launch: launch[1], default=(0, 1))
+
+
+def leave_to_first() -> None:
+    """Let the first of the processes that were started together say what is wrong, before this one ends.
+
+    A launcher ends all processes when one has failed; this one then returns.
+    """
+    with contextlib.suppress(Terminated):
+        time.sleep(FIRST_SECONDS)
 
 
 def exists(pid: int) -> bool:

@@ -11,7 +11,7 @@ from gsio import __version__
 from gsio.cli import bench, config, convert, inspect, look, run
 from gsio.cli.options import Group
 from gsio.errors import NO_THREAD, GsioError, StorageError, ToldError, is_without_thread
-from gsio.processes import Terminated, launched, terminable
+from gsio.processes import Terminated, launched, leave_to_first, terminable
 from gsio.streams import error_of, open_outputs, say
 
 # The commands whose result is a file, so that a lost line of stdout is no failure, and what an interrupt leaves.
@@ -68,7 +68,8 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         if "--mpi" in arguments and launched()[0]:
-            return 2  # the first process says so
+            leave_to_first()
+            return 2
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except GsioError as error:

@@ -24,7 +24,7 @@ from gsio.cli.options import (
 )
 from gsio.config import Config
 from gsio.errors import ToldError, UsageError
-from gsio.processes import launched
+from gsio.processes import launched, leave_to_first
 from gsio.streams import say
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def refuse_ranks() -> None:
             "make the same output; for runs of their own start each process alone, as by srun -n 1"
         )
     if count > 1:
+        leave_to_first()
         raise ToldError(UsageError.exit_code)
 
 
