@@ -51,12 +51,17 @@ class Plane(NamedTuple):
         """Where the array is, in words."""
         return "host memory" if self.device is None else f"memory of GPU {self.device}"
 
+    @property
+    def is_of_jax(self) -> bool:
+        """Whether JAX copies the array, on its device and without a wait."""
+        return self.library == "jax" and not isinstance(self.array, np.ndarray)
+
 
 def plane_of(array: Any) -> Plane:
     """Return an array of any library; raise UsageError if `array` has no numbers that a file can hold."""
     library = _library_of(array)
     device = _gpu_of(array, library)
-    if device is None and not _is_of_jax(array):
+    if device is None and not _can_copy_by_jax(array):
         found = _host_array(array)
         return Plane(found, library, None, found.shape, found.dtype)
     if library == "torch":
@@ -68,9 +73,14 @@ def plane_of(array: Any) -> Plane:
     return Plane(array, library, device, array.shape, dtype)
 
 
-def copied_by_jax(arrays: list[Any]) -> list[Any]:
-    """Return copies of arrays of JAX on their device, in dtypes that NumPy has; the call waits for nothing."""
-    return cast(list[Any], _jax_copy()(arrays))
+def copied_by_jax(planes: Sequence[Plane]) -> list[Any]:
+    """Return a copy of each plane of JAX on its device, in a dtype that NumPy has, and None for each other plane.
+
+    The call waits for nothing.
+    """
+    arrays = [plane.array for plane in planes if plane.is_of_jax]
+    copies = iter(_jax_copy()(arrays) if arrays else ())
+    return [next(copies) if plane.is_of_jax else None for plane in planes]
 
 
 @cache
@@ -85,7 +95,7 @@ def _jax_copy() -> Callable[[list[Any]], Any]:
     return cast(Callable[[list[Any]], Any], jax.jit(copy))
 
 
-def _is_of_jax(array: Any) -> bool:
+def _can_copy_by_jax(array: Any) -> bool:
     """Return whether JAX can copy an array on its device."""
     try:
         return _library_of(array) == "jax" and len(array.devices()) == 1 and not array.is_deleted()
@@ -173,7 +183,7 @@ def _can_stage(device: int) -> bool:
     except Exception as error:  # CuPy reports a missing driver or library in many ways
         reason = f"CuPy cannot be used ({one_line(error)}); see 'gsio doctor'"
     if reason:
-        log.warning(f"the loop waits for each copy of a frame from GPU {device} into host memory: {reason}")
+        log.warning(f"frames on GPU {device} are copied into host memory one by one, and compressed there: {reason}")
     return not reason
 
 
@@ -249,11 +259,9 @@ class HostStager:
         frames = self._frames[block]
         if place == 0:
             frames.begin()
-        of_jax = [plane.array for plane in planes if _is_of_jax(plane.array)]
-        copies = iter(copied_by_jax(of_jax)) if of_jax else iter(())
-        for field, plane in enumerate(planes):
-            if _is_of_jax(plane.array):
-                frames.copies[place, field] = next(copies)
+        for field, (plane, copy) in enumerate(zip(planes, copied_by_jax(planes), strict=True)):
+            if copy is not None:
+                frames.copies[place, field] = copy
                 continue
             frames.copies.pop((place, field), None)
             found = plane.array if plane.device is None else _host_array(plane.array)

@@ -153,11 +153,12 @@ class BlockPool:
         self._free.put(block)
 
     def empty(self) -> None:
-        """Give back the memory of the free blocks; nobody acquires one any more."""
+        """Give back the memory of the free blocks, and close the pool, which has no blocks from now on."""
         with suppress(queue.Empty):
             while True:
                 self._free.get_nowait()
         self.blocks, self._closed = 0, False
+        self.close()
 
     def close(self) -> None:
         """Wake the callers that wait for a block."""

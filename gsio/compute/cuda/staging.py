@@ -80,11 +80,12 @@ class CudaStager:
                 self._free.record(self._link.compute)
                 self._used.clear()
                 self._copied.clear()
-            of_jax = [plane.array for plane in planes if plane.library == "jax"]
-            copies = iter(self._copies(of_jax)) if of_jax else iter(())
-            for number, plane in enumerate(planes, place * len(planes)):
-                if plane.library == "jax":
-                    self._copied.append((number, next(copies)))
+            self._drop_copies()
+            for number, (plane, copy) in enumerate(
+                zip(planes, copied_by_jax(planes), strict=True), place * len(planes)
+            ):
+                if copy is not None:
+                    self._copied.append((number, copy))
                     continue
                 stream = self._stream(plane)
                 if stream.ptr not in self._used:
@@ -151,11 +152,10 @@ class CudaStager:
             self._streams[pointer] = _stream_at(pointer)
         return self._streams[pointer]
 
-    def _copies(self, arrays: list[Any]) -> list[Any]:
-        """Return copies that JAX makes on the device; earlier ones that are staged can go."""
+    def _drop_copies(self) -> None:
+        """Drop the copies by JAX that are staged; wait for the oldest where there are too many."""
         while self._kept and (self._kept[0].staged.done or sum(kept.nbytes for kept in self._kept) > KEPT_BYTES):
             self._kept.popleft().staged.synchronize()
-        return copied_by_jax(arrays)
 
     def wait(self, block: Block) -> None:
         """Return when the copy of `block` is done."""
