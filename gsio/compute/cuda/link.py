@@ -76,8 +76,11 @@ class BlockLink:
         The dtype of the planes that `stage` takes.
     """
 
-    def __init__(self, layout: BlockLayout, device: Any) -> None:
-        """Allocate memory on `device`, a `cupy.cuda.Device`, which is the current one."""
+    def __init__(self, layout: BlockLayout, device: Any, pitch: int = 0) -> None:
+        """Allocate memory on `device`, a `cupy.cuda.Device`, which is the current one.
+
+        `pitch` is the distance of the rows of the planes that `stage` takes, in cells; 0: they are contiguous.
+        """
         self._layout = layout
         self._device = device
         self.compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
@@ -85,7 +88,7 @@ class BlockLink:
         self._stage, self._summarise = map(module.get_function, ("stage", "summarise"))
         self.dtype = stage_dtype(layout.frame)
         self._blocks = stage_blocks(layout.frame)
-        plane = stage_plane(layout.frame, whole=not layout.part)
+        plane = stage_plane(layout.frame, whole=not layout.part, pitch=pitch)
         self._plane = plane.view(f"V{plane.itemsize}")  # CuPy passes it faster as bytes
         self._of_plane = _nbytes_of_plane(layout)
         self._partial, self._sums, self._row_sums = (
@@ -131,7 +134,7 @@ class BlockLink:
     def stage(self, field: Any, memory: Any, plane: int) -> None:
         """Queue the staging of a plane of a block, on the current stream.
 
-        `field` is a contiguous array of `dtype` on the device, or the address of one.
+        `field` is an array of `dtype` on the device, or the address of one.
         """
         layout, (partial, sums, _) = self._layout, self._of_plane
         addresses = (

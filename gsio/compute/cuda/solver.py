@@ -29,6 +29,7 @@ from gsio.compute.cuda.tiling import (
     Tiling,
     choose,
     job_of,
+    pitch_of,
     tile_plan,
     tilings,
     tuning_name,
@@ -42,6 +43,7 @@ from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
 UPLOAD_BYTES = 64 << 20
+CONTINUED: dict[str, Any] = {"periodic": "wrap", "neumann": "symmetric", "zero": "constant"}  # as numpy.pad says it
 
 
 def count_devices() -> int:
@@ -57,7 +59,8 @@ def free_bytes(device: int) -> int:
 
 def needed_bytes(config: Config, layout: BlockLayout) -> int:
     """Return the bytes of device memory of a run: two copies of each field, maps of the rates, the link."""
-    cells = math.prod(grid_shape(config, layout))
+    *lines, cols = grid_shape(config, layout)
+    cells = math.prod(lines) * pitch_of(cols)
     fields = (4 + 2 * config.model.maps) * cells * np.dtype(config.model.precision).itemsize
     return fields + link.needed_bytes(layout)
 
@@ -89,6 +92,7 @@ class CudaSolver:
         feed, keep_v = np.broadcast_arrays(constants.feed, constants.keep_v)
         rates = 0 if feed.ndim == 0 else 1 if feed.shape[-2:] == (1, 1) else 2
         shape = grid_shape(config, layout)
+        pitch = pitch_of(shape[-1])
         self._own = own if own is not None else slice(None)
         with self._device:
             properties = runtime.getDeviceProperties(self._device.id)
@@ -96,7 +100,7 @@ class CudaSolver:
             self.job = job_of(config, by_cell=rates == 2)
             self.gpu = Device(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
             self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
-            self.link = BlockLink(layout, self._device)
+            self.link = BlockLink(layout, self._device, pitch)
             self._compute = self.link.compute
             # The blocks of a launch wait for one another. A cooperative launch fails unless all can run at once.
             module = cupy.RawModule(
@@ -110,14 +114,15 @@ class CudaSolver:
             if rates == 2:
                 of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
+                feed, keep_v = (_continued(rate, pitch, config) for rate in (feed, keep_v))
             maps = len(feed) if rates == 2 else 1
             self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
             self._plan = tile_plan(self.tiling, self.job, maps)
             self._flags = cupy.zeros(int(self._plan["tiles"]) * FLAG_STRIDE, np.uint32)
             # Two copies of (u, v): a pass reads one and writes the other.
-            self._states = [tuple(cupy.empty(shape, dtype) for _ in "uv") for _ in range(2)]
+            self._states = [tuple(cupy.empty((*shape[:-1], pitch), dtype) for _ in "uv") for _ in range(2)]
             for field, values in zip(self._states[0], start[:2], strict=True):
-                _upload(np.broadcast_to(values, shape), field)
+                _upload(np.broadcast_to(values, shape), field, config)
             self.now = 0
             self._graphs = Graphs([(self._device, self._compute)])
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
@@ -172,7 +177,7 @@ class CudaSolver:
         self.now = (self.now + passes) % 2
 
     def rows(self, name: str, where: slice) -> Any:
-        """Return a view of rows of u or v as they are now, also of the halo of a band."""
+        """Return a view of rows of u or v as they are now, also of the halo of a band, with the cells between rows."""
         return self._states[self.now]["uv".index(name)][where]
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
@@ -192,7 +197,7 @@ class CudaSolver:
         with self._device, self._compute:
             copied = Event(block=True, disable_timing=True)
             for name, to in zip("uv", fields, strict=True):
-                copy_to_host(to.ctypes.data, self.rows(name, self._own).data.ptr, to.nbytes, self._compute)
+                self._copy(name, to)
             copied.record()
 
         def wait() -> None:
@@ -201,10 +206,21 @@ class CudaSolver:
 
         return wait
 
+    def _copy(self, name: str, to: Field) -> None:
+        """Queue a copy of u or v to the host, without the cells between rows."""
+        field, row = self.rows(name, self._own), to.shape[-1] * to.itemsize
+        pitch = field.shape[-1] * to.itemsize
+        pieces, nbytes = (1, to.nbytes) if row == pitch else (to.nbytes // row, row)
+        copy_to_host(to.ctypes.data, field.data.ptr, nbytes, self._compute, pieces, row, pitch)
+
     def field(self, name: str) -> Field:
         """Return a host copy of u or v, of the layout's shape."""
+        frame = self._layout.frame
+        values = np.empty(frame.shape, frame.computed)
         with self._device, self._compute:
-            return np.asarray(self.rows(name, self._own).get())
+            self._copy(name, values)
+            self._compute.synchronize()
+        return values
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Return pinned memory."""
@@ -256,11 +272,19 @@ def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArr
     return struct
 
 
-def _upload(values: NDArray[Any], field: Any) -> None:
+def _continued(values: NDArray[Any], pitch: int, config: Config) -> NDArray[Any]:
+    """Continue rows to `pitch` cells, as the boundary of the grid says."""
+    if (after := pitch - values.shape[-1]) == 0:
+        return values
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, after)], CONTINUED[config.grid.boundary])
+
+
+def _upload(values: NDArray[Any], field: Any, config: Config) -> None:
     """Copy values of any precision to the device in pieces, since the host needs two more copies of each."""
     lines = max(1, UPLOAD_BYTES * len(field) // field.nbytes)
     for line in range(0, len(field), lines):
-        field[line : line + lines].set(values[line : line + lines].astype(field.dtype))
+        piece = values[line : line + lines].astype(field.dtype)
+        field[line : line + lines].set(_continued(piece, field.shape[-1], config))
 
 
 def tune(

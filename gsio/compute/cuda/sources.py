@@ -32,7 +32,8 @@ MOST_PIECES, PIECE_CELLS = (
     2048,
 )  # a row has at most so many pieces, or pieces of so many cells if they would be longer
 PLANE = np.dtype([
-    ("rows", np.int64), ("cols", np.int64), *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),
+    *((name, np.int64) for name in ("rows", "cols", "pitch")),
+    *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),
 ], align=True)  # fmt: skip
 CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # threads of a block, and words of a thread
 
@@ -58,7 +59,7 @@ def kernel_options(
         f"-DRATES={rates}",
         f"-DUNIT_DT={int(config.model.dt == 1)}",
         f"-DPASSES={0 if not tiling.at_once else 1 if tiling.tiles(job) <= device.multiprocessors else 2}",
-        f"-DALIGNED={int(tiling.unit(job) == tiling.shape.cols)}",
+        f"-DREST={job.cols % tiling.shape.cols if config.grid.boundary == 'zero' else 0}",
         f"-DCOLS={tiling.shape.cols}",
         f"-DROWS={tiling.shape.rows}",
         f"-DWARPS={tiling.shape.warps}",
@@ -71,14 +72,17 @@ def stage_blocks(frame: FrameFormat) -> int:
     return min(STAGE_THREADS, -(-frame.cells // (STAGE_THREADS * STAGE_CELLS)))
 
 
-def stage_plane(frame: FrameFormat, *, whole: bool) -> NDArray[np.void]:
-    """Return the struct Plane of ``stage.cu``: how warps share the rows, which depends on the length of a row alone."""
+def stage_plane(frame: FrameFormat, *, whole: bool, pitch: int = 0) -> NDArray[np.void]:
+    """Return the struct Plane of ``stage.cu``: how warps share the rows, which depends on the length of a row alone.
+
+    `pitch` is the distance of the rows of a field in cells; 0: there is nothing between them.
+    """
     cols, plane = frame.shape[-1], np.zeros((), PLANE)
     lanes = min(32, 1 << (-(-cols // STAGE_CELLS) - 1).bit_length())
     unit = lanes * STAGE_CELLS
     piece = min(PIECE_CELLS, -(-cols // (MOST_PIECES * unit)) * unit)
     plane["rows"], plane["cols"], plane["lanes"], plane["whole"] = frame.cells // cols, cols, lanes, whole
-    plane["piece"], plane["pieces"] = piece, -(-cols // piece)
+    plane["piece"], plane["pieces"], plane["pitch"] = piece, -(-cols // piece), pitch or cols
     return plane
 
 

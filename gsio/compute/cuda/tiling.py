@@ -16,14 +16,15 @@ from gsio.config import Config
 
 MOST_STEPS = 16384  # of one launch: a GPU that also draws a screen can do so between two launches
 STATIC_NBYTES = 256  # bytes of static shared memory in the kernel
+PITCH = 4  # A row of a field takes a multiple of so many cells in memory: the most columns of a lane.
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 TILE_PLAN = np.dtype([
     (name, np.int32)
     for name in (
-        "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
-        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+        "rows", "cols", "pitch", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider",
+        "halo_y", "halo_x", "outer_x", "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
     )
 ])  # fmt: skip
 
@@ -116,14 +117,22 @@ class Tiling:
         """Return the height of the halo above and below, cells."""
         return 0 if self.closed(job) else self.depth
 
-    def unit(self, job: Job) -> int:
-        """Return the number of columns that are loaded together; tiles begin and end at its multiples."""
-        return 1 if job.cols % self.shape.cols else self.shape.cols
+    def units(self, job: Job) -> int:
+        """Return the width of the grid in lanes. Its last lane may have cells outside the grid."""
+        return -(-job.cols // self.shape.cols)
 
-    def halo_x(self, job: Job) -> int:
-        """Return the width of the halo at either side, cells."""
-        unit = self.unit(job)
-        return -(-self.depth // unit) * unit
+    @property
+    def halo_x(self) -> int:
+        """The width of the halo at either side, cells, in whole lanes."""
+        return -(-self.depth // self.shape.cols) * self.shape.cols
+
+    def outer_x(self, job: Job) -> int:
+        """Return the width of a strip at either side of a tile that holds all that is copied to a halo, cells.
+
+        A halo outside the grid begins behind the cells of the last lane. What these cells copy lies between the edge of
+        the grid and what the halo copies, and if it is mirrored, on both sides of the edge.
+        """
+        return self.halo_x + 2 * (-job.cols % self.shape.cols)
 
     def tiles(self, job: Job) -> int:
         """Return the number of tiles of all members."""
@@ -155,7 +164,7 @@ class Tiling:
         if self.at_once and tiles <= blocks:
             return launch + step * job.steps + (EXCHANGE[0] + EXCHANGE[1] * cells) * passes
         a_pass = step * job.steps / passes
-        a_pass += TILE * shape.rows * (1 if self.unit(job) == shape.cols else 2)
+        a_pass += TILE * shape.rows
         grid = job.members * job.rows * job.cols
         if 4 * grid * job.itemsize > CACHED:
             moved = 2 * (tiles * cells * 32 * shape.warps + grid) * job.itemsize
@@ -171,17 +180,17 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
     for shape in SHAPES[job.itemsize]:
         for depth in sorted({-(-job.steps // -(-job.steps // depth)) for depth in DEPTHS}):
             tiling = Tiling(shape, depth, 1, 1, at_once=False)
-            unit, halo_x = tiling.unit(job), tiling.halo_x(job)
+            units = tiling.units(job)
             height = shape.rows * shape.warps - 2 * tiling.halo_y(job)
-            width = (32 * shape.cols - 2 * halo_x) // unit
+            width = 32 - 2 * tiling.halo_x // shape.cols
             if height < 1 or width < 1 or tiling.shared_nbytes(job) + STATIC_NBYTES > device.shared_nbytes:
                 continue
-            tiling = replace(tiling, tiles_y=-(-job.rows // height), tiles_x=-(-job.cols // unit // width))
+            tiling = replace(tiling, tiles_y=-(-job.rows // height), tiles_x=-(-units // width))
             yield tiling
             # A halo has to lie within the adjacent tiles. A block that takes turns waits for the neighbours of its next
             # tile before it computes the current one; they have to come so early in the order that they are done.
             near = (tiling.tiles_y == 1 or job.rows // tiling.tiles_y >= depth) and (
-                tiling.tiles_x == 1 or job.cols // unit // tiling.tiles_x * unit >= halo_x
+                tiling.tiles_x == 1 or units // tiling.tiles_x * shape.cols >= tiling.outer_x(job)
             )
             tiles = tiling.tiles(job)
             done = tiles <= blocks or 2 * blocks <= tiles - 2 * tiling.reach(job)
@@ -202,15 +211,20 @@ def job_of(config: Config, *, by_cell: bool) -> Job:
     )
 
 
+def pitch_of(cols: int) -> int:
+    """Return the cells from one row of a field to the next in memory."""
+    return -(-cols // PITCH) * PITCH
+
+
 def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     """Return the struct Plan of ``tiles.cu``, without its passes."""
-    units = job.cols // tiling.unit(job)
     plan = np.zeros((), TILE_PLAN)
-    plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
+    plan["rows"], plan["cols"], plan["pitch"], plan["members"] = job.rows, job.cols, pitch_of(job.cols), job.members
     plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
     plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
-    plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
-    plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
+    plan["width"], plan["wider"] = divmod(tiling.units(job), tiling.tiles_x)
+    plan["halo_y"], plan["halo_x"], plan["outer_x"] = tiling.halo_y(job), tiling.halo_x, tiling.outer_x(job)
+    plan["closed"] = tiling.closed(job)
     plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
     return plan
 

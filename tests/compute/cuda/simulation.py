@@ -202,14 +202,15 @@ class Simulation:
 
     def stage(self, options: Any, grid: Any, field: Any, data: Any, partial: Any, sums: Any, plane: Any) -> None:
         data, partial, sums = map(self.at, (data, partial, sums))
-        values = field.values.reshape(-1).view(np.uint8).reshape(field.size, -1)
+        rows, cols, pitch, pieces = (int(plane.view(PLANE)[name]) for name in ("rows", "cols", "pitch", "pieces"))
+        cells = field.values.reshape(rows, pitch)[:, :cols]
+        values = np.ascontiguousarray(cells).reshape(-1).view(np.uint8).reshape(rows * cols, -1)
         planes = values.T if "-DSHUFFLE=1" in options else values
         data[: planes.size] = planes.reshape(-1)
-        found = np.array([field.values.min(), field.values.max(), 0, 0, 0])
+        found = np.array([cells.min(), cells.max(), 0, 0, 0])
         partial[: found.nbytes] = found.view(np.uint8)
-        rows, cols, pieces = (int(plane.view(PLANE)[name]) for name in ("rows", "cols", "pieces"))
         of_pieces = sums[: 8 * rows * pieces].view(np.float64).reshape(pieces, rows)
-        of_pieces[0], of_pieces[1:] = field.values.reshape(rows, cols).sum(axis=1, dtype=np.float64), 0
+        of_pieces[0], of_pieces[1:] = cells.sum(axis=1, dtype=np.float64), 0
 
     def summarise(self, options: Any, grid: Any, partial: Any, *rest: Any) -> None:
         (sums, row_sums, statistics, plane, parts), nbytes = rest, 8 * len(STATISTICS)

@@ -8,21 +8,28 @@
 
 __device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// Copies to shared memory while the thread goes on. Large copies bypass the L1 cache.
-template <int BYTES> __device__ inline void copy_async(void* to, const void* from)
+// Copies to shared memory while the thread goes on, or writes zeros if not `read`. Large copies bypass the L1 cache.
+template <int BYTES> __device__ inline void copy_async(void* to, const void* from, bool read = true)
 {
     if constexpr (BYTES >= 16) {
 #pragma unroll
         for (int i = 0; i < BYTES; i += 16)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i) : "memory");
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i), "r"(read ? 16 : 0) : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(read ? BYTES : 0) : "memory");
     }
 }
 
+__device__ inline void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // A barrier of the block's warps in two halves: a warp arrives after it writes, and waits before it reads.
+__device__ inline void start_barrier(unsigned long long* barrier, int warps)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(warps));
+}
+
 __device__ inline void arrive(unsigned long long* barrier)
 {
     asm volatile("{ .reg .b64 token; mbarrier.arrive.shared.b64 token, [%0]; }"
@@ -39,6 +46,13 @@ __device__ inline unsigned load_flag(const unsigned* flag)
 {
     unsigned value;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+    return value;
+}
+
+__device__ inline unsigned peek_flag(const unsigned* flag)  // orders nothing, and takes less time
+{
+    unsigned value;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
     return value;
 }
 

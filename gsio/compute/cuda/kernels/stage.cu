@@ -32,6 +32,7 @@ struct Statistics {  // in the order of STATISTICS in gsio/frames/layout.py
 struct Plane {          // filled by sources.py
     long long rows;     // all axes of a field but the last one
     long long cols;
+    long long pitch;    // cells from one row of a field to the next; `cols` of the packed values
     int lanes;          // of a warp that share a row; others take the next rows
     int piece, pieces;  // cells of a piece of a row, a multiple of WORDS * lanes, and the pieces of a row
     int whole;          // the plane is a whole one, not that of a band
@@ -108,12 +109,13 @@ extern "C" __global__ void stage(const real* __restrict__ field, byte* __restric
         const long long row = line * together + threadIdx.x % 32 / plane.lanes;
         const long long first = row * plane.cols + piece * plane.piece;
         const long long end = row < plane.rows ? min(first + plane.piece, (row + 1) * plane.cols) : 0;
+        const real* values = field + row * (plane.pitch - plane.cols);
         double sum = 0;
         for (long long i = first + lane * WORDS; i < end; i += plane.lanes * WORDS) {
             union { word value[WORDS]; byte bytes[WORDS][sizeof(word)]; } here;
 #pragma unroll
             for (int j = 0; j < WORDS; ++j) {
-                const real x = field[min(i + j, end - 1)];
+                const real x = values[min(i + j, end - 1)];
                 double found;
                 here.value[j] = pack(x, found);
                 if (i + j >= end) continue;

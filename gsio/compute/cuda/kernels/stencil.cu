@@ -9,7 +9,6 @@ enum { ONE, STAY, TURNS };              // PASSES of a launch: one; or many, whe
 
 #define THREADS (32 * WARPS)
 #define ALL_ROWS ((1u << ROWS) - 1)
-#define ALL_COLS ((1u << COLS) - 1)
 
 struct alignas(sizeof(real) * COLS) Cells {
     real at[COLS];
@@ -24,6 +23,11 @@ __device__ inline real multiply_add(real a, real b, real c)
     if constexpr (sizeof(real) == 4) return fmaf(a, b, c);
     else return fma(a, b, c);
 }
+
+// With the boundary `zero`, 0 for a side of a lane where the grid ends, and else 1.
+struct Sides {
+    real left, right;
+};
 
 // One row of both fields.
 struct Row {
@@ -48,23 +52,28 @@ __device__ inline Row sum_columns(const Row& above, const Row& here, const Row& 
 }
 
 // The weighted sums of the nine cells around each cell of the row `here`, or of four of them.
-__device__ inline Cells sum_around(const Cells& columns, const Cells& here)
+__device__ inline Cells sum_around(const Cells& columns, const Cells& here, const Sides& open)
 {
     const Cells& row = CENTRE != 0 ? columns : here;
     const real left = __shfl_up_sync(~0u, row.at[COLS - 1], 1), right = __shfl_down_sync(~0u, row.at[0], 1);
     Cells sum;
 #pragma unroll
     for (int j = 0; j < COLS; ++j) {
-        const real beside = (j > 0 ? row.at[j - 1] : left) + (j < COLS - 1 ? row.at[j + 1] : right);
+        const bool first = j == 0, last = j == COLS - 1;
+        const real before = first ? left : row.at[j - 1], after = last ? right : row.at[j + 1];
+        const real beside = BOUNDARY != ZERO || !(first || last) ? before + after
+                          : first && last ? multiply_add(open.left, before, open.right * after)
+                          : first ? multiply_add(open.left, before, after) : multiply_add(open.right, after, before);
         sum.at[j] = CENTRE != 0 ? multiply_add(CENTRE, columns.at[j], beside) : beside + columns.at[j];
     }
     return sum;
 }
 
 // Advances a row by one step, given its sums along the columns; `rates` are feed and keep_v of its cells, if they vary.
-__device__ inline void advance_row(Row& row, const Row& columns, const Coefficients& k, const Row& rates)
+__device__ inline void advance_row(Row& row, const Row& columns, const Coefficients& k, const Row& rates,
+                                   const Sides& open)
 {
-    const Cells around_u = sum_around(columns.u, row.u), around_v = sum_around(columns.v, row.v);
+    const Cells around_u = sum_around(columns.u, row.u, open), around_v = sum_around(columns.v, row.v, open);
 #pragma unroll
     for (int j = 0; j < COLS; ++j) {
         const real u = row.u.at[j], v = row.v.at[j], dt_v = UNIT_DT ? v : k.dt * v;

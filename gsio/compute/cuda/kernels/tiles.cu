@@ -17,11 +17,16 @@
 // after the other. A cell has the same bits for any tiling, as the same instructions make every copy of it.
 //
 // The boundary costs nothing during the steps: a halo outside the grid evolves like the cells that it copies. Only the
-// boundary `zero` resets its halo.
+// boundary `zero` holds its halo at 0.
+//
+// A row of the grid takes `pitch` cells of memory, a multiple of COLS, so that a lane copies its cells of a row as one
+// piece. Tiles begin and end at multiples of COLS. The last tile therefore owns up to COLS - 1 cells outside the grid,
+// which are advanced and stored like all others: they continue the grid as its boundary says.
 //
 // Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in gray_scott.py)
-// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DALIGNED=0|1 (COLS divides the columns of the grid)  the
-// shape of a block: -DCOLS  -DROWS (2 to 16)  -DWARPS  and -DFLAG_STRIDE: after stencil.cu and copies.cu.
+// -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DREST (the columns of the grid modulo COLS, if BOUNDARY is
+// `zero`, else 0)  the shape of a block: -DCOLS  -DROWS (2 to 16)  -DWARPS  and -DFLAG_STRIDE: after stencil.cu and
+// copies.cu.
 
 // Bit i is set where first <= start + i < last.
 __device__ inline unsigned between(int start, int first, int last, unsigned all)
@@ -36,6 +41,8 @@ __device__ inline int in_period(int i, int n)
 {
     if (BOUNDARY == ZERO) return i;
     const int period = BOUNDARY == NEUMANN ? 2 * n : n;
+    i += i < 0 ? period : i < period ? 0 : -period;
+    if ((unsigned)i < period) return i;  // A division takes longer, and only small grids need it.
     i %= period;
     return i < 0 ? i + period : i;
 }
@@ -50,10 +57,11 @@ __device__ inline int source(int i, int n) { return BOUNDARY == NEUMANN ? min(i,
 
 // How the fields [member, row, col] are cut into tiles, and what one launch does.
 struct Plan {
-    int rows, cols, members;
+    int rows, cols, pitch, members;
     int tiles_y, height, taller;  // rows of tiles; all are `height` cells high, the last `taller` one cell more
-    int tiles_x, width, wider;    // columns of tiles, likewise; in units of COLS cells if ALIGNED
+    int tiles_x, width, wider;    // columns of tiles, likewise; in units of COLS cells
     int halo_y, halo_x;
+    int outer_x;                  // columns of a tile at either side that other tiles, or its own halo, copy
     int closed;                   // a tile is as high as the periodic grid: the last row is above the first, no halo_y
     int tiles;                    // of all members
     int passes, steps, longer;    // the first `longer` passes have one step more than `steps`
@@ -69,7 +77,6 @@ struct Tile {
 
 __device__ inline Tile tile_at(const Plan& plan, int pass, int position)
 {
-    constexpr int unit = ALIGNED ? COLS : 1;
     const int plain_y = plan.tiles_y - plan.taller, plain_x = plan.tiles_x - plan.wider;
     const int number = (position + pass * plan.shift) % plan.tiles;
     // Along the shorter side first: tiles that need one another are then less far apart.
@@ -85,8 +92,8 @@ __device__ inline Tile tile_at(const Plan& plan, int pass, int position)
     tile.x = down ? j : i;
     tile.top = tile.y * plan.height + max(tile.y - plain_y, 0);
     tile.bottom = tile.top + plan.height + (tile.y >= plain_y);
-    tile.left = (tile.x * plan.width + max(tile.x - plain_x, 0)) * unit;
-    tile.right = tile.left + (plan.width + (tile.x >= plain_x)) * unit;
+    tile.left = (tile.x * plan.width + max(tile.x - plain_x, 0)) * COLS;
+    tile.right = tile.left + (plan.width + (tile.x >= plain_x)) * COLS;
     return tile;
 }
 
@@ -110,6 +117,11 @@ __device__ inline const unsigned* flag_around(const Plan& plan, const Tile& tile
     return flag_of(plan, flags, tile.member, y, x);
 }
 
+// Whether some cells of a warp lie outside a grid with the boundary `zero`, and others of the same lanes inside.
+template <bool VALUE> struct Edge {
+    static constexpr bool value = VALUE;
+};
+
 // Waits until the flags of all lanes show `count`; the lanes stay together.
 __device__ inline void await(const unsigned* flag, unsigned count)
 {
@@ -129,49 +141,53 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
     const auto rim = [&](int parity, int side, int field, int of) -> Cells& {
         return shared[((parity * 2 + side) * 2 + field) * THREADS + of * 32 + lane];
     };
-    // [array][row][thread]: the slots for the cells of u and v, and of the maps of feed and keep_v.
-    const auto slot = [&](int array, int i) -> Cells& {
-        return shared[8 * THREADS + (array * ROWS + i) * THREADS + threadIdx.x];
+    // [array][row][warp][lane]: the slots for the cells of u and v, and of the maps of feed and keep_v.
+    const auto slot_of = [&](int array, int i, int lane) -> Cells& {
+        return shared[8 * THREADS + (array * ROWS + i) * THREADS + warp * 32 + lane];
     };
+    const auto slot = [&](int array, int i) -> Cells& { return slot_of(array, i, lane); };
     // The first row and column of this lane's cells. They can lie outside the grid.
     const auto first_row = [&](const Tile& tile) { return tile.top - plan.halo_y + warp * ROWS; };
     const auto first_col = [&](const Tile& tile) { return tile.left - plan.halo_x + lane * COLS; };
 
+    // Starts to load the halo outside the grid that begins at the column `from`, into two slots of each lane. What these
+    // cells copy may lie in any order and at any place in a row. All lanes share the work, cell by cell.
+    const auto load_outside = [&](const Tile& tile, int array, const real* a, const real* b, int from) {
+        const int wide = 1 << (32 - __clz(plan.halo_x - 1)), at = lane % wide;  // so many lanes share a row
+        const int place = from - tile.left + plan.halo_x + at, row = first_row(tile);
+        const int col = source(in_period(from + at, plan.cols), plan.cols);
+        for (int i = at < plan.halo_x ? lane / wide : ROWS; i < ROWS; i += 32 / wide) {
+            const size_t cell = (size_t)source(in_period(row + i, plan.rows), plan.rows) * plan.pitch + col;
+            copy_async<sizeof(real)>(&slot_of(array, i, place / COLS).at[place % COLS], a + cell);
+            copy_async<sizeof(real)>(&slot_of(array + 1, i, place / COLS).at[place % COLS], b + cell);
+        }
+    };
+
     // Starts to load the rows `wanted`, a bit each, of two arrays into the slots `array` and `array` + 1.
     const auto load = [&](const Tile& tile, int array, const real* a, const real* b, int member, unsigned wanted) {
         const int row = first_row(tile), col = first_col(tile);
-        const size_t grid = (size_t)member * plan.rows * plan.cols;
-        const unsigned pitch = plan.cols * sizeof(real);
-        unsigned cols_wanted = ALL_COLS;
-        if (BOUNDARY == ZERO) {
-            wanted &= between(row, 0, plan.rows, ALL_ROWS);
-            cols_wanted = between(col, 0, plan.cols, ALL_COLS);
-            if (cols_wanted == 0) wanted = 0;
-        }
+        const size_t grid = (size_t)member * plan.rows * plan.pitch;
+        const unsigned pitch = plan.pitch * sizeof(real);
         int position = in_period(row, plan.rows);
-        const int start = in_period(col, plan.cols);
-        const bool whole = ALIGNED && start < plan.cols;  // not a mirror image
+        const bool wraps = BOUNDARY == PERIODIC && plan.cols % COLS == 0;  // the halo of a row also lies in memory as Cells
+        const bool whole = wraps || (col >= 0 && col < plan.cols);
+        const int start = wraps ? in_period(col, plan.cols) : col;
+        const unsigned inside = BOUNDARY != ZERO ? ALL_ROWS : whole ? between(row, 0, plan.rows, ALL_ROWS) : 0;
+        if (BOUNDARY != ZERO && !whole) wanted = 0;
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
             const size_t line = (size_t)(unsigned)source(position, plan.rows) * pitch;
-            const bool is_wanted = wanted >> i & 1;
-            if (is_wanted && whole) {
-                copy_async<sizeof(Cells)>(&slot(array, i), (const byte*)(a + grid + start) + line);
-                copy_async<sizeof(Cells)>(&slot(array + 1, i), (const byte*)(b + grid + start) + line);
-            } else if (is_wanted && (!ALIGNED || BOUNDARY == NEUMANN)) {
-                int at = start;
-#pragma unroll
-                for (int j = 0; j < COLS; ++j) {
-                    const size_t from = grid + source(at, plan.cols);
-                    if (cols_wanted >> j & 1) {
-                        copy_async<sizeof(real)>(&slot(array, i).at[j], (const byte*)(a + from) + line);
-                        copy_async<sizeof(real)>(&slot(array + 1, i).at[j], (const byte*)(b + from) + line);
-                    }
-                    at = following(at, plan.cols);
-                }
+            if (wanted >> i & 1) {
+                const bool is_inside = inside >> i & 1;  // else the slots get zeros
+                copy_async<sizeof(Cells)>(&slot(array, i), (const byte*)(a + grid + start) + line, is_inside);
+                copy_async<sizeof(Cells)>(&slot(array + 1, i), (const byte*)(b + grid + start) + line, is_inside);
             }
             position = following(position, plan.rows);
         }
+        if (BOUNDARY == ZERO || wraps) return;
+        __syncwarp();  // No lane needs what lies in the slots any more.
+        if (tile.left == 0) load_outside(tile, array, a + grid, b + grid, -plan.halo_x);
+        if (tile.right >= plan.cols) load_outside(tile, array, a + grid, b + grid, tile.right);
     };
 
     const auto load_tile = [&](const Tile& tile) {
@@ -180,7 +196,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
     };
 
     if (threadIdx.x == 0) {
-        asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&published)), "r"(WARPS));
+        start_barrier(&published, WARPS);
         places[0] = tile_at(plan, 0, blockIdx.x);
         if (PASSES != ONE) counted = load_flag(flag_of(plan, flags, places[0].member, places[0].y, places[0].x));
     }
@@ -210,36 +226,30 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
             if (threadIdx.x == 0) places[turn == 2 ? 0 : turn + 1] = next;
             if (PASSES == TURNS && next.pass > 0) {
                 around = flag_around(plan, next, flags);
-                asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(around) : "memory");
+                found = peek_flag(around);
             }
         }
 
         const auto take = [&](unsigned wanted) {
-            asm volatile("cp.async.wait_all;" ::: "memory");
+            wait_copies();
+            __syncwarp();
 #pragma unroll
             for (int i = 0; i < ROWS; ++i)
                 if (wanted >> i & 1) rows[i] = {slot(0, i), slot(1, i)};
         };
         take(ALL_ROWS);
 
-        unsigned rows_inside = ALL_ROWS, cols_inside = ALL_COLS;
-        bool ragged = false;
-        const auto settle = [&](int i) {  // clears the cells outside the grid, for the boundary `zero`
-#pragma unroll
-            for (int j = 0; j < COLS; ++j)
-                if (!(rows_inside >> i & 1 && cols_inside >> j & 1)) rows[i].u.at[j] = rows[i].v.at[j] = 0;
-        };
+        // With the boundary `zero`, the cells beside the grid have to stay 0. Those in other lanes count as 0. Those in the
+        // rows of a warp, and in the last lane of the grid, are cleared after each step.
+        Sides open = {1, 1};
+        unsigned rows_inside = ALL_ROWS;
+        bool is_cut = false, ragged = false;
         if (BOUNDARY == ZERO) {
+            const int col = first_col(tile);
+            open = {real(col != 0), real(col + COLS != plan.cols)};
+            is_cut = REST && col < plan.cols && col + COLS > plan.cols;
             rows_inside = between(first_row(tile), 0, plan.rows, ALL_ROWS);
-            cols_inside = between(first_col(tile), 0, plan.cols, ALL_COLS);
-#pragma unroll
-            for (int i = 0; i < ROWS; ++i) settle(i);
-            ragged = rows_inside != ALL_ROWS;
-            if (RATES != BY_CELL && cols_inside == 0)  // A lane that lies outside keeps its cells.
-                k.spread_u = k.spread_v = k.feed = 0;
-            else
-                ragged |= cols_inside != ALL_COLS;
-            ragged = __any_sync(~0u, ragged);
+            ragged = __any_sync(~0u, is_cut || rows_inside != ALL_ROWS);
         }
 
         const auto publish = [&] {
@@ -264,9 +274,15 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         __syncwarp();
 
         const auto rates = [&](int i) { return RATES == BY_CELL ? Row{slot(2, i), slot(3, i)} : Row(); };
-        for (int pass = PASSES == ONE ? 0 : tile.pass;; ++pass) {
-            publish();
-            const int steps = plan.steps + (PASSES != ONE && pass < plan.longer);
+        const auto advance_by = [&](int steps, auto edge) {
+            const auto advance_row_at = [&](int i, const Row& columns) {
+                advance_row(rows[i], columns, k, rates(i), open);
+#pragma unroll
+                for (int j = 0; j < COLS; ++j) {
+                    const bool is_outside = !(rows_inside >> i & 1) || (REST && j >= REST && is_cut);
+                    if (edge.value && is_outside) rows[i].u.at[j] = rows[i].v.at[j] = 0;
+                }
+            };
 #pragma unroll 2
             for (int step = 1; step <= steps; ++step) {
                 const int up = warp > 0 ? warp - 1 : plan.closed ? WARPS - 1 : 0;
@@ -279,70 +295,48 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
                 // warps wait for come first.
                 const Row lowest = sum_columns(rows[ROWS - 2], rows[ROWS - 1], below);
                 const Row lower = sum_columns(ROWS > 2 ? rows[ROWS - 3] : above, rows[ROWS - 2], rows[ROWS - 1]);
-                advance_row(rows[ROWS - 1], lowest, k, rates(ROWS - 1));
+                advance_row_at(ROWS - 1, lowest);
                 Row columns = ROWS > 2 ? sum_columns(above, rows[0], rows[1]) : lower;
 #pragma unroll
                 for (int i = 0; i < ROWS - 1; ++i) {
                     const Row next_columns = i < ROWS - 3 ? sum_columns(rows[i], rows[i + 1], rows[i + 2]) : lower;
-                    advance_row(rows[i], columns, k, rates(i));
-                    if (i == 0) {
-                        if (BOUNDARY == ZERO && ragged) {
-                            asm volatile("");  // keeps this a branch
-                            settle(0);
-                            settle(ROWS - 1);
-                        }
-                        if (step < steps) publish();
-                    }
+                    advance_row_at(i, columns);
+                    if (i == 0 && step < steps) publish();
                     columns = next_columns;
                 }
-                if (BOUNDARY == ZERO && ragged) {
-                    asm volatile("");
-#pragma unroll
-                    for (int i = 1; i < ROWS - 1; ++i) settle(i);
-                }
             }
+        };
+        for (int pass = PASSES == ONE ? 0 : tile.pass;; ++pass) {
+            publish();
+            const int steps = plan.steps + (PASSES != ONE && pass < plan.longer);
+            if (BOUNDARY == ZERO && ragged) advance_by(steps, Edge<true>());
+            else advance_by(steps, Edge<false>());
             const bool exchange = PASSES == STAY && pass + 1 < plan.passes;
             real* u_to = PASSES != ONE && pass % 2 ? u_even : u_odd;
             real* v_to = PASSES != ONE && pass % 2 ? v_even : v_odd;
             const int row = first_row(tile), col = first_col(tile);
             const unsigned own_rows = between(row, tile.top, tile.bottom, ALL_ROWS);
-            const unsigned own_cols = between(col, tile.left, tile.right, ALL_COLS);
-            unsigned stored = own_cols ? own_rows : 0;
-            if (exchange && col >= tile.left + plan.halo_x && col + COLS <= tile.right - plan.halo_x)  // the outermost
+            const bool owns = col >= tile.left && col < tile.right;
+            unsigned stored = owns ? own_rows : 0;
+            if (exchange && col >= tile.left + plan.outer_x && col + COLS <= tile.right - plan.outer_x)  // the outermost
                 stored &= ~between(row, tile.top + plan.halo_y, tile.bottom - plan.halo_y, ALL_ROWS);
-            const size_t first = (size_t)tile.member * plan.rows * plan.cols + col;
-            const unsigned pitch = plan.cols * sizeof(real);
+            const size_t first = (size_t)tile.member * plan.rows * plan.pitch + col;
+            const unsigned pitch = plan.pitch * sizeof(real);
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
                 const size_t line = (size_t)(unsigned)(row + i) * pitch;
-                real* u = (real*)((byte*)(u_to + first) + line);
-                real* v = (real*)((byte*)(v_to + first) + line);
                 if (stored >> i & 1) {
-                    if (ALIGNED) {
-                        *(Cells*)u = rows[i].u;
-                        *(Cells*)v = rows[i].v;
-                    } else {
-#pragma unroll
-                        for (int j = 0; j < COLS; ++j) {
-                            if (own_cols >> j & 1) {
-                                u[j] = rows[i].u.at[j];
-                                v[j] = rows[i].v.at[j];
-                            }
-                        }
-                    }
+                    *(Cells*)((byte*)(u_to + first) + line) = rows[i].u;
+                    *(Cells*)((byte*)(v_to + first) + line) = rows[i].v;
                 }
             }
             if (!exchange) break;
 
             post(flag_of(plan, flags, tile.member, tile.y, tile.x));
             await(flag_around(plan, tile, flags), counted + (pass + 1) * WARPS);
-            const unsigned foreign = own_cols == ALL_COLS ? ~own_rows & ALL_ROWS : ALL_ROWS;
+            const unsigned foreign = owns ? ~own_rows & ALL_ROWS : ALL_ROWS;
             load(tile, 0, u_to, v_to, tile.member, foreign);
             take(foreign);
-            if (BOUNDARY == ZERO) {
-#pragma unroll
-                for (int i = 0; i < ROWS; ++i) settle(i);
-            }
             __syncwarp();  // tells the compiler that the lanes are together again
         }
         if (!more) {
