@@ -43,7 +43,6 @@ from gsio.model.gray_scott import Coefficients, Field, coefficients
 from gsio.model.start import Start
 
 UPLOAD_BYTES = 64 << 20
-CONTINUED: dict[str, Any] = {"periodic": "wrap", "neumann": "symmetric", "zero": "constant"}  # as numpy.pad says it
 
 
 def count_devices() -> int:
@@ -114,7 +113,7 @@ class CudaSolver:
             if rates == 2:
                 of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
-                feed, keep_v = (_continued(rate, pitch, config) for rate in (feed, keep_v))
+                feed, keep_v = (_padded(rate, pitch) for rate in (feed, keep_v))
             maps = len(feed) if rates == 2 else 1
             self._rates = tuple(cupy.asarray(np.ascontiguousarray(rate, dtype)) for rate in (feed, keep_v))
             self._plan = tile_plan(self.tiling, self.job, maps)
@@ -122,7 +121,7 @@ class CudaSolver:
             # Two copies of (u, v): a pass reads one and writes the other.
             self._states = [tuple(cupy.empty((*shape[:-1], pitch), dtype) for _ in "uv") for _ in range(2)]
             for field, values in zip(self._states[0], start[:2], strict=True):
-                _upload(np.broadcast_to(values, shape), field, config)
+                _upload(np.broadcast_to(values, shape), field)
             self.now = 0
             self._graphs = Graphs([(self._device, self._compute)])
             runtime.deviceSynchronize()  # the arrays were filled on CuPy's own stream
@@ -272,19 +271,19 @@ def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArr
     return struct
 
 
-def _continued(values: NDArray[Any], pitch: int, config: Config) -> NDArray[Any]:
-    """Continue rows to `pitch` cells, as the boundary of the grid says."""
+def _padded(values: NDArray[Any], pitch: int) -> NDArray[Any]:
+    """Return rows of `pitch` cells; nobody needs those that are added."""
     if (after := pitch - values.shape[-1]) == 0:
         return values
-    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, after)], CONTINUED[config.grid.boundary])
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, after)])
 
 
-def _upload(values: NDArray[Any], field: Any, config: Config) -> None:
+def _upload(values: NDArray[Any], field: Any) -> None:
     """Copy values of any precision to the device in pieces, since the host needs two more copies of each."""
     lines = max(1, UPLOAD_BYTES * len(field) // field.nbytes)
     for line in range(0, len(field), lines):
         piece = values[line : line + lines].astype(field.dtype)
-        field[line : line + lines].set(_continued(piece, field.shape[-1], config))
+        field[line : line + lines].set(_padded(piece, field.shape[-1]))
 
 
 def tune(

@@ -24,7 +24,7 @@ TILE_PLAN = np.dtype([
     (name, np.int32)
     for name in (
         "rows", "cols", "pitch", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider",
-        "halo_y", "halo_x", "outer_x", "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+        "depth", "halo_y", "halo_x", "outer_x", "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
     )
 ])  # fmt: skip
 
@@ -127,12 +127,15 @@ class Tiling:
         return -(-self.depth // self.shape.cols) * self.shape.cols
 
     def outer_x(self, job: Job) -> int:
-        """Return the width of a strip at either side of a tile that holds all that is copied to a halo, cells.
+        """Return the width of a strip at either side of a tile that holds all that is copied to a halo, cells."""
+        return self.halo_x + -job.cols % self.shape.cols  # in the last tile also the columns outside the grid
 
-        A halo outside the grid begins behind the cells of the last lane. What these cells copy lies between the edge of
-        the grid and what the halo copies, and if it is mirrored, on both sides of the edge.
-        """
-        return self.halo_x + 2 * (-job.cols % self.shape.cols)
+    def spans(self, job: Job) -> bool:
+        """Return whether the tiles are wide enough for the grid. Behind its last column, a halo ends after `depth` cells."""
+        width, wider = divmod(self.units(job), self.tiles_x)
+        most, last = 32 * self.shape.cols, job.cols - (self.tiles_x - 1) * width * self.shape.cols
+        all_fit = (width + (wider > 1)) * self.shape.cols + 2 * self.halo_x <= most
+        return all_fit and last + self.halo_x + self.depth <= most
 
     def tiles(self, job: Job) -> int:
         """Return the number of tiles of all members."""
@@ -186,6 +189,8 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
             if height < 1 or width < 1 or tiling.shared_nbytes(job) + STATIC_NBYTES > device.shared_nbytes:
                 continue
             tiling = replace(tiling, tiles_y=-(-job.rows // height), tiles_x=-(-units // width))
+            fewer = replace(tiling, tiles_x=max(tiling.tiles_x - 1, 1))
+            tiling = fewer if fewer.spans(job) else tiling
             yield tiling
             # A halo has to lie within the adjacent tiles. A block that takes turns waits for the neighbours of its next
             # tile before it computes the current one; they have to come so early in the order that they are done.
@@ -224,7 +229,7 @@ def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
     plan["width"], plan["wider"] = divmod(tiling.units(job), tiling.tiles_x)
     plan["halo_y"], plan["halo_x"], plan["outer_x"] = tiling.halo_y(job), tiling.halo_x, tiling.outer_x(job)
-    plan["closed"] = tiling.closed(job)
+    plan["depth"], plan["closed"] = tiling.depth, tiling.closed(job)
     plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
     return plan
 

@@ -138,9 +138,14 @@ inline void __syncwarp() { emulation::meet(emulation::warp()); }
 inline void __syncthreads() { emulation::meet(emulation::now->block->all); }
 
 // What copies.cu has. An asynchronous copy is made at once or when it is waited for, by chance.
-template <int BYTES> void copy_async(void* to, const void* from, bool read = true)
+template <class T> T* row_of(T* first, unsigned row, unsigned pitch) { return first + (size_t)row * pitch; }
+
+template <int BYTES> void copy_async(void* to, const void* from, int read = BYTES)
 {
-    const auto copy = [=] { read ? memcpy(to, from, BYTES) : memset(to, 0, BYTES); };
+    const auto copy = [=] {
+        memcpy(to, from, read);
+        memset((char*)to + read, 0, BYTES - read);
+    };
     if (emulation::chance() % 2) copy();
     else emulation::now->copies.push_back(copy);
 }

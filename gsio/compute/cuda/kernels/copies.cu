@@ -8,17 +8,25 @@
 
 __device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// Copies to shared memory while the thread goes on, or writes zeros if not `read`. Large copies bypass the L1 cache.
-template <int BYTES> __device__ inline void copy_async(void* to, const void* from, bool read = true)
+// Returns the place of a row, given that of the first. Both the row and the bytes of a row have 32 bits.
+template <class T> __device__ inline T* row_of(T* first, unsigned row, unsigned pitch)
+{
+    size_t place;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(place) : "r"(row), "r"(pitch * (unsigned)sizeof(T)), "l"((size_t)first));
+    return (T*)place;
+}
+
+// Copies to shared memory while the thread goes on: the first bytes, and zeros after them. Large copies bypass the L1 cache.
+template <int BYTES> __device__ inline void copy_async(void* to, const void* from, int read = BYTES)
 {
     if constexpr (BYTES >= 16) {
 #pragma unroll
         for (int i = 0; i < BYTES; i += 16)
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i), "r"(read ? 16 : 0) : "memory");
+                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i), "r"(min(max(read - i, 0), 16)) : "memory");
     } else {
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
-                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(read ? BYTES : 0) : "memory");
+                     ::"r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(read) : "memory");
     }
 }
 

@@ -19,9 +19,9 @@
 // The boundary costs nothing during the steps: a halo outside the grid evolves like the cells that it copies. Only the
 // boundary `zero` holds its halo at 0.
 //
-// A row of the grid takes `pitch` cells of memory, a multiple of COLS, so that a lane copies its cells of a row as one
-// piece. Tiles begin and end at multiples of COLS. The last tile therefore owns up to COLS - 1 cells outside the grid,
-// which are advanced and stored like all others: they continue the grid as its boundary says.
+// A row of the grid takes `pitch` cells of memory, a multiple of COLS, and tiles begin and end at multiples of COLS: a lane
+// copies its cells of a row as one piece. Nobody needs what lies between the rows. Where a halo continues the grid beyond
+// its columns, and its cells do not lie in memory one after another, they are copied one by one.
 //
 // Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in gray_scott.py)
 // -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DREST (the columns of the grid modulo COLS, if BOUNDARY is
@@ -60,8 +60,8 @@ struct Plan {
     int rows, cols, pitch, members;
     int tiles_y, height, taller;  // rows of tiles; all are `height` cells high, the last `taller` one cell more
     int tiles_x, width, wider;    // columns of tiles, likewise; in units of COLS cells
-    int halo_y, halo_x;
-    int outer_x;                  // columns of a tile at either side that other tiles, or its own halo, copy
+    int depth, halo_y, halo_x;    // the most steps of a pass, and the cells of the halo: halo_x in whole lanes
+    int outer_x;                  // columns at either side of a tile with all that is copied to a halo
     int closed;                   // a tile is as high as the periodic grid: the last row is above the first, no halo_y
     int tiles;                    // of all members
     int passes, steps, longer;    // the first `longer` passes have one step more than `steps`
@@ -141,25 +141,25 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
     const auto rim = [&](int parity, int side, int field, int of) -> Cells& {
         return shared[((parity * 2 + side) * 2 + field) * THREADS + of * 32 + lane];
     };
-    // [array][row][warp][lane]: the slots for the cells of u and v, and of the maps of feed and keep_v.
-    const auto slot_of = [&](int array, int i, int lane) -> Cells& {
-        return shared[8 * THREADS + (array * ROWS + i) * THREADS + warp * 32 + lane];
+    // [array][row][thread]: the slots for the cells of u and v, and of the maps of feed and keep_v.
+    const auto slot = [&](int array, int i) -> Cells& {
+        return shared[8 * THREADS + (array * ROWS + i) * THREADS + threadIdx.x];
     };
-    const auto slot = [&](int array, int i) -> Cells& { return slot_of(array, i, lane); };
     // The first row and column of this lane's cells. They can lie outside the grid.
     const auto first_row = [&](const Tile& tile) { return tile.top - plan.halo_y + warp * ROWS; };
     const auto first_col = [&](const Tile& tile) { return tile.left - plan.halo_x + lane * COLS; };
 
-    // Starts to load the halo outside the grid that begins at the column `from`, into two slots of each lane. What these
-    // cells copy may lie in any order and at any place in a row. All lanes share the work, cell by cell.
-    const auto load_outside = [&](const Tile& tile, int array, const real* a, const real* b, int from) {
-        const int wide = 1 << (32 - __clz(plan.halo_x - 1)), at = lane % wide;  // so many lanes share a row
+    // Starts to load the `count` columns of a tile from the column `from` on, cell by cell, into two slots of each lane:
+    // these cells copy others that can lie in any order and at any place in a row. All lanes share the work.
+    const auto load_cells = [&](const Tile& tile, int array, const real* a, const real* b, int from, int count) {
+        const int wide = 1 << (32 - __clz(count - 1)), at = lane % wide;  // so many lanes share a row
         const int place = from - tile.left + plan.halo_x + at, row = first_row(tile);
         const int col = source(in_period(from + at, plan.cols), plan.cols);
-        for (int i = at < plan.halo_x ? lane / wide : ROWS; i < ROWS; i += 32 / wide) {
+        Cells* to = &shared[8 * THREADS + array * ROWS * THREADS + warp * 32 + place / COLS];
+        for (int i = at < count ? lane / wide : ROWS; i < ROWS; i += 32 / wide) {
             const size_t cell = (size_t)source(in_period(row + i, plan.rows), plan.rows) * plan.pitch + col;
-            copy_async<sizeof(real)>(&slot_of(array, i, place / COLS).at[place % COLS], a + cell);
-            copy_async<sizeof(real)>(&slot_of(array + 1, i, place / COLS).at[place % COLS], b + cell);
+            copy_async<sizeof(real)>(&to[i * THREADS].at[place % COLS], a + cell);
+            copy_async<sizeof(real)>(&to[(ROWS + i) * THREADS].at[place % COLS], b + cell);
         }
     };
 
@@ -167,27 +167,32 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
     const auto load = [&](const Tile& tile, int array, const real* a, const real* b, int member, unsigned wanted) {
         const int row = first_row(tile), col = first_col(tile);
         const size_t grid = (size_t)member * plan.rows * plan.pitch;
-        const unsigned pitch = plan.pitch * sizeof(real);
-        int position = in_period(row, plan.rows);
-        const bool wraps = BOUNDARY == PERIODIC && plan.cols % COLS == 0;  // the halo of a row also lies in memory as Cells
-        const bool whole = wraps || (col >= 0 && col < plan.cols);
+        const int cut = plan.cols % COLS;  // The last lane of the grid has so many of its columns, unless all.
+        const bool wraps = BOUNDARY == PERIODIC && cut == 0;  // The cells of a lane lie together, also of the halo.
         const int start = wraps ? in_period(col, plan.cols) : col;
-        const unsigned inside = BOUNDARY != ZERO ? ALL_ROWS : whole ? between(row, 0, plan.rows, ALL_ROWS) : 0;
-        if (BOUNDARY != ZERO && !whole) wanted = 0;
+        unsigned inside = ALL_ROWS, nbytes = sizeof(Cells);
+        if (BOUNDARY == ZERO) {
+            inside = col < 0 || col >= plan.cols ? 0 : between(row, 0, plan.rows, ALL_ROWS);
+            nbytes = min(plan.cols - col, COLS) * sizeof(real);
+        } else if (!wraps && (col < 0 || col + COLS > plan.cols)) {
+            wanted = 0;
+        }
+        int position = in_period(row, plan.rows);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
-            const size_t line = (size_t)(unsigned)source(position, plan.rows) * pitch;
+            const unsigned line = source(position, plan.rows);
             if (wanted >> i & 1) {
-                const bool is_inside = inside >> i & 1;  // else the slots get zeros
-                copy_async<sizeof(Cells)>(&slot(array, i), (const byte*)(a + grid + start) + line, is_inside);
-                copy_async<sizeof(Cells)>(&slot(array + 1, i), (const byte*)(b + grid + start) + line, is_inside);
+                const unsigned read = BOUNDARY != ZERO || inside >> i & 1 ? nbytes : 0;
+                copy_async<sizeof(Cells)>(&slot(array, i), row_of(a + grid + start, line, plan.pitch), read);
+                copy_async<sizeof(Cells)>(&slot(array + 1, i), row_of(b + grid + start, line, plan.pitch), read);
             }
             position = following(position, plan.rows);
         }
         if (BOUNDARY == ZERO || wraps) return;
         __syncwarp();  // No lane needs what lies in the slots any more.
-        if (tile.left == 0) load_outside(tile, array, a + grid, b + grid, -plan.halo_x);
-        if (tile.right >= plan.cols) load_outside(tile, array, a + grid, b + grid, tile.right);
+        if (tile.left == 0) load_cells(tile, array, a + grid, b + grid, -plan.halo_x, plan.halo_x);
+        if (tile.right >= plan.cols)
+            load_cells(tile, array, a + grid, b + grid, plan.cols - cut, cut + plan.depth);
     };
 
     const auto load_tile = [&](const Tile& tile) {
@@ -316,25 +321,23 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
             real* v_to = PASSES != ONE && pass % 2 ? v_even : v_odd;
             const int row = first_row(tile), col = first_col(tile);
             const unsigned own_rows = between(row, tile.top, tile.bottom, ALL_ROWS);
-            const bool owns = col >= tile.left && col < tile.right;
+            const bool owns = col >= tile.left && col < tile.right, whole = col + COLS <= plan.cols;
             unsigned stored = owns ? own_rows : 0;
             if (exchange && col >= tile.left + plan.outer_x && col + COLS <= tile.right - plan.outer_x)  // the outermost
                 stored &= ~between(row, tile.top + plan.halo_y, tile.bottom - plan.halo_y, ALL_ROWS);
-            const size_t first = (size_t)tile.member * plan.rows * plan.pitch + col;
-            const unsigned pitch = plan.pitch * sizeof(real);
+            const size_t first = ((size_t)tile.member * plan.rows + row) * plan.pitch + col;
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
-                const size_t line = (size_t)(unsigned)(row + i) * pitch;
                 if (stored >> i & 1) {
-                    *(Cells*)((byte*)(u_to + first) + line) = rows[i].u;
-                    *(Cells*)((byte*)(v_to + first) + line) = rows[i].v;
+                    *(Cells*)row_of(u_to + first, i, plan.pitch) = rows[i].u;
+                    *(Cells*)row_of(v_to + first, i, plan.pitch) = rows[i].v;
                 }
             }
             if (!exchange) break;
 
             post(flag_of(plan, flags, tile.member, tile.y, tile.x));
             await(flag_around(plan, tile, flags), counted + (pass + 1) * WARPS);
-            const unsigned foreign = owns ? ~own_rows & ALL_ROWS : ALL_ROWS;
+            const unsigned foreign = owns && whole ? ~own_rows & ALL_ROWS : ALL_ROWS;
             load(tile, 0, u_to, v_to, tile.member, foreign);
             take(foreign);
             __syncwarp();  // tells the compiler that the lanes are together again
