@@ -131,7 +131,7 @@ class Tiling:
         return self.halo_x + -job.cols % self.shape.cols  # in the last tile also the columns outside the grid
 
     def spans(self, job: Job) -> bool:
-        """Return whether the tiles are wide enough for the grid. Behind its last column, a halo ends after `depth` cells."""
+        """Return whether the tiles are wide enough for the grid; its last tile needs only `depth` columns behind it."""
         width, wider = divmod(self.units(job), self.tiles_x)
         most, last = 32 * self.shape.cols, job.cols - (self.tiles_x - 1) * width * self.shape.cols
         all_fit = (width + (wider > 1)) * self.shape.cols + 2 * self.halo_x <= most

@@ -16,14 +16,16 @@ template <class T> __device__ inline T* row_of(T* first, unsigned row, unsigned 
     return (T*)place;
 }
 
-// Copies to shared memory while the thread goes on: the first bytes, and zeros after them. Large copies bypass the L1 cache.
+// Copies to shared memory while the thread goes on: the first `read` bytes, and zeros after them. Large copies bypass the
+// L1 cache.
 template <int BYTES> __device__ inline void copy_async(void* to, const void* from, int read = BYTES)
 {
     if constexpr (BYTES >= 16) {
 #pragma unroll
         for (int i = 0; i < BYTES; i += 16)
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i), "r"(min(max(read - i, 0), 16)) : "memory");
+                         ::"r"(shared_address(to) + i), "l"((const byte*)from + i), "r"(min(max(read - i, 0), 16))
+                         : "memory");
     } else {
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                      ::"r"(shared_address(to)), "l"(from), "n"(BYTES), "r"(read) : "memory");

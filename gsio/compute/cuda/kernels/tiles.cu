@@ -19,9 +19,9 @@
 // The boundary costs nothing during the steps: a halo outside the grid evolves like the cells that it copies. Only the
 // boundary `zero` holds its halo at 0.
 //
-// A row of the grid takes `pitch` cells of memory, a multiple of COLS, and tiles begin and end at multiples of COLS: a lane
-// copies its cells of a row as one piece. Nobody needs what lies between the rows. Where a halo continues the grid beyond
-// its columns, and its cells do not lie in memory one after another, they are copied one by one.
+// A row of the grid takes `pitch` cells of memory, a multiple of COLS, and tiles begin and end at multiples of COLS: a
+// lane copies its cells of a row as one piece. Nobody needs what lies between the rows. Where a halo continues the grid
+// beyond its columns, and its cells do not lie in memory one after another, they are copied one by one.
 //
 // Compiled with  -DREAL=float|double  -DBOUNDARY=0|1|2  -DCENTRE=0|1|2|4 (Coefficients.centre in gray_scott.py)
 // -DRATES=0|1|2  -DUNIT_DT=0|1 (dt is 1)  -DPASSES=0|1|2  -DREST (the columns of the grid modulo COLS, if BOUNDARY is
