@@ -156,6 +156,11 @@ inline void wait_copies()
     emulation::now->copies.clear();
 }
 
+template <class T> void store(T* to, const T& cells, bool wanted)
+{
+    if (wanted) *to = cells;
+}
+
 inline void start_barrier(unsigned long long* barrier, int warps) { *barrier = (unsigned long long)warps << 32; }
 
 inline void arrive(unsigned long long* barrier)  // bits: 32 for the warps, 31 for those that have arrived, the phase

@@ -33,7 +33,8 @@ MakeConfig = Callable[..., Config]
 # Shared memory a block may have: NVIDIA, CUDA C++ Programming Guide, technical specifications by compute capability.
 DEVICES = {"sm_80": Device(108, 163 << 10), "sm_90": Device(132, 227 << 10), "sm_100": Device(148, 227 << 10)}
 H100 = DEVICES["sm_90"]
-SPILLED = {"sm_80": 64, "sm_90": 64, "sm_100": 256}  # bytes at most, outside the loop over the steps
+SPILLED = {"sm_80": 96, "sm_90": 96, "sm_100": 256}  # bytes at most, outside the loop over the steps
+SPILLED_AT_EDGES = 256  # to tell where a zero boundary is
 MAIN = {"grid.rows": 1080, "grid.cols": 1920, "run.steps_per_frame": 32}
 
 jobs = st.builds(
@@ -221,7 +222,8 @@ def test_the_kernel_of_a_run_compiles(changes: dict[str, Any], architecture: str
     tiling = choose(job, DEVICES[architecture])
     rates = 2 if by_cell else int(by_member)
     options = kernel_options(config, tiling, job, DEVICES[architecture], centre, rates)
-    assert_in_registers(compile_for(architecture, ADVANCE, options), 32 * tiling.shape.warps, SPILLED[architecture])
+    spilled = SPILLED_AT_EDGES if grid.boundary == "zero" else SPILLED[architecture]
+    assert_in_registers(compile_for(architecture, ADVANCE, options), 32 * tiling.shape.warps, spilled)
 
 
 @pytest.mark.parametrize("architecture", DEVICES)

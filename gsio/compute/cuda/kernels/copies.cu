@@ -32,6 +32,23 @@ template <int BYTES> __device__ inline void copy_async(void* to, const void* fro
     }
 }
 
+// Stores cells if they are `wanted`, without a branch, which would keep instructions before it from those after it.
+template <class T> __device__ inline void store(T* to, const T& cells, bool wanted)
+{
+    constexpr int WORDS = sizeof(T) / 4;
+    unsigned words[WORDS];
+    memcpy(words, &cells, sizeof(T));
+    if constexpr (WORDS == 4)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.v4.u32 [%0], {%1, %2, %3, %4}; }"
+                     ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"((unsigned)wanted)
+                     : "memory");
+    else if constexpr (WORDS == 2)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.global.v2.u32 [%0], {%1, %2}; }"
+                     ::"l"(to), "r"(words[0]), "r"(words[1]), "r"((unsigned)wanted) : "memory");
+    else if (wanted)
+        *to = cells;
+}
+
 __device__ inline void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // A barrier of the block's warps in two halves: a warp arrives after it writes, and waits before it reads.

@@ -117,8 +117,7 @@ __device__ inline const unsigned* flag_around(const Plan& plan, const Tile& tile
     return flag_of(plan, flags, tile.member, y, x);
 }
 
-// Whether some cells of a warp lie outside a grid with the boundary `zero`, and others of the same lanes inside.
-template <bool VALUE> struct Edge {
+template <bool VALUE> struct Choice {  // that the compiler sees
     static constexpr bool value = VALUE;
 };
 
@@ -279,43 +278,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         __syncwarp();
 
         const auto rates = [&](int i) { return RATES == BY_CELL ? Row{slot(2, i), slot(3, i)} : Row(); };
-        const auto advance_by = [&](int steps, auto edge) {
-            const auto advance_row_at = [&](int i, const Row& columns) {
-                advance_row(rows[i], columns, k, rates(i), open);
-#pragma unroll
-                for (int j = 0; j < COLS; ++j) {
-                    const bool is_outside = !(rows_inside >> i & 1) || (REST && j >= REST && is_cut);
-                    if (edge.value && is_outside) rows[i].u.at[j] = rows[i].v.at[j] = 0;
-                }
-            };
-#pragma unroll 2
-            for (int step = 1; step <= steps; ++step) {
-                const int up = warp > 0 ? warp - 1 : plan.closed ? WARPS - 1 : 0;
-                const int down = warp < WARPS - 1 ? warp + 1 : plan.closed ? 0 : WARPS - 1;
-                wait(&published, parity);
-                const Row above = {rim(parity, 1, 0, up), rim(parity, 1, 1, up)};
-                const Row below = {rim(parity, 0, 0, down), rim(parity, 0, 1, down)};
-                parity ^= 1;
-                // A row is overwritten once the sums that need its old cells have been taken. The two rows that other
-                // warps wait for come first.
-                const Row lowest = sum_columns(rows[ROWS - 2], rows[ROWS - 1], below);
-                const Row lower = sum_columns(ROWS > 2 ? rows[ROWS - 3] : above, rows[ROWS - 2], rows[ROWS - 1]);
-                advance_row_at(ROWS - 1, lowest);
-                Row columns = ROWS > 2 ? sum_columns(above, rows[0], rows[1]) : lower;
-#pragma unroll
-                for (int i = 0; i < ROWS - 1; ++i) {
-                    const Row next_columns = i < ROWS - 3 ? sum_columns(rows[i], rows[i + 1], rows[i + 2]) : lower;
-                    advance_row_at(i, columns);
-                    if (i == 0 && step < steps) publish();
-                    columns = next_columns;
-                }
-            }
-        };
         for (int pass = PASSES == ONE ? 0 : tile.pass;; ++pass) {
-            publish();
-            const int steps = plan.steps + (PASSES != ONE && pass < plan.longer);
-            if (BOUNDARY == ZERO && ragged) advance_by(steps, Edge<true>());
-            else advance_by(steps, Edge<false>());
             const bool exchange = PASSES == STAY && pass + 1 < plan.passes;
             real* u_to = PASSES != ONE && pass % 2 ? u_even : u_odd;
             real* v_to = PASSES != ONE && pass % 2 ? v_even : v_odd;
@@ -326,13 +289,49 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
             if (exchange && col >= tile.left + plan.outer_x && col + COLS <= tile.right - plan.outer_x)  // the outermost
                 stored &= ~between(row, tile.top + plan.halo_y, tile.bottom - plan.halo_y, ALL_ROWS);
             const size_t first = ((size_t)tile.member * plan.rows + row) * plan.pitch + col;
+
+            const auto step = [&](auto edge, auto last) {
+                const int up = warp > 0 ? warp - 1 : plan.closed ? WARPS - 1 : 0;
+                const int down = warp < WARPS - 1 ? warp + 1 : plan.closed ? 0 : WARPS - 1;
+                wait(&published, parity);
+                const Row above = {rim(parity, 1, 0, up), rim(parity, 1, 1, up)};
+                const Row below = {rim(parity, 0, 0, down), rim(parity, 0, 1, down)};
+                parity ^= 1;
+                const auto advance_row_at = [&](int i, const Row& columns) {
+                    advance_row(rows[i], columns, k, rates(i), open);
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) {
-                if (stored >> i & 1) {
-                    *(Cells*)row_of(u_to + first, i, plan.pitch) = rows[i].u;
-                    *(Cells*)row_of(v_to + first, i, plan.pitch) = rows[i].v;
+                    for (int j = 0; j < COLS; ++j) {
+                        const bool is_outside = !(rows_inside >> i & 1) || (REST && j >= REST && is_cut);
+                        if (edge.value && is_outside) rows[i].u.at[j] = rows[i].v.at[j] = 0;
+                    }
+                    if (last.value) {
+                        store((Cells*)row_of(u_to + first, i, plan.pitch), rows[i].u, stored >> i & 1);
+                        store((Cells*)row_of(v_to + first, i, plan.pitch), rows[i].v, stored >> i & 1);
+                    }
+                };
+                // A row is overwritten once the sums that need its old cells have been taken. The two rows that other
+                // warps wait for come first.
+                const Row lowest = sum_columns(rows[ROWS - 2], rows[ROWS - 1], below);
+                const Row lower = sum_columns(ROWS > 2 ? rows[ROWS - 3] : above, rows[ROWS - 2], rows[ROWS - 1]);
+                advance_row_at(ROWS - 1, lowest);
+                Row columns = ROWS > 2 ? sum_columns(above, rows[0], rows[1]) : lower;
+#pragma unroll
+                for (int i = 0; i < ROWS - 1; ++i) {
+                    const Row next_columns = i < ROWS - 3 ? sum_columns(rows[i], rows[i + 1], rows[i + 2]) : lower;
+                    advance_row_at(i, columns);
+                    if (i == 0 && !last.value) publish();
+                    columns = next_columns;
                 }
-            }
+            };
+            const auto advance_by = [&](int steps, auto edge) {
+#pragma unroll 2
+                for (int i = 1; i < steps; ++i) step(edge, Choice<false>());
+                step(edge, Choice<true>());  // It stores each row as soon as it is ready.
+            };
+            const int steps = plan.steps + (PASSES != ONE && pass < plan.longer);
+            publish();
+            if (BOUNDARY == ZERO && ragged) advance_by(steps, Choice<true>());
+            else advance_by(steps, Choice<false>());
             if (!exchange) break;
 
             post(flag_of(plan, flags, tile.member, tile.y, tile.x));
