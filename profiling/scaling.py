@@ -156,7 +156,7 @@ def modes(devices: list[int]) -> None:
 
     for name in ("16384²", "8192²", "1080 × 1920"):
         rows, cols = GRIDS[name]
-        for options in ({}, {"joint": False}, {"direct": False}, {"joint": False, "direct": False}):
+        for options in ({}, {"joint": False}, {"direct": False}):
             measured(partial(one_speed, rows, cols, devices, **options), grid=name, gpus=len(devices), **options)
         most, graphs.GRAPH_LAUNCHES = graphs.GRAPH_LAUNCHES, 0
         measured(partial(one_speed, rows, cols, devices), grid=name, gpus=len(devices), graphs=False)

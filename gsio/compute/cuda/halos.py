@@ -1,40 +1,42 @@
-"""The exchange of halos between GPUs of one host: each sends the outermost rows of its band to its neighbours."""
+"""The exchange of halos between GPUs of one host: each gets the outermost rows of the bands of its neighbours."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import NamedTuple
 
 import cupy
+import numpy as np
 from cupy.cuda import Event, Stream, runtime
+from numpy.typing import NDArray
 
 from gsio.compute.bands import Band
 from gsio.compute.cuda.solver import CudaSolver
+from gsio.compute.cuda.sources import HALO, HALO_BLOCKS, HALO_THREADS, read
 from gsio.frames.layout import BlockLayout
 
 ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
 
 
-@dataclass
-class Copy:
+class Copy(NamedTuple):
     """Rows of a band that go to the halo of a neighbour, and `memory` of the host for u and v if they pass it."""
 
     to: "Lane"
     sent: slice
     received: slice
-    memory: tuple[Any, ...] = ()
+    memory: tuple[NDArray[np.uint8], ...]
 
 
 class Lane:
-    """One GPU with its band: the solver, and for each of u and v a stream that sends rows and an event when it did."""
+    """One GPU with its band: the solver, and a stream that exchanges rows, with events before and after."""
 
     def __init__(self, band: Band, device: int, layout: BlockLayout, solver: CudaSolver) -> None:
         self.band, self.layout, self.solver, self.device = band, layout, solver, cupy.cuda.Device(device)
         self.copies: list[Copy] = []
         with self.device:
-            self.ready = Event(disable_timing=True)
-            self.sending = [(Stream(non_blocking=True), Event(disable_timing=True)) for _ in "uv"]
+            self.ready, self.exchanged = Event(disable_timing=True), Event(disable_timing=True)
+            self.exchanging = Stream(non_blocking=True)
+            self.receive = cupy.RawModule(code=read("halo.cu"), options=("-std=c++17",)).get_function("receive")
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -69,43 +71,60 @@ class Halos:
             yield Copy(to, message.sent, received, pinned)
 
     def send(self) -> None:
-        """Queue the sending of the outermost rows of all bands to the halos of their neighbours."""
+        """Queue the exchange: the outermost rows of all bands go to the halos of their neighbours."""
         if not self._lanes[0].copies:  # the bands of a batch have no halos
             return
         for lane in self._lanes:
             with lane.device:
                 lane.ready.record(lane.solver.stream)
         for lane in self._lanes:
-            with lane.device:
-                for place, (name, (stream, sent)) in enumerate(zip("uv", lane.sending, strict=True)):
-                    for other in lane.around():
-                        stream.wait_event(other.ready)
-                    for copy in lane.copies:
-                        source = lane.solver.rows(name, copy.sent)
-                        kind, to = runtime.memcpyDeviceToHost, copy.memory and copy.memory[place].ctypes.data
-                        if self._direct:
-                            kind, to = runtime.memcpyDefault, copy.to.solver.rows(name, copy.received).data.ptr
-                        runtime.memcpyAsync(to, source.data.ptr, source.nbytes, kind, stream.ptr)
-                    sent.record(stream)
+            with lane.device, lane.exchanging:
+                for other in lane.around():
+                    lane.exchanging.wait_event(other.ready)
+                self._receive(lane) if self._direct else self._send_to_host(lane)
+                lane.exchanged.record(lane.exchanging)
         if not self._direct:
-            self._receive_rows()
+            self._receive_from_host()
         self._sent = True
 
-    def _receive_rows(self) -> None:
+    def _receive(self, lane: Lane) -> None:
+        """Queue the kernel with which a GPU reads the rows of its halo from the memory of the neighbours."""
+        halo, number = np.zeros((), HALO), 0
+        for other, copy in self._arriving(lane):
+            for name in "uv":
+                sent, received = other.solver.rows(name, copy.sent), lane.solver.rows(name, copy.received)
+                halo["rows"][number] = sent.data.ptr, received.data.ptr, sent.nbytes
+                number += 1
+        blocks = -(-int(halo["rows"]["nbytes"].max()) // (16 * HALO_THREADS))
+        lane.receive((min(HALO_BLOCKS, blocks), number), (HALO_THREADS,), (halo,))
+
+    def _arriving(self, lane: Lane) -> Iterator[tuple[Lane, Copy]]:
+        """Yield the copies of rows that a lane gets, each with the lane that has the rows."""
+        for other in lane.around():
+            yield from ((other, copy) for copy in other.copies if copy.to is lane)
+
+    def _send_to_host(self, lane: Lane) -> None:
+        """Queue the copies of the outermost rows of a band to host memory."""
+        for copy in lane.copies:
+            for name, memory in zip("uv", copy.memory, strict=True):
+                rows = lane.solver.rows(name, copy.sent)
+                kind = runtime.memcpyDeviceToHost
+                runtime.memcpyAsync(memory.ctypes.data, rows.data.ptr, rows.nbytes, kind, lane.exchanging.ptr)
+
+    def _receive_from_host(self) -> None:
         """Queue the copies of rows from host memory to the halos."""
         for lane in self._lanes:
-            for copy in lane.copies:
-                with copy.to.device:
-                    for place, name in enumerate("uv"):
-                        stream, _ = copy.to.sending[place]
-                        stream.wait_event(lane.sending[place][1])
-                        to = copy.to.solver.rows(name, copy.received)
-                        address, kind = copy.memory[place].ctypes.data, runtime.memcpyHostToDevice
-                        runtime.memcpyAsync(to.data.ptr, address, to.nbytes, kind, stream.ptr)
+            with lane.device:
+                for other in lane.around():
+                    lane.exchanging.wait_event(other.exchanged)
         for lane in self._lanes:
             with lane.device:
-                for stream, sent in lane.sending:
-                    sent.record(stream)
+                for _, copy in self._arriving(lane):
+                    for name, memory in zip("uv", copy.memory, strict=True):
+                        rows = lane.solver.rows(name, copy.received)
+                        kind, stream = runtime.memcpyHostToDevice, lane.exchanging
+                        runtime.memcpyAsync(rows.data.ptr, memory.ctypes.data, rows.nbytes, kind, stream.ptr)
+                lane.exchanged.record(lane.exchanging)
 
     def wait(self) -> None:
         """Let all GPUs wait for the exchange: for the rows that they get, and for those that they send."""
@@ -115,8 +134,7 @@ class Halos:
         for lane in self._lanes:
             with lane.device:
                 for other in lane.around():
-                    for _, sent in other.sending:
-                        lane.solver.stream.wait_event(sent)
+                    lane.solver.stream.wait_event(other.exchanged)
 
 
 def _connected(devices: Sequence[int]) -> bool:

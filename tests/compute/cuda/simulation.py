@@ -161,7 +161,7 @@ class Simulation:
     def get_default_memory_pool(self) -> Any:
         return SimpleNamespace(free_bytes=lambda: 0)
 
-    def RawModule(self, options: tuple[str, ...], **_: Any) -> Any:  # noqa: N802 - CuPy's name
+    def RawModule(self, options: tuple[str, ...] = (), **_: Any) -> Any:  # noqa: N802 - CuPy's name
         return SimpleNamespace(get_function=lambda name: Kernel(self, getattr(self, name), options))
 
     def do(self, stream: int, order: Callable[[], Any]) -> None:
@@ -223,6 +223,10 @@ class Simulation:
             else:
                 self.at(row_sums)[8 * number * rows :][: 8 * rows] = of_rows.view(np.uint8)
             statistics.values[number * nbytes :][:nbytes] = found.view(np.uint8)
+
+    def receive(self, options: Any, grid: Any, halo: Any) -> None:
+        for rows in halo["rows"][: grid[1]]:
+            ctypes.memmove(int(rows["to"]), int(rows["from"]), int(rows["nbytes"]))
 
     def checksum(self, options: Any, grid: Any, data: Any, checksums: Any, nbytes: Any, pieces: Any) -> None:
         for frame in range(grid[0] // int(pieces)):

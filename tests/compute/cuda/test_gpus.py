@@ -138,7 +138,14 @@ def contents(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["run.h5", "run.zarr"])
 def test_a_run_goes_on_with_another_number_of_gpus(name: str, make_config: MakeConfig, tmp_path: Path) -> None:
     several(2)
-    job = {"run.backend": "cupy", "grid.rows": 1080, "grid.cols": 1920, "initial.kind": "spots", "run.frames": 40}
+    job = {
+        "run.backend": "cupy",
+        "grid.rows": 1080,
+        "grid.cols": 1920,
+        "initial.kind": "spots",
+        "run.frames": 40,
+        "output.compression": "lz4",
+    }
     gsio.simulate(make_config(job), tmp_path / f"one-{name}")
     expected = contents(tmp_path / f"one-{name}")
     for first, then in (("", "all"), ("all", ""), ("all", "1,0")):
