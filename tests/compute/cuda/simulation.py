@@ -31,7 +31,7 @@ Work = Callable[[], bool]  # returns whether it could be done
 class Simulation:
     """A device; its attributes are those of the module cupy that the solver uses."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, multiprocessors: int = 132, shared_nbytes: int = 232448) -> None:
         self.random, self.lock = random.Random(seed), threading.RLock()
         self.streams: list[deque[Work]] = []
         self.speeds: list[float] = []
@@ -119,8 +119,8 @@ class Simulation:
             runtime=SimpleNamespace(
                 getDeviceProperties=lambda _: {
                     "name": b"simulated",
-                    "multiProcessorCount": 132,
-                    "sharedMemPerBlockOptin": 232448,
+                    "multiProcessorCount": multiprocessors,
+                    "sharedMemPerBlockOptin": shared_nbytes,
                     "major": 9,
                     "minor": 0,
                 },

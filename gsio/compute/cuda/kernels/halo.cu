@@ -1,8 +1,7 @@
-// The rows of a halo, which a GPU reads from the memory of its neighbours. The driver takes 10 µs to begin a copy, and a
-// halo takes four.
+// The rows of a halo, which a GPU reads from the memory of a neighbour. The driver takes 10 µs to begin a copy.
 
 struct Rows { const char* from; char* to; long long nbytes; };
-struct Halo { Rows rows[4]; };
+struct Halo { Rows rows[2]; };  // of u and v
 
 template <class Word> __device__ inline void copy(const Rows& rows)
 {
