@@ -201,7 +201,7 @@ def _pipeline(
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
     session = open_output(
-        output, Content.of(config), attributes, journal, pool, planned.threads, trace, before,
+        output, Content.of(config), attributes, journal, pool, share.threads, trace, before,
         overwrite=overwrite, layout=planned.layout, earlier=share.earlier,
     )  # fmt: skip
     if ranks is not None:
