@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gsio.compute import open_solver
 from gsio.compute.banded import BandSolver, RowsSolver
-from gsio.compute.bands import Band, Cost, cut
+from gsio.compute.bands import Band, Cost, cut, estimate, told
 from gsio.compute.solver import Solver
 from gsio.config import BACKENDS, Config, one_of
 from gsio.errors import UsageError
@@ -116,7 +116,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     lines = slice(band.lines.start, band.lines.stop)
     earlier = job.earlier._replace(last=[field[:, lines] for field in job.earlier.last])
     if not row.cuda:
-        joint: Solver = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
+        joint: Any = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
     else:
         try:
             from gsio.compute.cuda.nccl import NcclSolver, new_key
@@ -126,6 +126,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
             ) from None
         key = ranks.meet(new_key() if ranks.number == 0 else None)  # NCCL would wait for a rank that has failed
         joint = NcclSolver(cast(Any, solver), band, key, config.run.device, steps)
+    joint.note = told(bands, *estimate(bands, config, cost), "rank", "start fewer ranks")
     return Share(bands, joint, layout, encoding_threads(config, layout), blocks, earlier)
 
 

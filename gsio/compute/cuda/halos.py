@@ -12,6 +12,7 @@ from cupy.cuda import Event, Stream, runtime
 from gsio.compute.bands import Band
 from gsio.compute.cuda.solver import CudaSolver
 from gsio.frames.layout import BlockLayout
+from gsio.trace import place
 
 ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
 
@@ -32,14 +33,15 @@ class Lane:
     def __init__(self, band: Band, device: int, layout: BlockLayout, solver: CudaSolver) -> None:
         self.band, self.layout, self.solver, self.device = band, layout, solver, cupy.cuda.Device(device)
         self.copies: list[Copy] = []
+        self._place = place(f"GPU {device}")
         with self.device:
             self.ready = Event(disable_timing=True)
             self.sending = [(Stream(non_blocking=True), Event(disable_timing=True)) for _ in "uv"]
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device and its compute stream the current ones."""
-        with self.device, self.solver.stream:
+        """Make the device and its compute stream the current ones, in a range that names the GPU."""
+        with self.device, self.solver.stream, self._place:
             yield
 
     def around(self) -> list["Lane"]:
