@@ -5,7 +5,7 @@ parts are:
 
 bits      the fields after 100 steps on one GPU and on all, for each grid
 steps     time steps alone, frames dropped: strong scaling (one grid) and weak scaling (a grid as large for each GPU)
-modes     the same for one grid and each way to order the work: one graph for all, a graph for each, no graph
+modes     the same for one grid and each way to exchange rows, and without a graph
 encoder   frames that are encoded or copied after each step, and dropped in host memory
 output    whole runs with enough steps that computing bounds them, into FOLDER (environment; by default the current one)
 jax       time steps with halos of one row in JAX
@@ -156,7 +156,7 @@ def modes(devices: list[int]) -> None:
 
     for name in ("16384²", "8192²", "1080 × 1920"):
         rows, cols = GRIDS[name]
-        for options in ({}, {"joint": False}, {"direct": False}, {"joint": False, "direct": False}):
+        for options in ({}, {"direct": False}):
             measured(partial(one_speed, rows, cols, devices, **options), grid=name, gpus=len(devices), **options)
         most, graphs.GRAPH_LAUNCHES = graphs.GRAPH_LAUNCHES, 0
         measured(partial(one_speed, rows, cols, devices), grid=name, gpus=len(devices), graphs=False)

@@ -149,11 +149,9 @@ class BandsSolver:
         *,
         recall: Callable[[str], Any] = lambda name: None,
         direct: bool = True,
-        joint: bool = True,
     ) -> None:
         """Put `start` on the GPUs; one may be named several times. If not `direct`, rows travel through host memory.
 
-        If not `joint`, each GPU has graphs of its own for the steps between two exchanges, which the host then orders.
         `recall` returns the record of a tuned tiling, which is used for the bands that have its size.
         """
         self._layout, self._steps = layout, config.run.steps_per_frame
@@ -168,7 +166,6 @@ class BandsSolver:
         names = Counter(lane.solver.device for lane in self._lanes)
         self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
         self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
-        self._joint = joint
         self.note = _estimate(config, self._lanes)
         self._headers: dict[int, NDArray[np.uint8]] = {}
         self._parts: dict[int, _Parts] = {}
@@ -194,12 +191,7 @@ class BandsSolver:
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
-
-        def order() -> None:
-            self._order_steps(steps)
-            self._halos.wait()
-
-        self._run(("advance", steps), self.launches(steps), order)
+        self._run(("advance", steps), self.launches(steps), lambda: self._order_steps(steps))
 
     def seconds(self, steps: int, times: int) -> float:
         """Return the seconds the GPUs take to advance by `steps` time steps `times` times."""
@@ -223,9 +215,6 @@ class BandsSolver:
             order()
             return [lane.solver.now for lane in self._lanes]
 
-        if not self._joint:
-            order()
-            return
         with self._first.device:
             key = (*what, *(lane.solver.now for lane in self._lanes))
             found = self._graphs.run(key, launches * len(self._lanes), ordered)
@@ -233,13 +222,12 @@ class BandsSolver:
             lane.solver.now = now
 
     def _order_steps(self, steps: int) -> None:
-        """Queue time steps, and after each round of them the exchange of halos; it may go on when this returns."""
+        """Queue time steps in rounds: an exchange of halos, and the steps for which they are good."""
         for of_round in self._first.band.rounds(steps):
-            self._halos.wait()
+            self._halos.exchange()
             for lane in self._lanes:
                 with lane.current():
-                    lane.solver.order(of_round) if self._joint else lane.solver.advance(of_round)
-            self._halos.send()
+                    lane.solver.order(of_round, lane if lane.sides else None)
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
@@ -294,7 +282,6 @@ class BandsSolver:
             for lane, memory in zip(self._lanes, memories, strict=True):
                 with lane.current():
                     lane.solver.link.finish(memory, count)
-            self._halos.wait()
 
         launches = count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
         before = time.perf_counter()
