@@ -18,11 +18,10 @@ from typing import Any
 import cupy
 import msgspec
 import numpy as np
-import structlog
 from cupy.cuda import Event, Stream
 from numpy.typing import NDArray
 
-from gsio.compute.bands import Band, Cost, cut
+from gsio.compute.bands import Band, Cost, cut, told
 from gsio.compute.cuda.graphs import Graphs
 from gsio.compute.cuda.halos import Halos, Lane
 from gsio.compute.cuda.segments import encoded_nbytes
@@ -34,8 +33,6 @@ from gsio.frames.block import Block
 from gsio.frames.layout import PAGE, BlockLayout
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
-
-log = structlog.get_logger()
 
 COST = Cost(exchange_seconds=2e-5, cells_per_second=1e12)  # of an H200 with NVLink
 LINK_BANDWIDTH = 3e11  # bytes a second between two of them
@@ -136,19 +133,7 @@ def _estimate(config: Config, lanes: Sequence[Lane]) -> str:
     exchange = exchanges * max(0.0, (COST.exchange_seconds + 2 * halo / LINK_BANDWIDTH) * 1e6 - hidden)
     taken, job = steps * of_step + exchange, job_of(config, by_cell=solvers[0].job.by_cell)
     alone = choose(job, solvers[0].gpu).estimate(job, solvers[0].gpu) / job.steps * steps
-    if taken > alone:
-        log.warning(
-            f"the steps of a frame take an estimated {taken / alone:.1f} times as long on {len(lanes)} GPUs as on one, "
-            f"since they exchange rows; leave --devices out, or compute a larger grid"
-        )
-    heights = sorted({len(lane.band.lines) for lane in lanes})
-    what = (
-        f"{len(lanes)} of {' to '.join(map(str, heights[:1] + heights[1:][-1:]))} {'members' if band.batch else 'rows'}"
-    )
-    return (
-        f"{what}, with halos of {band.depth}; an estimated {alone / taken:.2f} times as fast as one GPU, "
-        f"{exchange / taken:.0%} of the time for exchanges"
-    )
+    return told([lane.band for lane in lanes], alone / taken, exchange / taken, "GPU", "leave --devices out")
 
 
 class BandsSolver:
