@@ -34,7 +34,7 @@ from gsio.frames.layout import PAGE, BlockLayout
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
-COST = Cost(exchange_seconds=2e-5, cells_per_second=1e12)  # of an H200 with NVLink
+COST = Cost(exchange_seconds=2e-5, cells_per_second=1e12, pass_steps=8)  # of an H200 with NVLink
 LINK_BANDWIDTH = 3e11  # bytes a second between two of them
 # The host keeps ahead of passes that take so many microseconds, while a graph of two GPUs takes 20 µs to begin and end.
 LONG_PASS = 150
