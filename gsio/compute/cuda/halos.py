@@ -144,10 +144,10 @@ def _send_to_host(side: Side, relay: Relay) -> None:
 def _receive(lane: Lane, side: Side) -> None:
     """Queue the copies of rows into the halo of `lane`."""
     halo = np.zeros((), HALO)
-    for place, name in enumerate("uv"):
+    for field, name in enumerate("uv"):
         rows, to = side.other.solver.rows(name, side.sent), lane.solver.rows(name, side.received)
-        source = rows.data.ptr if side.relay is None else side.relay.memory[place].ctypes.data
-        halo["rows"][place] = source, to.data.ptr, to.nbytes
+        source = rows.data.ptr if side.relay is None else side.relay.memory[field].ctypes.data
+        halo["rows"][field] = source, to.data.ptr, to.nbytes
     if side.relay is None and lane.solver.tiling.at_once:  # else no multiprocessor is free for a kernel
         blocks = -(-int(halo["rows"]["nbytes"].max()) // (16 * HALO_THREADS))
         with side.stream:
