@@ -24,7 +24,7 @@ from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.ranks import Ranks
 from gsio.run.signals import listening
 from gsio.run.values import ValueCheck
-from gsio.trace import place
+from gsio.trace import placed
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
@@ -133,7 +133,7 @@ class Pipeline:
         self.started = time.perf_counter()
         try:
             name = f"rank {self._ranks.number}" if self._ranks is not None else ""
-            with self.trace.span("loop", 0), place(name):
+            with self.trace.span("loop", 0), placed(name):
                 try:
                     session.start(
                         self.solver.wait, self._inspect, lambda frame: log.debug("block committed", frame=frame)

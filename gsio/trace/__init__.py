@@ -26,7 +26,7 @@ CATEGORIES = {
 }
 
 
-def place(name: str) -> AbstractContextManager[object]:
+def placed(name: str) -> AbstractContextManager[object]:
     """Return an NVTX range that names the GPU or rank for which a thread works inside it; "": there is only one."""
     return nvtx.annotate(name, domain="gsio", category="run") if name else nullcontext()
 

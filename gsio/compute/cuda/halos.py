@@ -15,7 +15,7 @@ from gsio.compute.bands import Band, Message
 from gsio.compute.cuda.solver import CudaSolver
 from gsio.compute.cuda.sources import HALO, HALO_BLOCKS, HALO_THREADS, read
 from gsio.frames.layout import BlockLayout
-from gsio.trace import place
+from gsio.trace import placed
 
 ALREADY_ENABLED = 704  # the number of CUDA's error cudaErrorPeerAccessAlreadyEnabled
 
@@ -62,7 +62,7 @@ class Lane:
     def __init__(self, band: Band, device: int, layout: BlockLayout, solver: CudaSolver) -> None:
         self.band, self.layout, self.solver, self.device = band, layout, solver, cupy.cuda.Device(device)
         self.sides: list[Side] = []
-        self._place = place(f"GPU {device}")
+        self._place = placed(f"GPU {device}")
         with self.device:
             self.ready = Event(disable_timing=True)
             self.receive = cupy.RawModule(code=read("halo.cu"), options=("-std=c++17",)).get_function("receive")
