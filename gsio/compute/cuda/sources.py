@@ -35,6 +35,8 @@ PLANE = np.dtype([
     *((name, np.int64) for name in ("rows", "cols", "pitch")),
     *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),
 ], align=True)  # fmt: skip
+HALO_THREADS, HALO_BLOCKS = 256, 128  # of a block, and the most blocks that copy one piece
+HALO = np.dtype([("rows", [("from", np.uint64), ("to", np.uint64), ("nbytes", np.int64)], 2)])
 CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # threads of a block, and words of a thread
 
 

@@ -23,8 +23,8 @@ DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 TILE_PLAN = np.dtype([
     (name, np.int32)
     for name in (
-        "rows", "cols", "pitch", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider",
-        "depth", "halo_y", "halo_x", "outer_x", "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+        "rows", "cols", "pitch", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "depth",
+        "halo_y", "halo_x", "outer_x", "closed", "tiles", "passes", "steps", "longer", "shift", "maps", "first",
     )
 ])  # fmt: skip
 
@@ -137,6 +137,10 @@ class Tiling:
         all_fit = (width + (wider > 1)) * self.shape.cols + 2 * self.halo_x <= most
         return all_fit and last + self.halo_x + self.depth <= most
 
+    def height(self, job: Job) -> int:
+        """Return the most rows of a tile, without its halo."""
+        return self.shape.rows * self.shape.warps - 2 * self.halo_y(job)
+
     def tiles(self, job: Job) -> int:
         """Return the number of tiles of all members."""
         return job.members * self.tiles_y * self.tiles_x
@@ -183,8 +187,7 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
     for shape in SHAPES[job.itemsize]:
         for depth in sorted({-(-job.steps // -(-job.steps // depth)) for depth in DEPTHS}):
             tiling = Tiling(shape, depth, 1, 1, at_once=False)
-            units = tiling.units(job)
-            height = shape.rows * shape.warps - 2 * tiling.halo_y(job)
+            units, height = tiling.units(job), tiling.height(job)
             width = 32 - 2 * tiling.halo_x // shape.cols
             if height < 1 or width < 1 or tiling.shared_nbytes(job) + STATIC_NBYTES > device.shared_nbytes:
                 continue
@@ -225,13 +228,21 @@ def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     """Return the struct Plan of ``tiles.cu``, without its passes."""
     plan = np.zeros((), TILE_PLAN)
     plan["rows"], plan["cols"], plan["pitch"], plan["members"] = job.rows, job.cols, pitch_of(job.cols), job.members
-    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
-    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
+    plan["tiles_x"] = tiling.tiles_x
     plan["width"], plan["wider"] = divmod(tiling.units(job), tiling.tiles_x)
     plan["halo_y"], plan["halo_x"], plan["outer_x"] = tiling.halo_y(job), tiling.halo_x, tiling.outer_x(job)
     plan["depth"], plan["closed"] = tiling.depth, tiling.closed(job)
-    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    plan["shift"], plan["maps"] = tiling.reach(job), maps
+    set_rows(plan, tiling, job, range(job.rows))
     return plan
+
+
+def set_rows(plan: NDArray[np.void], tiling: Tiling, job: Job, rows: range) -> None:
+    """Let the tiles of a plan be those of some rows of the grid."""
+    tiles_y = -(-len(rows) // tiling.height(job))
+    plan["first"], plan["tiles_y"] = rows.start, tiles_y
+    plan["height"], plan["taller"] = divmod(len(rows), tiles_y)
+    plan["tiles"] = job.members * tiles_y * tiling.tiles_x
 
 
 def tuning_name(device: str, config: Config, job: Job) -> str:
