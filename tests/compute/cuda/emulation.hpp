@@ -1,14 +1,11 @@
 // Runs a kernel of CUDA on the CPU: every thread is a fiber, and all fibers of all blocks take turns. This file stands in
 // for the language and for copies.cu; the tests put it before the other files of a kernel.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <random>
 #include <vector>
 
 #define __device__
@@ -31,22 +28,53 @@ struct Block {
     alignas(16) unsigned char statics[1024] = {};
 };
 
+struct Copy {
+    void* to;
+    const void* from;
+    int read, nbytes;
+
+    void make() const
+    {
+        memcpy(to, from, read);
+        memset((char*)to + read, 0, nbytes - read);
+    }
+};
+
 struct Fiber {
     Block* block;
     int thread;
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
-    std::vector<std::function<void()>> copies;
-    bool done = false;
+    ucontext_t begin;
+    jmp_buf context;
+    bool begun = false, done = false;
+    std::vector<Copy> copies;
 };
 
 inline Fiber* now;
-inline ucontext_t scheduler;
-inline std::mt19937 chance;
+inline jmp_buf scheduler;
+inline unsigned random_state;
 inline int blocks;
-inline std::function<void()> kernel;
+inline const void* kernel;
 
-inline void yield() { swapcontext(&now->context, &scheduler); }
+inline bool by_chance()  // the highest bit of a linear congruential generator
+{
+    random_state = random_state * 1664525 + 1013904223;
+    return random_state >> 31;
+}
+
+// swapcontext would ask the system for the signals each time.
+inline void yield()
+{
+    if (_setjmp(now->context) == 0) _longjmp(scheduler, 1);
+}
+
+inline void go_on(Fiber& fiber)
+{
+    now = &fiber;
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.begun) _longjmp(fiber.context, 1);
+    fiber.begun = true;
+    setcontext(&fiber.begin);
+}
 
 inline void meet(Meeting& meeting)
 {
@@ -72,52 +100,48 @@ template <class T> T shuffle(T value, int from)
 
 inline int count(bool yes)
 {
+    Meeting& mine = warp();
+    mine.values[now->thread % 32][0] = yes;
+    meet(mine);
     int sum = 0;
-    for (int lane = 0; lane < 32; ++lane) sum += shuffle((int)yes, lane);
+    for (const auto& value : mine.values) sum += value[0];
+    meet(mine);
     return sum;
 }
 
-inline void enter()
+template <class Kernel> void enter()
 {
-    kernel();
+    (*(const Kernel*)kernel)();
     now->done = true;
     yield();
 }
 
-inline void run(int grid, int threads, size_t shared, unsigned seed, std::function<void()> what)
+template <class Kernel> void run(int grid, int threads, size_t shared, unsigned seed, Kernel what)
 {
-    kernel = what;
-    blocks = grid;
-    chance.seed(seed);
-    std::vector<std::unique_ptr<Block>> all;
-    std::vector<std::unique_ptr<Fiber>> fibers;
-    for (int b = 0; b < grid; ++b) {
-        all.push_back(std::make_unique<Block>());
-        Block& block = *all.back();
-        block.number = b;
-        block.all.expected = threads;
-        block.memory.assign(shared, 0xff);  // not a number
-        for (int t = 0; t < threads; ++t) {
-            block.warps[t / 32].expected = 32;
-            fibers.push_back(std::make_unique<Fiber>());
-            Fiber& fiber = *fibers.back();
-            constexpr size_t size = 64 << 10;
-            fiber.block = &block, fiber.thread = t, fiber.stack.reset(new char[size]);
-            getcontext(&fiber.context);
-            fiber.context.uc_stack.ss_sp = fiber.stack.get(), fiber.context.uc_stack.ss_size = size;
-            fiber.context.uc_link = nullptr;
-            makecontext(&fiber.context, enter, 0);
-        }
+    constexpr size_t size = 64 << 10;  // of a stack
+    kernel = &what, blocks = grid, random_state = seed;
+    std::vector<Block> all(grid);
+    std::vector<Fiber> fibers(grid * threads);
+    char* stacks = (char*)malloc(fibers.size() * size);
+    for (int i = 0; i < grid * threads; ++i) {
+        Block& block = all[i / threads];
+        Fiber& fiber = fibers[i];
+        fiber.block = &block, fiber.thread = i % threads;
+        block.number = i / threads, block.all.expected = threads, block.warps[fiber.thread / 32].expected = 32;
+        if (fiber.thread == 0) block.memory.assign(shared, 0xff);  // not a number
+        getcontext(&fiber.begin);
+        fiber.begin.uc_stack.ss_sp = stacks + i * size, fiber.begin.uc_stack.ss_size = size;
+        makecontext(&fiber.begin, enter<Kernel>, 0);
     }
     for (bool busy = true; busy;) {
         busy = false;
-        for (const auto& fiber : fibers) {
-            if (fiber->done) continue;
+        for (Fiber& fiber : fibers) {
+            if (fiber.done) continue;
             busy = true;
-            now = fiber.get();
-            swapcontext(&scheduler, &fiber->context);
+            go_on(fiber);
         }
     }
+    free(stacks);
 }
 
 struct Index {
@@ -142,17 +166,14 @@ template <class T> T* row_of(T* first, unsigned row, unsigned pitch) { return fi
 
 template <int BYTES> void copy_async(void* to, const void* from, int read = BYTES)
 {
-    const auto copy = [=] {
-        memcpy(to, from, read);
-        memset((char*)to + read, 0, BYTES - read);
-    };
-    if (emulation::chance() % 2) copy();
+    const emulation::Copy copy = {to, from, read, BYTES};
+    if (emulation::by_chance()) copy.make();
     else emulation::now->copies.push_back(copy);
 }
 
 inline void wait_copies()
 {
-    for (const auto& copy : emulation::now->copies) copy();
+    for (const emulation::Copy& copy : emulation::now->copies) copy.make();
     emulation::now->copies.clear();
 }
 

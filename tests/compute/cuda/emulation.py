@@ -12,7 +12,10 @@ from simulation import Simulation
 from gsio.compute.cuda.sources import read
 
 COMPILER = shutil.which("g++")
-FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-Wl,-Bsymbolic")
+FLAGS = (
+    "-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC",
+    "-Wl,-Bsymbolic",
+)  # fmt: skip
 LAUNCH = """
 extern "C" void launch(int grid, size_t shared, unsigned seed, real* u, real* v, real* next_u, real* next_v, real* feed,
                        real* keep_v, unsigned* flags, const Plan* plan, const Coefficients* constants)

@@ -1,11 +1,13 @@
 """The kernel has the answers of the equations on the CPU, where grids are cut into tiles that are much smaller."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from banding import layout_for
 from emulation import COMPILER, Emulation
 from simulation import simulated
 
@@ -13,12 +15,22 @@ from gsio.compute.cuda.tiling import SHAPES, Device, Shape, Tiling, job_of, tili
 from gsio.compute.peers import numpy as reference
 from gsio.compute.solver import fields
 from gsio.config import Config
+from gsio.frames.layout import BlockLayout
+from gsio.model.start import Start
 from gsio.run.initial import initial_state
-from gsio.run.plan import layout_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 SMALL = {4: [Shape(4, 3, 2), Shape(2, 4, 2)], 8: [Shape(2, 3, 2)]}
+JOB = {
+    "run.backend": "cupy", "run.frames": 1, "output.compression": "none", "run.steps_per_frame": 7, "model.dt": 0.5,
+}  # fmt: skip
 RAMP = {"along": "y", "start": 0.02, "stop": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for itemsize, shapes in SMALL.items():
+        monkeypatch.setitem(SHAPES, itemsize, shapes)
 
 
 def some_tilings(config: Config, multiprocessors: int) -> list[Tiling]:
@@ -29,6 +41,12 @@ def some_tilings(config: Config, multiprocessors: int) -> list[Tiling]:
             found.setdefault((tiling.at_once, tiling.tiles(job) <= multiprocessors), tiling)
     narrow = next(tiling for tiling in tilings(job, Device(1, 1 << 18)) if tiling.shape == SHAPES[job.itemsize][-1])
     return [*found.values(), narrow]
+
+
+def start_of(config: Config, layout: BlockLayout) -> Start:
+    """Return a start in which no two cells are the same."""
+    u, v = np.random.default_rng(7).random((2, *layout.frame.shape), np.float32).astype(np.float64)
+    return initial_state(config)._replace(u=u, v=v)
 
 
 @pytest.mark.parametrize(
@@ -50,16 +68,11 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
     multiprocessors: int,
     changes: dict[str, Any],
     make_config: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    for itemsize, shapes in SMALL.items():
-        monkeypatch.setitem(SHAPES, itemsize, shapes)
-    job = {"run.backend": "cupy", "output.compression": "none", "run.steps_per_frame": 7, "model.dt": 0.5}
-    config = make_config({**job, "grid.rows": rows, "grid.cols": cols, **changes})
-    layout = layout_of(config, "cupy")
-    u, v = np.random.default_rng(7).random((2, *layout.frame.shape), np.float32).astype(np.float64)
-    start = initial_state(config)._replace(u=u, v=v)
+    config = make_config({**JOB, "grid.rows": rows, "grid.cols": cols, **changes})
+    layout = layout_for(config, 1, "none")
+    start = start_of(config, layout)
     oracle = reference.solver(config, layout, start)
     oracle.advance(11)
     found = []
@@ -74,3 +87,28 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
         assert np.linalg.norm(mine[0] - expected) < tolerance * np.linalg.norm(expected)
         for other in mine[1:]:
             np.testing.assert_array_equal(other, mine[0])
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "zero"])
+def test_bands_whose_inner_rows_are_computed_first_have_the_bits_of_one_grid(
+    boundary: str, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gsio.compute.cuda.tiling.FEW", 0)  # a launch for each pass
+    monkeypatch.setitem(SHAPES, 4, SMALL[4][1:])
+    config = make_config({**JOB, "grid.rows": 45, "grid.cols": 61, "grid.boundary": boundary})
+    layout, found, first_rows = layout_for(config, 2, "none", encodes=False), [], set[int]()
+    start = start_of(config, layout)
+
+    class Watched(Emulation):
+        def advance(self, options: Any, grid: Any, *arguments: Any) -> None:
+            first_rows.add(int(arguments[-2]["first"]))
+            super().advance(options, grid, *arguments)
+
+    for seed, devices in enumerate([[0], [0, 0]]):
+        with simulated(Watched(seed, tmp_path, 4)):
+            solver = import_module("gsio.compute.cuda.bands").BandsSolver(config, layout, start, devices)
+            for steps in (7, 4):
+                solver.advance(steps)
+            found.append([solver.field(name) for name in "uv"])
+    np.testing.assert_array_equal(*found)
+    assert len(first_rows) > 2, "no pass computed only some rows"
