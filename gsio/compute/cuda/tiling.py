@@ -51,13 +51,14 @@ SHAPES = {
         *(Shape(1, rows, 8) for rows in (6, 4)),
     ],
 }
-# Measured on an H100; times are in microseconds.
+# Measured on an H100 and an H200; times are in microseconds.
 SLOTS = {4: 16.5, 8: 33.0}  # issue slots a step for each cell of a lane, by the bytes of a number
 SLOTS_BESIDES = 14.0  # issue slots a step for each lane
+LATENCY = 960  # slots of a block between the rows that a warp publishes and its next step, unless inner rows fill them
 SLOT = 1 / (4 * 1860)  # time of a slot if all four schedulers are busy
-LAUNCH = 3.0, 0.13  # time of a launch, and its addition for each cell of a lane
-EXCHANGE = 2.4, 0.05  # time of a pass if tiles stay, and its addition for each cell of a lane
-TILE = 0.55  # time to load and store a tile, for each row of a lane
+LAUNCH = 2.8, 0.13  # time of a launch, and its addition for each cell of a lane
+EXCHANGE = 1.2, 0.05  # time of a pass if tiles stay, and its addition for each cell of a lane
+TILE = 0.35  # time to load and store a tile, for each row of a lane
 TURN = 1.2  # time to go to a tile of another pass
 BANDWIDTH = 2.75e6  # of the memory, bytes a microsecond
 CACHED = 40 << 20  # bytes of both copies of the fields that the second-level cache holds
@@ -166,7 +167,9 @@ class Tiling:
         """Return the estimated microseconds of the steps of `job` on a GPU like the H100."""
         shape, passes, tiles, blocks = self.shape, self.passes(job.steps), self.tiles(job), device.multiprocessors
         cells = shape.cols * shape.rows
-        step = shape.warps * (SLOTS[job.itemsize] * cells + SLOTS_BESIDES) * SLOT
+        slots = SLOTS[job.itemsize]
+        waiting = max(0.0, LATENCY - shape.warps * slots * shape.cols * (shape.rows - 2))
+        step = (shape.warps * (slots * cells + SLOTS_BESIDES) + waiting) * SLOT
         launch = LAUNCH[0] + LAUNCH[1] * cells
         if self.at_once and tiles <= blocks:
             return launch + step * job.steps + (EXCHANGE[0] + EXCHANGE[1] * cells) * passes
