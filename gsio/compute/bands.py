@@ -30,12 +30,13 @@ class Cost(NamedTuple):
 
     The time for the bytes of an exchange does not count. A halo that is twice as deep is exchanged half as often. A
     solver that takes many steps in a pass over the memory begins one anew after each exchange, which costs
-    `pass_seconds` for each cell of the band.
+    `pass_seconds` for each cell of the band. A deeper halo than the `pass_steps` of a pass is a multiple of these.
     """
 
     exchange_seconds: float
     cells_per_second: float
     pass_seconds: float = 0.0
+    pass_steps: int = 1
 
 
 class Message(NamedTuple):
@@ -176,6 +177,7 @@ def halo_depth(heights: Sequence[int], cols: int, steps: int, cost: Cost) -> int
     compute too. Every frame begins with an exchange, so that a halo deeper than n would gain nothing.
     """
     depths = np.arange(1, min(*heights, steps, MOST_DEPTH) + 1)
+    depths = depths[(depths < cost.pass_steps) | (depths % cost.pass_steps == 0) | (depths == steps)]
     exchanges = -(-steps // depths) * (cost.exchange_seconds + max(heights) * cols * cost.pass_seconds)
     redundant = steps * 2 * depths * cols / cost.cells_per_second
     return int(depths[(exchanges + redundant).argmin()])
