@@ -50,7 +50,7 @@ class Launch:
         assert MPIRUN is not None
         is_open_mpi = "Open MPI" in subprocess.check_output([MPIRUN, "--version"], text=True)
         how = ["--oversubscribe", "--bind-to", "none"] if is_open_mpi else []
-        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_pml": "ob1"}
         self._process = subprocess.Popen(
             [MPIRUN, *how, "-n", str(ranks), sys.executable, RANK, *map(str, arguments)],
             stdout=subprocess.PIPE,

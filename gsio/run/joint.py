@@ -103,7 +103,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     row, steps, shape = BACKENDS[job.backend], job.config.run.steps_per_frame, job.layout.frame.shape
     u, v = start[:2] if start is not None else np.empty((2, *shape) if job.state else (2, 0), job.state or float)
     ranks.share([u, v])
-    cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds)
+    cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds, row.pass_steps)
     bands = cut(job.config, job.layout.chunks, ranks.count, cost)
     band, layout = bands[ranks.number], layout_of_band(job.layout, job.config, bands, ranks.number)
     config = _at_this_place(job.config, layout, ranks, gpu=row.cuda)

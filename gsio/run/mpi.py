@@ -88,9 +88,17 @@ class Mpi:
         return until(lambda: self.received(rank, tag))[0]
 
     def received(self, rank: int, tag: int) -> tuple[Any] | None:
-        """Return the next value of a rank with this tag, in a tuple, or None if there is none yet."""
-        message = self._messages.improbe(rank, tag)
-        return None if message is None else (message.recv(),)
+        """Return the next value of a rank with this tag, in a tuple, or None if there is none yet.
+
+        One thread at a time receives what a rank sends with a tag. Matched probes would do without this rule, but Open
+        MPI 4.1 fails with them over some networks.
+        """
+        status = self._mpi.Status()
+        if not self._messages.Iprobe(rank, tag, status):
+            return None
+        raw = np.empty(status.Get_count(self._mpi.BYTE), np.uint8)
+        self._messages.Recv([raw, self._mpi.BYTE], status.Get_source(), tag)
+        return (self._mpi.pickle.loads(raw),)
 
     def send_array(self, array: NDArray[Any], rank: int, tag: int) -> None:
         """Send an array, and return when its memory is free again."""
@@ -110,8 +118,8 @@ class Mpi:
     def close(self, tag: int) -> None:
         """Receive the messages with a tag that are still on the way; all ranks call this at the same time."""
         until(self._messages.Ibarrier().Test)
-        while (message := self._messages.improbe(tag=tag)) is not None:
-            message.recv()
+        while self.received(self._mpi.ANY_SOURCE, tag) is not None:
+            pass
 
     def abort(self, code: int) -> None:
         """End all ranks at once, with an exit code."""

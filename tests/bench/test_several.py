@@ -45,7 +45,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, library: str, *, weak: bool, error:
     return devices.measure(Path(), "gpu", library, 20, 12, weak, [0, 1])
 
 
-@pytest.mark.parametrize(("quick", "rows"), [(False, 10), (True, 2)])
+@pytest.mark.parametrize(("quick", "rows"), [(False, 13), (True, 2)])
 def test_rows_have_names_of_their_own_and_grids(quick: bool, rows: int) -> None:
     table = devices.table(OPTIONS._replace(quick=quick))
     assert len({row.name for row in table.rows}) == len(table.rows) == rows

@@ -8,8 +8,8 @@ and copies them over its own link.
 One thread of the host drives all GPUs, since this leaves it little to do.
 """
 
+import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -222,12 +222,10 @@ class BandsSolver:
             order()
             return [lane.solver.now for lane in self._lanes]
 
-        if self._long_passes:
-            order()
-            return
+        launches = sys.maxsize if self._long_passes else launches * len(self._lanes)
         with self._first.device:
             key = (*what, *(lane.solver.now for lane in self._lanes))
-            found = self._graphs.run(key, launches * len(self._lanes), ordered)
+            found = self._graphs.run(key, launches, ordered)
         for lane, now in zip(self._lanes, found, strict=True):
             lane.solver.now = now
 
@@ -294,12 +292,10 @@ class BandsSolver:
                     lane.solver.link.finish(memory, count)
 
         launches = count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
-        before = time.perf_counter()
         self._run((*numbers, count), launches, order)
-        launched = (before + time.perf_counter()) / 2
         for lane, part in zip(self._lanes, parts.blocks, strict=True):
             with lane.current():
-                lane.solver.link.send(part, launched)
+                lane.solver.link.send(part, self._graphs.launched)
 
     def wait(self, block: Block) -> None:
         """Return when the copies of `block` are done, and its parts are joined."""
