@@ -81,7 +81,7 @@ def test_every_tiling_has_the_bits_of_every_other_and_the_answers_of_the_referen
             solver = solver_of(config, layout, start, tiling)
             for steps in (7, 4):
                 solver.advance(steps)
-            found.append([solver.field(name) for name in "uv"])
+            found.append(fields(solver))
     tolerance = 2e-6 if config.model.precision == "float32" else 1e-14
     for expected, *mine in zip(fields(oracle), *found, strict=True):
         assert np.linalg.norm(mine[0] - expected) < tolerance * np.linalg.norm(expected)
@@ -109,6 +109,6 @@ def test_bands_whose_inner_rows_are_computed_first_have_the_bits_of_one_grid(
             solver = import_module("gsio.compute.cuda.bands").BandsSolver(config, layout, start, devices)
             for steps in (7, 4):
                 solver.advance(steps)
-            found.append([solver.field(name) for name in "uv"])
+            found.append(fields(solver))
     np.testing.assert_array_equal(*found)
     assert len(first_rows) > 2, "no pass computed only some rows"
