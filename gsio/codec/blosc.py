@@ -73,10 +73,10 @@ def _codec(parameters: Callable[[int], Blosc], kernels: Kernels | None = None) -
         options = (*FILTER_VERSIONS, itemsize, nbytes, parameters(level).clevel, int(blosc.SHUFFLE), code)
         return {"compression": FILTER, "compression_opts": options, "allow_unknown_filter": True}
 
-    def zarr(level: int) -> list[Any]:
-        from zarr.codecs import BloscCodec
-
-        return [BloscCodec(**parameters(level)._asdict(), shuffle="shuffle")]
+    def zarr(itemsize: int, level: int) -> list[dict[str, Any]]:
+        _, clevel, blocksize = parameters(level)
+        how = {"typesize": itemsize, "cname": name, "clevel": clevel, "shuffle": "shuffle", "blocksize": blocksize}
+        return [{"name": "blosc", "configuration": how}]
 
     return Codec(
         name=name,
