@@ -1,14 +1,12 @@
 """How a process of gsio ends: by which signals, and together with the one that started it."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from gsio.errors import NO_THREAD, GsioError
 
@@ -21,7 +19,6 @@ LAUNCHERS = (  # the variables that have the number of a process, and of all: Op
     ("PMI_RANK", "PMI_SIZE"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
-LIBC = ctypes.CDLL(None)
 
 
 class Terminated(KeyboardInterrupt):
@@ -60,7 +57,7 @@ def is_default(number: int) -> bool:
 
 def python_module(name: str, *arguments: str) -> list[str]:
     """Return the command that runs a module of gsio, whatever modules of the user lie in the working folder."""
-    here = str(Path(__file__).parents[1])
+    here = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - most commands need no pathlib
     run = f"runpy.run_module({name!r}, None, '__main__', alter_sys=True)"
     return [sys.executable, "-P", "-c", f"import runpy, sys; sys.path.append({here!r}); {run}", *arguments]
 
@@ -79,8 +76,10 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
     known = os.environ.pop(PARENT, "")
     if not known.isdecimal():
         return
-    parent = int(known)
-    if os.getppid() == parent and hasattr(LIBC, "prctl") and not LIBC.prctl(SET_DEATH_SIGNAL, int(number), 0, 0, 0):
+    import ctypes
+
+    parent, libc = int(known), ctypes.CDLL(None)
+    if os.getppid() == parent and hasattr(libc, "prctl") and not libc.prctl(SET_DEATH_SIGNAL, int(number), 0, 0, 0):
         if os.getppid() != parent:  # it has ended meanwhile
             os.kill(os.getpid(), number)
         return
@@ -154,6 +153,7 @@ def started_at(pid: int) -> int | None:
 def _stat(pid: int) -> list[bytes]:
     """Return what the system tells of a process, from its state on, or nothing."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            return file.read().rpartition(b")")[2].split()
     except OSError:
         return []

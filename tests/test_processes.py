@@ -63,7 +63,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(direct: bool, started: list[i
 
 
 def test_a_process_without_such_a_parent_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "LIBC", None)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     processes.end_with_parent()
     monkeypatch.setenv(processes.PARENT, "no number")
     processes.end_with_parent()

@@ -3,13 +3,11 @@
 import errno
 import os
 import sys
-import traceback
+from importlib import import_module
 
 import click
 
 from gsio import __version__
-from gsio.cli import bench, config, convert, inspect, look, run
-from gsio.cli.options import Group
 from gsio.errors import NO_THREAD, GsioError, StorageError, ToldError, is_without_thread
 from gsio.processes import Terminated, launched, leave_to_first, terminable
 from gsio.streams import error_of, open_outputs, say
@@ -19,21 +17,48 @@ MADE = dict.fromkeys(("run", "profile", "repair", "export", "movie"), "; nothing
     "frames": "; the pictures that were written are whole"
 }
 
+# The commands, each with its module and the first sentence of its help: to list them, none is imported.
+COMMANDS = {
+    "run": ("run", "Simulate and save every frame."),
+    "view": ("look", "Show outputs in the browser, also while a run writes them."),
+    "info": ("inspect", "Print the frames, fields, status and configuration of an output."),
+    "verify": ("inspect", "Decode every frame of an output, and report what is damaged."),
+    "repair": ("convert", "Rebuild an output that cannot be read from its journal."),
+    "export": ("convert", "Write the frames of an output in another format."),
+    "frames": ("look", "Draw frames of an output as pictures."),
+    "movie": ("look", "Make a movie of the frames of an output."),
+    "presets": ("config", "List the shipped configurations, and the patterns they make."),
+    "config": ("config", "Show configurations."),
+    "doctor": ("inspect", "Describe this machine, and say what is missing to use its GPU."),
+    "profile": ("run", "Run a job, and report what limits the run."),
+    "bench": ("bench", "Measure the performance of this machine."),
+}
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    """The group of `COMMANDS`, each of which is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"gsio.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Run Gray-Scott simulations and save every frame while the GPU keeps computing.
 
     The main job: gsio run --output run.h5
     """
-
-
-for _command in (
-    run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, look.movie,
-    config.presets, config.config, inspect.doctor, run.profile, bench.bench,
-):  # fmt: skip
-    cli.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,6 +114,8 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, code: int, *, debug: bool = False) -> int:
     if debug:
+        import traceback
+
         traceback.print_exc()
     say(f"gsio: error: {' '.join(message.split())}", err=True)
     return code

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ class Folder:
     def put(self, key: str, value: Any, *, sync: bool = False) -> None:
         """Set or replace a value, any bytes-like object; with `sync`, the disk has it before it replaces another."""
         place = self.path / key
-        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
+        temporary = place.with_name(f".{place.name}-{os.urandom(4).hex()}.tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:
