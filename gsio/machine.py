@@ -114,6 +114,11 @@ def available_memory() -> int:
     return min(available, *(_left(group, *names) for group, names in _groups(MEMORY)), sys.maxsize)
 
 
+def cache_folder() -> Path:
+    """Return the folder of the user for what gsio can make again; raise RuntimeError if the user has no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsio"
+
+
 def free_space(folder: Path) -> int:
     """Return the bytes free on the disk of a folder, or `sys.maxsize` where the file system does not know."""
     try:
