@@ -39,7 +39,7 @@ class ThreadMpi:
 
     def __init__(self, meeting: Meeting, number: int) -> None:
         self.number, self.count, self._meeting = number, meeting.count, meeting
-        self.local = number
+        self.local, self.sharing = number, meeting.count
 
     def _met(self, name: str, value: Any) -> list[Any]:
         barrier = self._meeting.barriers[name]

@@ -44,12 +44,8 @@ class _RunCommand(Command):
 
 
 def across_ranks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option --mpi, and pass the command its `ranks`, which all leave together."""
+    """Pass a command with the option --mpi its `ranks`, which all leave together."""
 
-    @click.option(
-        "--mpi", is_flag=True, cls=Option, heading=RUN,
-        help="Share one run with all processes that mpirun or srun has started; the output ends in .zarr.",
-    )  # fmt: skip
     @functools.wraps(command)
     def with_ranks(mpi: bool, **given: Any) -> Any:
         if not mpi:
@@ -79,6 +75,10 @@ def refuse_ranks() -> None:
 @click.command(cls=_RunCommand)
 @across_ranks
 @configuration
+@click.option(
+    "--mpi", cls=Option, is_flag=True, heading=RUN,
+    help="Share one run with all processes that mpirun or srun has started; the output ends in .zarr.",
+)  # fmt: skip
 @output_option(required=True, text="Write the frames to PATH, which ends in .h5, .hdf5 or .zarr.")
 @overwrite_option("the output")
 @click.option(

@@ -71,7 +71,7 @@ BACKENDS = {
         cells_per_second=1e12,
     ),
     "numba": Backend(
-        "cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=2e-4, cells_per_second=1e9, pass_seconds=1e-9
+        "cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=2e-4, cells_per_second=2.5e9, pass_seconds=2e-9
     ),
     "numpy": Backend("peers.numpy", 12, itemsize=8, exchange_seconds=1e-4, cells_per_second=2e7),
     "cupy-arrays": Backend("peers.cupy_arrays", 2, cuda=True),

@@ -15,12 +15,12 @@ from gsio.errors import UsageError
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
-from gsio.machine import find_driver, one_line
+from gsio.machine import find_driver, one_line, usable_cores
 from gsio.model.start import Start
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.initial import initial_state, rates
 from gsio.run.pipeline import Pipeline
-from gsio.run.plan import RunPlan, encoding_threads, layout_of_band, pool_size
+from gsio.run.plan import RunPlan, default_threads, encoding_threads, layout_of_band, pool_size
 from gsio.run.ranks import Ranks
 from gsio.run.tunings import recall, remember
 from gsio.trace import Trace
@@ -55,12 +55,13 @@ class Job(NamedTuple):
 class Share(NamedTuple):
     """What a process does of a run: its solver, the layout and number of its blocks, and the parts of frames before.
 
-    `bands` are those of all ranks; without ranks there are none.
+    `bands` are those of all ranks; without ranks there are none. `threads` is the number of those that encode.
     """
 
     bands: tuple[Band, ...]
     solver: Solver
     layout: BlockLayout
+    threads: int
     blocks: int
     earlier: Earlier
 
@@ -75,7 +76,7 @@ def open_share(planned: RunPlan, output: Path, earlier: Earlier, resumed: Start 
             planned.backend, planned.config, planned.layout, planned.blocks,
             lambda config: resumed or initial_state(config), recall, remember=remember,
         )  # fmt: skip
-        return Share((), solver, planned.layout, planned.blocks, earlier)
+        return Share((), solver, planned.layout, planned.threads, planned.blocks, earlier)
     _check(planned.backend, output)
     state = resumed.u.dtype.str if resumed is not None else ""
     job = Job(planned.config, planned.backend, planned.layout, output.absolute(), earlier, state)
@@ -105,13 +106,12 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds)
     bands = cut(job.config, job.layout.chunks, ranks.count, cost)
     band, layout = bands[ranks.number], layout_of_band(job.layout, job.config, bands, ranks.number)
-    blocks, gpus = pool_size(job.config, layout), driver.gpus if (driver := find_driver()) is not None else ()
-    run = replace(job.config.run, device=ranks.local % len(gpus)) if row.cuda and gpus else job.config.run
+    config = _at_this_place(job.config, layout, ranks, gpu=row.cuda)
+    blocks = pool_size(config, layout)
 
     def begin(config: Config) -> Start:
         return Start(u, v, *rates(config)) if job.state else initial_state(config)
 
-    config = replace(job.config, run=run)
     solver = open_solver(job.backend, config, layout, blocks, begin, recall, remember=remember, band=band)
     lines = slice(band.lines.start, band.lines.stop)
     earlier = job.earlier._replace(last=[field[:, lines] for field in job.earlier.last])
@@ -125,8 +125,20 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
                 f"--mpi: NCCL cannot be used here: {one_line(error)}; get it with pip install nvidia-nccl-cu12"
             ) from None
         key = ranks.meet(new_key() if ranks.number == 0 else None)  # NCCL would wait for a rank that has failed
-        joint = NcclSolver(cast(Any, solver), band, key, run.device, steps)
-    return Share(bands, joint, layout, blocks, earlier)
+        joint = NcclSolver(cast(Any, solver), band, key, config.run.device, steps)
+    return Share(bands, joint, layout, encoding_threads(config, layout), blocks, earlier)
+
+
+def _at_this_place(config: Config, layout: BlockLayout, ranks: Ranks, *, gpu: bool) -> Config:
+    """Return a configuration with the GPU of this rank, and with its part of the cores that several ranks may use."""
+    run, output = config.run, config.output
+    if gpu and (driver := find_driver()) is not None and driver.gpus:
+        run = replace(run, device=ranks.local % len(driver.gpus))
+    if ranks.sharing > 1:
+        cores = max(1, usable_cores() // ranks.sharing)
+        run = replace(run, threads=run.threads or cores)
+        output = replace(output, threads=output.threads or min(cores, default_threads(layout)))
+    return replace(config, run=run, output=output)
 
 
 def assist(ranks: Ranks) -> None:
@@ -146,7 +158,7 @@ def assist(ranks: Ranks) -> None:
 
     trace, band = Trace(), share.bands[ranks.number]
     writer = ChunkWriter(job.output, Content.of(job.config), trace, band.slabs.start)
-    session = Session(writer, pool, trace, encoding_threads(job.config, share.layout), share.earlier)
+    session = Session(writer, pool, trace, share.threads, share.earlier)
     ranks.begin(share.bands, writer)
     checkpointer = Checkpointer(share.earlier.computed_from, (0, 0.0), share.solver.snapshot, ranks.send_rows)
     Pipeline(job.config, share.solver, session, checkpointer, ranks=ranks).run()

@@ -4,6 +4,7 @@ MPI libraries spin while they wait. Several threads of a rank wait for long, so 
 sleeps in between.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ class Mpi:
         The number of this rank, and of all ranks.
     local
         The number of this rank among those of its host.
+    sharing
+        How many ranks of its host may use the same cores as this one, which counts.
     """
 
     def __init__(self) -> None:
@@ -45,7 +48,9 @@ class Mpi:
         self._mpi = MPI
         self._halos, self._messages = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
         self.number, self.count = self._messages.Get_rank(), self._messages.Get_size()
-        self.local: int = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        host, cores = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED), os.sched_getaffinity(0)
+        self.local: int = host.Get_rank()
+        self.sharing = sum(map(cores.__eq__, host.allgather(cores)))
         self._pending: list[Any] = []  # messages that were sent and are not known to have left
         self._sending = threading.Lock()
 

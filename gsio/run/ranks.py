@@ -74,15 +74,15 @@ class Ranks:
 
     Attributes
     ----------
-    number, count, local
-        The number of this rank, of all ranks, and of this rank among those of its host.
+    number, count, local, sharing
+        As in `Mpi`.
     exchange
         The exchange of halos between the ranks: see `BandSolver`.
     """
 
     def __init__(self, mpi: Mpi) -> None:
-        self.number, self.count, self.local, self.exchange = mpi.number, mpi.count, mpi.local, mpi.exchange
-        self._mpi = mpi
+        self.number, self.count, self.local, self.sharing = mpi.number, mpi.count, mpi.local, mpi.sharing
+        self.exchange, self._mpi = mpi.exchange, mpi
         self._bands: Sequence[Band] = ()
         self._met = False  # an error was raised in all ranks
         self._running = self._left = False  # the loop has begun; all ranks have left it after the same block

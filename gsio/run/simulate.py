@@ -91,21 +91,15 @@ def simulate(
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
-    timeline = timeline_of(timeline, output)
-    config, end = with_codec(config, output), time_limit(config)
+    timeline, config, end = timeline_of(timeline, output), with_codec(config, output), time_limit(config)
     with Journal(output) as journal:
         before = _find_restart(config, output, journal, how)
-        if before is not None and before.is_complete and before.frames >= config.run.frames:
-            journal.remove()  # a run left it that was killed before it had replaced this output
-            if ranks is not None:
-                ranks.meet()
-            log.info("all frames are there already", output=str(output), frames=before.frames)
+        if _is_done(config, output, journal, before, ranks):
             return None
         trace = Trace(Timeline() if timeline is not None else None)
         pipeline = _pipeline(config, output, journal, before, trace, ranks, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
-    taken = time.perf_counter() - began
-    solver = pipeline.solver
+    solver, taken = pipeline.solver, time.perf_counter() - began
     summary = summarise(pipeline.progress(), trace, solver.device, output, taken, getattr(solver, "note", ""))
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
@@ -120,6 +114,19 @@ def _find_restart(config: Config, output: Path, journal: Journal, how: Mapping[s
             "--discard-after cuts an output"
         )
     return before
+
+
+def _is_done(
+    config: Config, output: Path, journal: Journal, before: Restart[Checkpoint] | None, ranks: Ranks | None
+) -> bool:
+    """Return whether an output that would be extended has all frames already; if so, end what the run has begun."""
+    if before is None or not before.is_complete or before.frames < config.run.frames:
+        return False
+    journal.remove()  # a run left it that was killed before it had replaced this output
+    if ranks is not None:
+        ranks.meet()
+    log.info("all frames are there already", output=str(output), frames=before.frames)
+    return True
 
 
 def _run(
@@ -194,7 +201,7 @@ def _pipeline(
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
     session = open_output(
-        output, Content.of(config), attributes, journal, pool, planned.threads, trace, before,
+        output, Content.of(config), attributes, journal, pool, share.threads, trace, before,
         overwrite=overwrite, layout=planned.layout, earlier=share.earlier,
     )  # fmt: skip
     if ranks is not None:

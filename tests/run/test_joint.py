@@ -38,6 +38,15 @@ def test_outputs_of_the_compiled_solver_have_the_same_bits(make_config: Callable
         check_random(make_config, folder, random.Random(seed), **{"run.backend": "numba", "run.threads": 1})
 
 
+@pytest.mark.numba
+def test_ranks_that_may_use_the_same_cores_divide_them(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsio.run.joint.usable_cores", lambda: 4)
+    found = run_on(2, make_config(ZARR | {"run.backend": "numba"}), tmp_path / "run.zarr")
+    assert found[0].device == "CPU, 2 threads, on each of 2 ranks"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 60))
 def test_outputs_of_any_number_of_ranks_have_the_same_bits_in_many_configurations(
