@@ -210,10 +210,10 @@ def sync_folder(path: Path) -> None:
 def lacks(call: str, what: str) -> None:
     """Warn, once in a process, that the file system does not offer a call, and what can happen without it."""
     if call not in _lacking:
-        import structlog
+        from gsio.log import log
 
         _lacking.add(call)
-        structlog.get_logger().warning(f"this file system offers no {call}: {what}")
+        log.warning(f"this file system offers no {call}: {what}")
 
 
 def _rename_to_free(new: Path, path: Path) -> bool:

@@ -121,8 +121,6 @@ def run(
 
         wake(parse_devices("run.devices", config.run.devices) or (config.run.device,))
 
-    import structlog
-
     from gsio import log
     from gsio.look.beside import shown
     from gsio.run.metrics import metrics
@@ -136,7 +134,7 @@ def run(
         log.configure(log_format, silent=True)  # rank 0 speaks for all
         assist(ranks)
         return
-    structlog.contextvars.bind_contextvars(run=os.urandom(4).hex())
+    log.name_run(os.urandom(4).hex())
     with shown(output, wanted=view):
         with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import structlog
 import trio
 
 from gsio.compute.solver import Solver
@@ -18,6 +17,7 @@ from gsio.errors import NO_THREAD, GsioError, Interrupted
 from gsio.frames.block import Block, EncodedBlock, FilledBlock
 from gsio.frames.content import Content
 from gsio.frames.metadata import frame_steps
+from gsio.log import log
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.ranks import Ranks
@@ -26,8 +26,6 @@ from gsio.run.values import ValueCheck
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
-
-log = structlog.get_logger()
 
 
 class Pipeline:

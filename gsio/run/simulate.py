@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.compute import open_solver
@@ -17,7 +16,7 @@ from gsio.errors import DataError, UsageError
 from gsio.files import require_new
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
-from gsio.log import configure
+from gsio.log import configure_unless_done, log
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
 from gsio.run import checkpoints
@@ -39,8 +38,6 @@ from gsio.trace.timeline import Timeline
 from gsio.writer.journal import Journal
 from gsio.writer.provenance import root_attributes
 from gsio.writer.session import NOTHING
-
-log = structlog.get_logger()
 
 
 def simulate(
@@ -85,8 +82,7 @@ def simulate(
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
-    if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("text", quiet=True)
+    configure_unless_done()
     began, output = time.perf_counter(), place_of(output, resume)
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))

@@ -17,7 +17,6 @@ from typing import Any
 import cupy
 import msgspec
 import numpy as np
-import structlog
 from cupy.cuda import Event, Stream
 from numpy.typing import NDArray
 
@@ -31,10 +30,9 @@ from gsio.compute.parts import join_blocks
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import PAGE, BlockLayout
+from gsio.log import log
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
-
-log = structlog.get_logger()
 
 COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
 LINK_BANDWIDTH = 3e11  # bytes a second between two of them
