@@ -13,8 +13,6 @@ from gsio.writer.writeback import Writeback
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
-# The least time between two beginnings: a fast run into the page cache would lose a third of its speed to them.
-WRITEBACK_SECONDS = 0.25
 NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # errors of file systems and kernels without nameless files
 
 
@@ -24,7 +22,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._nameless = O_TMPFILE != 0  # False once the file system has refused a nameless file
-        self._writeback = Writeback(self._begin, WRITEBACK_SECONDS)
+        self._writeback = Writeback(self._begin)
         self._fd: int | None = None
         self._syncing = threading.Lock()
         self._error: OSError | None = None
