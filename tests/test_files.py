@@ -177,7 +177,7 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         elif write.arguments[0] == "movie":
             monkeypatch.setattr(movie, "drawing", after(movie.drawing))
         else:
-            monkeypatch.setattr(running, "open_solver", after(running.open_solver))
+            monkeypatch.setattr(running, "root_attributes", after(running.root_attributes))
 
     return install
 
