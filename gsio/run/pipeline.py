@@ -12,12 +12,13 @@ from functools import partial
 import trio
 
 from gsio.compute.solver import Solver
-from gsio.config import Config
+from gsio.config import BACKENDS, Config
 from gsio.errors import NO_THREAD, GsioError, Interrupted
 from gsio.frames.block import Block, EncodedBlock, FilledBlock
 from gsio.frames.content import Content
 from gsio.frames.metadata import frame_steps
 from gsio.log import log
+from gsio.processes import give_way
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.ranks import Ranks
@@ -59,6 +60,7 @@ class Pipeline:
         self._nbytes_before = session.writer.nbytes if session.earlier.frames else 0
         self._compute_seconds = self._link_seconds = 0.0
         self._reason = ""
+        self._gives_way = solver.backend in BACKENDS and BACKENDS[solver.backend].compiles
 
     def run(self, observers: Sequence[Observe] = ()) -> None:
         """Compute and commit all frames, then close the output; raise the error that ended the run early.
@@ -127,9 +129,7 @@ class Pipeline:
         try:
             with self.trace.span("loop", 0):
                 try:
-                    session.start(
-                        self.solver.wait, self._inspect, lambda frame: log.debug("block committed", frame=frame)
-                    )
+                    session.start(self._wait, self._inspect, lambda frame: log.debug("block committed", frame=frame))
                     self._compute()
                 finally:
                     session.finish()
@@ -139,6 +139,16 @@ class Pipeline:
         finally:
             self.finished = time.perf_counter()  # a checkpoint that is being saved does not belong to the loop
             session.close(status)
+
+    def _wait(self, block: FilledBlock) -> None:
+        """Return when the frames of a block are in its memory; called by the threads that encode.
+
+        They give way to compiled threads of a solver, which meet many times a frame: all would wait for one whose core
+        encodes. The pool gives them their time: the solver waits where they do not keep up.
+        """
+        if self._gives_way:
+            give_way()
+        self.solver.wait(block)
 
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""
