@@ -67,14 +67,17 @@ def jax(config: gsio.Config) -> Library:
     )
 
 
-def torch(config: gsio.Config, compiled: bool = True) -> Library:
-    """PyTorch: a step makes new tensors; compiled, it is one kernel."""
+def torch(config: gsio.Config, how: str = "graph") -> Library:
+    """PyTorch: a step is a compiled kernel, and all steps of a frame are one CUDA graph, whose arrays change in place.
+
+    With `how` "steps" the loop calls each step, which makes new tensors; with "eager" it is not compiled either.
+    """
     import torch
     from torch.nn.functional import pad
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mode = {"periodic": "circular", "neumann": "replicate", "zero": "constant"}[config.grid.boundary]
-    c = started(config)[2]
+    u, v, c = started(config)
 
     def one(u: Array, v: Array) -> State:
         return c.step(u, v, *(c.around(pad(f[None, None], (1, 1, 1, 1), mode)[0, 0]) for f in (u, v)))
@@ -82,15 +85,32 @@ def torch(config: gsio.Config, compiled: bool = True) -> Library:
     def stream() -> Context:
         return partial(torch.cuda.stream, torch.cuda.Stream()) if device.type == "cuda" else nullcontext
 
-    return Library(
-        partial(torch.tensor, device=device),
-        partial(steps, torch.compile(one) if compiled else one, config.run.steps_per_frame),
-        touch,
-        change,
-        torch.clone,
-        lambda x: x.cpu().numpy(),
-        stream,
-    )
+    array = partial(torch.tensor, device=device)
+    step = partial(steps, one if how == "eager" else torch.compile(one), config.run.steps_per_frame)
+    if how == "graph" and device.type == "cuda":
+        step = captured(step, (array(u), array(v)))
+    return Library(array, step, touch, change, torch.clone, lambda x: x.cpu().numpy(), stream)
+
+
+def captured(step: Callable[[State], State], state: State) -> Callable[[State], State]:
+    """Return `step` as a CUDA graph of PyTorch that changes the arrays of `state` in place."""
+    import torch
+
+    step(state)  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for array, result in zip(state, step(state), strict=True):
+            array.copy_(result)
+
+    def replay(given: State) -> State:
+        if given is not state:
+            for array, value in zip(state, given, strict=True):
+                array.copy_(value)
+        graph.replay()
+        return state
+
+    return replay
 
 
 def cupy(config: gsio.Config) -> Library:
@@ -144,7 +164,8 @@ def change(x: Array, times: int) -> Array:
 LIBRARIES: dict[str, Callable[[gsio.Config], Library]] = {
     "jax": jax,
     "torch": torch,
-    "torch-eager": partial(torch, compiled=False),
+    "torch-steps": partial(torch, how="steps"),
+    "torch-eager": partial(torch, how="eager"),
     "cupy": cupy,
     "numpy": numpy,
 }

@@ -21,7 +21,10 @@ Measurement = dict[str, Any]  # numbers and texts by key
 
 
 class Options(NamedTuple):
-    """Options of the command; `device` is gpu or cpu, and 0 for `repeats` or `timeout` means the value of the table."""
+    """Options of the command; `device` is gpu or cpu, and 0 for `repeats` or `timeout` means the value of the table.
+
+    `devices` names several GPUs, for the tables that compare them with one.
+    """
 
     device: str
     only: str
@@ -30,6 +33,7 @@ class Options(NamedTuple):
     folder: Path | None
     frames: int
     quick: bool
+    devices: str = ""
 
 
 class Row(NamedTuple):

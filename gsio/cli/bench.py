@@ -20,7 +20,10 @@ TABLES = {
     "storage": "Measure how fast frames are saved, beside other libraries. Every format is measured.",
     "transfer": "Measure the way of a frame from the GPU to the host. The time is compared with that of a step.",
     "startup": "Measure how long commands take to start, beside programs that only import what the commands need.",
-    "scaling": "Measure runs of growing size. The grid, the steps between two frames, and the encoding threads vary.",
+    "scaling": (
+        "Measure runs of growing size. The grid, the steps between two frames, and the encoding threads vary. With "
+        "--devices, measure the time steps of one grid on several GPUs instead."
+    ),
 }
 
 
@@ -95,8 +98,15 @@ def _add_table(name: str, text: str) -> None:
         if device == AUTO:
             driver = find_driver()
             device = "gpu" if driver and driver.gpus else "cpu"
-        say(report(name, Options(device, **options), json, plot, partial(say, err=True)))  # fmt: skip
+        table = "devices" if options.get("devices") else name
+        say(report(table, Options(device, **options), json, plot, partial(say, err=True)))  # fmt: skip
 
 
 for _name, _text in TABLES.items():
     _add_table(_name, _text)
+bench.commands["scaling"].params.append(
+    Option(
+        ["--devices"], default="", metavar="all|N,N…", heading=MEASURED,
+        help="Compare several GPUs, all or those with these numbers, with the first of them, beside JAX shard_map.",
+    )
+)  # fmt: skip

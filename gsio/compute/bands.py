@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
+from gsio.log import log
 from gsio.model.start import Start
 
 MOST_DEPTH = 1024  # rows of a halo that are worth a thought: an exchange costs less than so many rows
@@ -27,12 +28,13 @@ class Cost(NamedTuple):
 
     The time for the bytes of an exchange does not count. A halo that is twice as deep is exchanged half as often. A
     solver that takes many steps in a pass over the memory begins one anew after each exchange, which costs
-    `pass_seconds` for each cell of the band.
+    `pass_seconds` for each cell of the band. A deeper halo than the `pass_steps` of a pass is a multiple of these.
     """
 
     exchange_seconds: float
     cells_per_second: float
     pass_seconds: float = 0.0
+    pass_steps: int = 1
 
 
 class Message(NamedTuple):
@@ -173,6 +175,40 @@ def halo_depth(heights: Sequence[int], cols: int, steps: int, cost: Cost) -> int
     compute too. Every frame begins with an exchange, so that a halo deeper than n would gain nothing.
     """
     depths = np.arange(1, min(*heights, steps, MOST_DEPTH) + 1)
+    depths = depths[(depths < cost.pass_steps) | (depths % cost.pass_steps == 0) | (depths == steps)]
     exchanges = -(-steps // depths) * (cost.exchange_seconds + max(heights) * cols * cost.pass_seconds)
     redundant = steps * 2 * depths * cols / cost.cells_per_second
     return int(depths[(exchanges + redundant).argmin()])
+
+
+def estimate(bands: Sequence[Band], config: Config, cost: Cost) -> tuple[float, float]:
+    """Return how many times as fast as one device the bands are, and the share of their time that exchanges take.
+
+    The model is that of `halo_depth`.
+    """
+    band, steps = max(bands, key=lambda band: len(band.lines)), config.run.steps_per_frame
+    of_line = config.grid.cols * (config.grid.rows if band.batch else 1)
+    cells, halo = len(band.lines) * of_line, (band.before + band.after) * of_line
+    rounds = len(list(band.rounds(steps))) if band.messages else 0
+    exchange = rounds * (cost.exchange_seconds + cells * cost.pass_seconds)
+    taken = steps * (cells + halo) / cost.cells_per_second + exchange
+    return steps * band.all_lines * of_line / cost.cells_per_second / taken, exchange / taken
+
+
+def told(bands: Sequence[Band], speedup: float, exchanging: float, device: str, advice: str) -> str:
+    """Return how a grid is cut, and what that brings by an estimate; warn if one device would be faster.
+
+    The bands are `speedup` times as fast as one `device`, and take a share of their time for `exchanging` rows.
+    """
+    if speedup < 1:
+        log.warning(
+            f"the steps of a frame take an estimated {1 / speedup:.1f} times as long on {len(bands)} {device}s as on "
+            f"one, since they exchange rows; {advice}, or compute a larger grid"
+        )
+    heights = sorted({len(band.lines) for band in bands})
+    lines = " to ".join(map(str, heights[:1] + heights[1:][-1:]))
+    what = f"{lines} members" if bands[0].batch else f"{lines} rows, with halos of {bands[0].depth}"
+    return (
+        f"{len(bands)} of {what}; an estimated {speedup:.3g} times as fast as one {device}, "
+        f"{exchanging:.0%} of the time for exchanges"
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gsio.codec.checksum import joined
 from gsio.compute.statistics import Node, join, nodes, tree
-from gsio.frames.block import Block
+from gsio.frames.block import Block, Spent
 from gsio.frames.layout import STATISTICS
 
 MIN, MAX, MEAN, ERROR, NONFINITE = range(len(STATISTICS))
@@ -31,6 +31,8 @@ class Part(NamedTuple):
         As in `Block`, [frame, field, byte plane].
     cells, itemsize
         Cells of the part, and bytes of a stored value.
+    spent
+        What the band took for these frames.
     """
 
     statistics: NDArray[np.float64]
@@ -38,6 +40,7 @@ class Part(NamedTuple):
     pieces: NDArray[np.uint32]
     cells: int
     itemsize: int
+    spent: Spent
 
 
 def part_of(block: Block, lines: range) -> Part:
@@ -45,7 +48,8 @@ def part_of(block: Block, lines: range) -> Part:
     count, frame = block.count, block.layout.frame
     first = lines.start * math.prod(frame.shape[1:-1])
     found = nodes(block.sums[:count], first)
-    return Part(block.statistics[:count].copy(), found, block.pieces[:count].copy(), frame.cells, frame.dtype.itemsize)
+    (spent,), size = block.spent, frame.dtype.itemsize
+    return Part(block.statistics[:count].copy(), found, block.pieces[:count].copy(), frame.cells, size, spent)
 
 
 def join_parts(parts: Sequence[Part], block: Block) -> None:

@@ -41,6 +41,8 @@ class Backend(NamedTuple):
         are 0 if the solver cannot compute a band on each rank.
     pass_seconds
         About how long it takes, for each cell, that an exchange ends a pass of many steps over the memory.
+    pass_steps
+        The steps of a pass, where these are always the same.
     """
 
     module: str
@@ -56,6 +58,7 @@ class Backend(NamedTuple):
     exchange_seconds: float = 0.0
     cells_per_second: float = 0.0
     pass_seconds: float = 0.0
+    pass_steps: int = 1
 
 
 BACKENDS = {
@@ -69,6 +72,7 @@ BACKENDS = {
         encodes=True,
         exchange_seconds=5e-5,
         cells_per_second=1e12,
+        pass_steps=8,
     ),
     "numba": Backend(
         "cpu", 4, solver="CpuSolver", compiles=True, exchange_seconds=2e-4, cells_per_second=2.5e9, pass_seconds=2e-9

@@ -4,12 +4,27 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsio.frames.layout import STATISTICS, BlockLayout
+
+
+class Spent(NamedTuple):
+    """What one device, or one rank, took for the frames of a block; see the attributes of `Block` of the same names."""
+
+    compute_start: float
+    compute_seconds: float
+    link_start: float
+    link_seconds: float
+    exchange_seconds: float
+
+    def on_clock(self, behind: float) -> "Spent":
+        """Return the same on a clock that shows `behind` seconds more; a time that nobody knows stays 0."""
+        compute, link = (start and start + behind for start in (self.compute_start, self.link_start))
+        return self._replace(compute_start=compute, link_start=link)
 
 
 class Block:
@@ -42,8 +57,8 @@ class Block:
         sets, and uint32 [frame, field, byte plane], the crc32c of the pieces of `data`. Otherwise both are empty.
     encoded
         uint8, a view of `buffer`, the place of `data`: a solver that encodes leaves the chunks there.
-    nbytes_elsewhere
-        Bytes of the chunks that other ranks have stored of these frames.
+    nbytes_elsewhere, spent_elsewhere
+        Bytes of the chunks that other ranks have stored of these frames, and what each of these ranks took.
     ends
         uint32 [chunk], a view of `buffer`: the bytes from the place of a chunk to its end, if the solver encodes.
     compute_seconds, link_seconds
@@ -52,6 +67,9 @@ class Block:
     compute_start, link_start
         The times at which that work began, in seconds of `time.perf_counter`; 0 where `fill` does the work before it
         returns.
+    exchange_seconds
+        Seconds of `compute_seconds` in which the device exchanged rows with other bands, or waited for these; 0 where
+        nobody can tell.
     parts
         If several devices compute the frames: the blocks of their bands, each with its own times.
     """
@@ -74,16 +92,17 @@ class Block:
         self.apart, self.encoded = apart is not None, buffer[layout.header_nbytes :] if apart is None else apart
         data = self.encoded[: frames * layout.frame.frame_nbytes]
         self.data = data.reshape(frames, fields, layout.frame.plane_nbytes) if apart is None else apart
-        self.nbytes_elsewhere = 0
+        self.nbytes_elsewhere, self.spent_elsewhere = 0, list[Spent]()
         self.first = 0
         self.count = 0
         self.kept = 0
         self.chunks: dict[tuple[int, int], list[Any]] = {}
         self.compute_seconds = 0.0
         self.link_seconds = 0.0
+        self.exchange_seconds = 0.0
         self.compute_start = 0.0
-        self.parts: list[Block] = []
         self.link_start = 0.0
+        self.parts: list[Block] = []
         self._tasks_done = 0
         self._counting = threading.Lock()
 
@@ -96,6 +115,15 @@ class Block:
     def encoded_nbytes(self) -> int:
         """Bytes of the encoded chunks."""
         return sum(len(encoded) for chunk in self.chunks.values() for encoded in chunk)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """What each device, or each rank, took for these frames; the numbers in the list are those of the bands."""
+        mine = [
+            Spent(one.compute_start, one.compute_seconds, one.link_start, one.link_seconds, one.exchange_seconds)
+            for one in self.parts or [self]
+        ]
+        return mine + self.spent_elsewhere
 
     def chunk_numbers(self, task: int) -> tuple[range, int]:
         """Return the chunks of a task: their numbers along the frames of the block, and their slab."""
@@ -149,7 +177,7 @@ class BlockPool:
 
     def release(self, block: Block) -> None:
         """Return a block to the pool; from now on its bytes may be overwritten."""
-        block.chunks, block.kept, block.nbytes_elsewhere = {}, 0, 0
+        block.chunks, block.kept, block.nbytes_elsewhere, block.spent_elsewhere = {}, 0, 0, []
         self._free.put(block)
 
     def empty(self) -> None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gsio.compute import open_solver
 from gsio.compute.banded import BandSolver, RowsSolver
-from gsio.compute.bands import Band, Cost, cut
+from gsio.compute.bands import Band, Cost, cut, estimate, told
 from gsio.compute.solver import Solver
 from gsio.config import BACKENDS, Config, one_of
 from gsio.errors import UsageError
@@ -103,7 +103,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     row, steps, shape = BACKENDS[job.backend], job.config.run.steps_per_frame, job.layout.frame.shape
     u, v = start[:2] if start is not None else np.empty((2, *shape) if job.state else (2, 0), job.state or float)
     ranks.share([u, v])
-    cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds)
+    cost = Cost(row.exchange_seconds, row.cells_per_second, row.pass_seconds, row.pass_steps)
     bands = cut(job.config, job.layout.chunks, ranks.count, cost)
     band, layout = bands[ranks.number], layout_of_band(job.layout, job.config, bands, ranks.number)
     config = _at_this_place(job.config, layout, ranks, gpu=row.cuda)
@@ -116,7 +116,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
     lines = slice(band.lines.start, band.lines.stop)
     earlier = job.earlier._replace(last=[field[:, lines] for field in job.earlier.last])
     if not row.cuda:
-        joint: Solver = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
+        joint: Any = BandSolver(cast(RowsSolver, solver), band, ranks.exchange, steps)
     else:
         try:
             from gsio.compute.cuda.nccl import NcclSolver, new_key
@@ -126,6 +126,7 @@ def _share(job: Job, ranks: Ranks, start: Start | None = None) -> Share:
             ) from None
         key = ranks.meet(new_key() if ranks.number == 0 else None)  # NCCL would wait for a rank that has failed
         joint = NcclSolver(cast(Any, solver), band, key, config.run.device, steps)
+    joint.note = told(bands, *estimate(bands, config, cost), "rank", "start fewer ranks")
     return Share(bands, joint, layout, encoding_threads(config, layout), blocks, earlier)
 
 

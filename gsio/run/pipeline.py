@@ -19,11 +19,13 @@ from gsio.frames.content import Content
 from gsio.frames.metadata import frame_steps
 from gsio.log import log
 from gsio.processes import give_way
+from gsio.run.balance import Balance
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
 from gsio.run.ranks import Ranks
 from gsio.run.signals import listening
 from gsio.run.values import ValueCheck
+from gsio.trace import placed
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
@@ -34,6 +36,8 @@ class Pipeline:
 
     Attributes
     ----------
+    balance
+        How evenly the bands of the grid share the work.
     started, finished
         Begin and end of the frame loop, `time.perf_counter` seconds; 0 before.
     """
@@ -56,6 +60,7 @@ class Pipeline:
         self._frame = Content.of(config).frame()
         self._checkpoints = checkpoints if checkpoints is not None else Checkpointer()
         self._check, self._ranks = check, ranks
+        self.balance = Balance()
         self._values = ValueCheck(config.run.steps_per_frame)
         self._nbytes_before = session.writer.nbytes if session.earlier.frames else 0
         self._compute_seconds = self._link_seconds = 0.0
@@ -127,7 +132,8 @@ class Pipeline:
         session, status = self.session, "failed"
         self.started = time.perf_counter()
         try:
-            with self.trace.span("loop", 0):
+            name = f"rank {self._ranks.number}" if self._ranks is not None else ""
+            with self.trace.span("loop", 0), placed(name):
                 try:
                     session.start(self._wait, self._inspect, lambda frame: log.debug("block committed", frame=frame))
                     self._compute()
@@ -194,9 +200,10 @@ class Pipeline:
         self._link_seconds += block.link_seconds
         if self._ranks is not None and ((error := self._ranks.inspect(block)) is not None or self._ranks.number):
             return error
-        for number, part in enumerate(block.parts or [block]):
-            self.trace.device("compute", block.first, part.compute_start, part.compute_seconds, number)
-            self.trace.device("copy", block.first, part.link_start, part.link_seconds, number)
+        self.balance.add(block.spent)
+        for number, spent in enumerate(block.spent):
+            self.trace.device("compute", block.first, spent.compute_start, spent.compute_seconds, number)
+            self.trace.device("copy", block.first, spent.link_start, spent.link_seconds, number)
         diverged = self._values.cut(block)
         if self._check is not None:
             self._check(block)

@@ -10,6 +10,7 @@ Each rank gives signs of life to the next one. A rank that misses them ends all.
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +32,7 @@ from gsio.streams import say
 from gsio.writer.protocol import Writer
 
 PART, COMMAND, ANSWER, ROWS, LIFE = range(1, 6)  # tags of messages
+SAME_CLOCK_SECONDS = 0.1  # two clocks that differ by less are one, which two processes have read one after the other
 LIFE_SECONDS, MOST_MISSED = 1.0, 20  # between two signs of life, and how many may be missing
 ERRORS = {kind.exit_code: kind for kind in (UsageError, DataError, StorageError, Interrupted)}
 
@@ -84,6 +86,7 @@ class Ranks:
         self.number, self.count, self.local, self.sharing = mpi.number, mpi.count, mpi.local, mpi.sharing
         self.exchange, self._mpi = mpi.exchange, mpi
         self._bands: Sequence[Band] = ()
+        self._behind = 0.0  # seconds by which the clock of this rank is behind that of rank 0
         self._met = False  # an error was raised in all ranks
         self._running = self._left = False  # the loop has begun; all ranks have left it after the same block
         self._ended: dict[int, Ended] = {}
@@ -129,6 +132,9 @@ class Ranks:
         """Meet for the last time: from now on rank 0 can ask each other rank, whose chunks its `writer` stores."""
         self._bands = bands
         self.meet()
+        clocks = self._mpi.gathered(time.perf_counter())
+        behind = clocks[0] - clocks[self.number]
+        self._behind = behind if abs(behind) > SAME_CLOCK_SECONDS else 0.0
         self._running = True
         if self.number:
             threading.Thread(target=self._serve, args=(writer,), name="serve", daemon=True).start()
@@ -156,6 +162,7 @@ class Ranks:
         """
         mine = part_of(block, self._bands[self.number].lines)
         if self.number:
+            mine = mine._replace(spent=mine.spent.on_clock(self._behind))
             self._mpi.send((block.first, block.count, block.encoded_nbytes, mine), 0, PART)
             return None
         parts = [mine]
@@ -169,6 +176,7 @@ class Ranks:
             first, count, nbytes, part = found
             assert (first, count) == (block.first, block.count) and isinstance(part, Part)
             block.nbytes_elsewhere += nbytes
+            block.spent_elsewhere.append(part.spent)
             parts.append(part)
         join_parts(parts, block)
         return None

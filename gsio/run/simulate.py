@@ -98,8 +98,14 @@ def simulate(
         trace = Trace(Timeline() if timeline is not None else None)
         pipeline = _pipeline(config, output, journal, before, trace, opened, ranks, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
-    solver, taken = pipeline.solver, time.perf_counter() - began
-    summary = summarise(pipeline.progress(), trace, solver.device, output, taken, getattr(solver, "note", ""))
+    return _summary(pipeline, output, time.perf_counter() - began)
+
+
+def _summary(pipeline: Pipeline, output: Path, taken: float) -> Summary:
+    """Return the summary of a run that took so many seconds, and log its end."""
+    solver = pipeline.solver
+    shared = getattr(solver, "note", ""), str(pipeline.balance)  # how, and how evenly, bands share the grid
+    summary = summarise(pipeline.progress(), pipeline.trace, solver.device, output, taken, *shared)
     log.info("run finished", frames=summary.frames, seconds=round(summary.wall_seconds, 3), nbytes=summary.nbytes_out)
     return summary
 

@@ -16,7 +16,7 @@ class Summary:
     which at least one thread was, and `wait` is the time for which computing waited for a free block. `cells` counts
     time steps of single cells; 0: nobody knows them. `hidden` is the share of I/O (encode, write, link) during which
     the device computed. `outside` is the first value that is not from 0 to 1, in words; "" if there is none. `bands`
-    says how several devices share the grid.
+    says how several devices or ranks share the grid, and `balance` which of them was the slowest.
     """
 
     output: Path
@@ -37,6 +37,7 @@ class Summary:
     nbytes_out: int
     outside: str = ""
     bands: str = ""
+    balance: str = ""
 
     def __str__(self) -> str:
         ratio = self.nbytes_in / self.nbytes_out if self.nbytes_out else 0.0
@@ -46,6 +47,7 @@ class Summary:
             f"{self.nbytes_out / 1e9:.3f} GB ({ratio:.2f} times smaller than raw)",
             f"device      {self.device}",
             *([f"bands       {self.bands}"] if self.bands else []),
+            *([f"balance     {self.balance}"] if self.balance else []),
             f"wall        {self.wall_seconds:9.3f} s, of which the frame loop {self.loop_seconds:.3f} s",
             f"compute     {self.compute_seconds:9.3f} s   "
             + (f"{speed:.2f} Gcell/s" if self.cells else "outside of append"),
@@ -58,7 +60,15 @@ class Summary:
         ])  # fmt: skip
 
 
-def summarise(now: Progress, trace: Trace, device: str, output: Path, wall_seconds: float, bands: str = "") -> Summary:
+def summarise(
+    now: Progress,
+    trace: Trace,
+    device: str,
+    output: Path,
+    wall_seconds: float,
+    bands: str = "",
+    balance: str = "",
+) -> Summary:
     """Return what a session took: its last progress, and the spans of its trace."""
     occupied = now.occupied
     io = max(trace.io.busy, occupied.link)
@@ -82,4 +92,5 @@ def summarise(now: Progress, trace: Trace, device: str, output: Path, wall_secon
         nbytes_out=now.nbytes_out,
         outside=now.outside,
         bands=bands,
+        balance=balance,
     )

@@ -5,6 +5,7 @@ And the summary the counters feed.
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,11 @@ CATEGORIES = {
     "commit": "io",
     "checkpoint": "io",
 }
+
+
+def placed(name: str) -> AbstractContextManager[object]:
+    """Return an NVTX range that names the GPU or rank for which a thread works inside it; "": there is only one."""
+    return nvtx.annotate(name, domain="gsio", category="run") if name else nullcontext()
 
 
 class Counter:

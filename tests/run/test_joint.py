@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gsio.reader import open_stack
 from gsio.reader.verify import problems
 from gsio.run import checkpoints
 from gsio.testing import small_blocks
+from gsio.trace.timeline import DEVICE, read
 from gsio.writer.zarr.chunks import ChunkWriter
 from gsio.writer.zarr.store import Folder
 
@@ -158,6 +160,16 @@ def test_frames_that_differ_from_the_committed_ones_end_all(make_config: Callabl
     error, *others = run_on(3, make_config(ZARR | {"run.frames": 12}), output, resume="must")
     assert isinstance(error, DataError)
     assert [other.exit_code for other in others] == [65, 65]
+
+
+def test_a_run_on_ranks_shows_each_of_them(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    timeline = tmp_path / "timeline.json"
+    summary, *_ = run_on(3, make_config(ZARR), tmp_path / "run.zarr", timeline=timeline)
+    assert re.match(r"3 of 6 to 7 rows, with halos of \d+; an estimated ", summary.bands)
+    assert re.fullmatch(r"band \d was the slowest, .*% above the mean; exchanges took .*% of its time", summary.balance)
+    assert len(str(summary).splitlines()) <= 12
+    rows = {interval.thread for interval in read(timeline).intervals if interval.name == "compute"}
+    assert rows == {DEVICE, DEVICE - 1, DEVICE - 2}
 
 
 def test_a_refusal_is_one_of_all_ranks_and_touches_nothing(

@@ -1,14 +1,15 @@
 """One grid on several NVIDIA GPUs of one host: each has a band of the grid, and a stream pair of its own.
 
-The time steps of a block are one CUDA graph of all GPUs, so that nothing between them waits for the host. After the
-steps for which the halos are good, each GPU sends the outermost rows of its band to its neighbours, on streams of their
-own: the GPU stages the frame meanwhile. Each GPU encodes its own chunks, and copies them over its own link.
+The time steps of a block are one CUDA graph of all GPUs, so that nothing between them waits for the host; where passes
+are long, the host keeps ahead without a graph. Before the steps for which a halo is good, each GPU gets the outermost
+rows of its neighbours on streams of their own, and advances its inner rows meanwhile. Each GPU encodes its own chunks,
+and copies them over its own link.
 
-The GPUs of one host are driven by one thread, since graphs leave it little to do.
+One thread of the host drives all GPUs, since this leaves it little to do.
 """
 
+import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ import numpy as np
 from cupy.cuda import Event, Stream
 from numpy.typing import NDArray
 
-from gsio.compute.bands import Band, Cost, cut
+from gsio.compute.bands import Band, Cost, cut, told
 from gsio.compute.cuda.graphs import Graphs
 from gsio.compute.cuda.halos import Halos, Lane
 from gsio.compute.cuda.segments import encoded_nbytes
@@ -30,12 +31,13 @@ from gsio.compute.parts import join_blocks
 from gsio.config import Config
 from gsio.frames.block import Block
 from gsio.frames.layout import PAGE, BlockLayout
-from gsio.log import log
 from gsio.model.gray_scott import Field
 from gsio.model.start import Start
 
-COST = Cost(exchange_seconds=3e-5, cells_per_second=1e12)  # of an H200 with NVLink
+COST = Cost(exchange_seconds=2e-5, cells_per_second=1e12, pass_steps=8)  # of an H200 with NVLink
 LINK_BANDWIDTH = 3e11  # bytes a second between two of them
+# The host keeps ahead of passes that take so many microseconds, while a graph of two GPUs takes 20 µs to begin and end.
+LONG_PASS = 150
 MOST_DEVICES = 64  # that a message names
 
 
@@ -126,23 +128,12 @@ def _estimate(config: Config, lanes: Sequence[Lane]) -> str:
     steps, band, solvers = config.run.steps_per_frame, lanes[0].band, [lane.solver for lane in lanes]
     halo = 2 * band.depth * config.grid.cols * np.dtype(config.model.precision).itemsize  # bytes of u and v, one side
     exchanges = len(list(band.rounds(steps))) if halo else 0
-    exchange = exchanges * (COST.exchange_seconds + 2 * halo / LINK_BANDWIDTH) * 1e6
     of_step = max(solver.tiling.estimate(solver.job, solver.gpu) / solver.job.steps for solver in solvers)
+    hidden = 0 if solvers[0].tiling.at_once else of_step * solvers[0].tiling.depth  # by the inner rows of a pass
+    exchange = exchanges * max(0.0, (COST.exchange_seconds + 2 * halo / LINK_BANDWIDTH) * 1e6 - hidden)
     taken, job = steps * of_step + exchange, job_of(config, by_cell=solvers[0].job.by_cell)
     alone = choose(job, solvers[0].gpu).estimate(job, solvers[0].gpu) / job.steps * steps
-    if taken > alone:
-        log.warning(
-            f"the steps of a frame take an estimated {taken / alone:.1f} times as long on {len(lanes)} GPUs as on one, "
-            f"since they exchange rows; leave --devices out, or compute a larger grid"
-        )
-    heights = sorted({len(lane.band.lines) for lane in lanes})
-    what = (
-        f"{len(lanes)} of {' to '.join(map(str, heights[:1] + heights[1:][-1:]))} {'members' if band.batch else 'rows'}"
-    )
-    return (
-        f"{what}, with halos of {band.depth}; an estimated {alone / taken:.2f} times as fast as one GPU, "
-        f"{exchange / taken:.0%} of the time for exchanges"
-    )
+    return told([lane.band for lane in lanes], alone / taken, exchange / taken, "GPU", "leave --devices out")
 
 
 class BandsSolver:
@@ -162,11 +153,9 @@ class BandsSolver:
         *,
         recall: Callable[[str], Any] = lambda name: None,
         direct: bool = True,
-        joint: bool = True,
     ) -> None:
         """Put `start` on the GPUs; one may be named several times. If not `direct`, rows travel through host memory.
 
-        If not `joint`, each GPU has graphs of its own for the steps between two exchanges, which the host then orders.
         `recall` returns the record of a tuned tiling, which is used for the bands that have its size.
         """
         self._layout, self._steps = layout, config.run.steps_per_frame
@@ -181,7 +170,9 @@ class BandsSolver:
         names = Counter(lane.solver.device for lane in self._lanes)
         self.device = ", ".join(f"{count} × {name}" for name, count in names.items())
         self._graphs = Graphs([(lane.device, lane.solver.stream) for lane in self._lanes])
-        self._joint = joint
+        first = self._first.solver
+        passes = first.tiling.passes(first.job.steps)
+        self._long_passes = first.tiling.estimate(first.job, first.gpu) > LONG_PASS * passes
         self.note = _estimate(config, self._lanes)
         self._headers: dict[int, NDArray[np.uint8]] = {}
         self._parts: dict[int, _Parts] = {}
@@ -207,12 +198,7 @@ class BandsSolver:
 
     def advance(self, steps: int) -> None:
         """Advance both fields by `steps` time steps."""
-
-        def order() -> None:
-            self._order_steps(steps)
-            self._halos.wait()
-
-        self._run(("advance", steps), self.launches(steps), order)
+        self._run(("advance", steps), self.launches(steps), lambda: self._order_steps(steps))
 
     def seconds(self, steps: int, times: int) -> float:
         """Return the seconds the GPUs take to advance by `steps` time steps `times` times."""
@@ -236,23 +222,20 @@ class BandsSolver:
             order()
             return [lane.solver.now for lane in self._lanes]
 
-        if not self._joint:
-            order()
-            return
+        launches = sys.maxsize if self._long_passes else launches * len(self._lanes)
         with self._first.device:
             key = (*what, *(lane.solver.now for lane in self._lanes))
-            found = self._graphs.run(key, launches * len(self._lanes), ordered)
+            found = self._graphs.run(key, launches, ordered)
         for lane, now in zip(self._lanes, found, strict=True):
             lane.solver.now = now
 
     def _order_steps(self, steps: int) -> None:
-        """Queue time steps, and after each round of them the exchange of halos; it may go on when this returns."""
+        """Queue time steps in rounds: an exchange of halos, and the steps for which they are good."""
         for of_round in self._first.band.rounds(steps):
-            self._halos.wait()
+            self._halos.exchange()
             for lane in self._lanes:
                 with lane.current():
-                    lane.solver.order(of_round) if self._joint else lane.solver.advance(of_round)
-            self._halos.send()
+                    lane.solver.order(of_round, lane if lane.sides else None)
 
     def snapshot(self) -> Callable[[], tuple[Field, Field]]:
         """Queue copies of u and v to pinned memory; return a function that waits for them and returns them."""
@@ -307,15 +290,12 @@ class BandsSolver:
             for lane, memory in zip(self._lanes, memories, strict=True):
                 with lane.current():
                     lane.solver.link.finish(memory, count)
-            self._halos.wait()
 
         launches = count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
-        before = time.perf_counter()
         self._run((*numbers, count), launches, order)
-        launched = (before + time.perf_counter()) / 2
         for lane, part in zip(self._lanes, parts.blocks, strict=True):
             with lane.current():
-                lane.solver.link.send(part, launched)
+                lane.solver.link.send(part, self._graphs.launched)
 
     def wait(self, block: Block) -> None:
         """Return when the copies of `block` are done, and its parts are joined."""

@@ -1,5 +1,6 @@
 """CUDA graphs of the work of a GPU, or of several GPUs that wait for one another: one order of the host starts all."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +16,14 @@ class Graphs:
     """Runs orders to streams, each of a device of its own, as graphs. The first device is the current one.
 
     A graph of several devices starts when all streams have come to it, and their later work follows all of the graph.
+
+    Attributes
+    ----------
+    launched
+        When the last orders began to be given to the device, in seconds of `time.perf_counter`.
     """
+
+    launched = 0.0
 
     def __init__(self, streams: Sequence[tuple[Any, Stream]]) -> None:
         """Remember the streams, each with its `cupy.cuda.Device`."""
@@ -35,6 +43,7 @@ class Graphs:
         too many launches for a graph. Single launches cost the host 60 µs each.
         """
         if launches > GRAPH_LAUNCHES:
+            self.launched = time.perf_counter()
             return order()
         self._join()
         if key not in self._graphs:
@@ -44,7 +53,9 @@ class Graphs:
             self._join()
             self._graphs[key] = self._first.end_capture(), state
         graph, state = self._graphs[key]
+        before = time.perf_counter()
         graph.launch(self._first)
+        self.launched = (before + time.perf_counter()) / 2
         self._fork()
         return state
 

@@ -81,4 +81,4 @@ class NcclSolver:
                 self._solver.stage(memory, frame)
         with self._device, self._solver.stream:
             link.finish(memory, block.count)
-            link.send(block, (before + time.perf_counter()) / 2)
+            link.send(block, before)

@@ -9,9 +9,8 @@ starts with device 0. So every method, and every function that a method returns,
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import cupy
 import numpy as np
@@ -30,6 +29,7 @@ from gsio.compute.cuda.tiling import (
     Tiling,
     choose,
     job_of,
+    set_rows,
     tile_plan,
     tilings,
     tuning_name,
@@ -61,6 +61,17 @@ def needed_bytes(config: Config, layout: BlockLayout) -> int:
     cells = math.prod(grid_shape(config, layout))
     fields = (4 + 2 * config.model.maps) * cells * np.dtype(config.model.precision).itemsize
     return fields + link.needed_bytes(layout)
+
+
+class Halo(Protocol):
+    """The rows around a band, which come from other GPUs."""
+
+    @property
+    def streams(self) -> Mapping[int, Stream]:
+        """The streams after which the rows have arrived, above (0) and below (1), where there are any."""
+
+    def wait(self) -> None:
+        """Let the compute stream wait for these streams, and until the neighbours have read the rows of this band."""
 
 
 class CudaSolver:
@@ -99,9 +110,9 @@ class CudaSolver:
             self.tiling = tiling or choose(self.job, self.gpu, recall(tuning_name(self.device, config, self.job)))
             self.link = BlockLink(layout, self._device)
             self._compute = self.link.compute
-            # The blocks of a launch wait for one another. A cooperative launch fails unless all can run at once.
+            # The blocks of a launch of many passes wait for one another, so that all have to run at once.
             options = kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates)
-            module = load_module(ADVANCE, options, cooperative=True)
+            module = load_module(ADVANCE, options, cooperative=self.tiling.at_once)
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
             self._constants = _coefficients_struct(constants, dtype)
@@ -145,29 +156,61 @@ class CudaSolver:
             after.synchronize()
             return float(cupy.cuda.get_elapsed_time(before, after)) / 1e3
 
-    def order(self, steps: int) -> int:
-        """Queue the launches of `steps` time steps on the current stream, and return `now` after them."""
+    def order(self, steps: int, halo: Halo | None = None) -> int:
+        """Queue the launches of `steps` time steps on the current stream, and return `now` after them.
+
+        Where a band's `halo` arrives on other streams, the first pass begins with the rows that do not need it.
+        """
         while steps > 0:
             at_once = min(steps, MOST_STEPS)
+            steps -= at_once
             passes = self.tiling.passes(at_once)
             if self.tiling.at_once:
+                if halo is not None:
+                    halo.wait()
                 self._launch(passes, at_once)
-            else:
-                for i in range(passes):
-                    self._launch(1, at_once * (i + 1) // passes - at_once * i // passes)
-            steps -= at_once
+                self.now = (self.now + passes) % 2
+            for i in range(passes) if not self.tiling.at_once else ():
+                done = at_once * (i + 1) // passes
+                self._order_pass(done - at_once * i // passes, steps + at_once - done, halo)
+                halo = None
+            halo = None
         return self.now
 
-    def _launch(self, passes: int, steps: int) -> None:
-        """Launch the kernel once, for `steps` steps in `passes` passes of nearly the same length."""
+    def _order_pass(self, steps: int, left: int, halo: Halo | None) -> None:
+        """Queue one pass of `steps` time steps, after which `left` steps follow before the next exchange of halos."""
+        start, stop, _ = self._own.indices(self.job.rows)
+        needed = range(max(start - left, 0), min(stop + left, self.job.rows))
+        inner = self._inner(steps, needed, halo.streams) if halo is not None else needed
+        if halo is not None and not inner:
+            halo.wait()
+        self._launch(1, steps, inner or needed)
+        if halo is not None and inner:
+            for side, stream in halo.streams.items():
+                with stream:
+                    self._launch(1, steps, range(inner.stop, needed.stop) if side else range(needed.start, inner.start))
+            halo.wait()
+        self.now = 1 - self.now
+
+    def _inner(self, steps: int, needed: range, sides: Collection[int]) -> range:
+        """Return the rows of whole tiles that need nothing of the halos at some sides (0 above, 1 below) in a pass."""
+        start = self._own.start + steps if 0 in sides else needed.start
+        stop = self._own.stop - steps if 1 in sides else needed.stop
+        spare = max(0, stop - start) % self.tiling.height(self.job)
+        above = spare if 1 not in sides else spare // 2 if 0 in sides else 0
+        return range(start + above, stop - spare + above)
+
+    def _launch(self, passes: int, steps: int, rows: range | None = None) -> None:
+        """Launch the kernel once, for `steps` steps of some rows in `passes` passes of nearly the same length."""
         plan = self._plan.copy()
+        if rows is not None:
+            set_rows(plan, self.tiling, self.job, rows)
         plan["passes"], plan["steps"], plan["longer"] = passes, steps // passes, steps % passes
         blocks = min(int(plan["tiles"]), self.gpu.multiprocessors)
         fields = (*self._states[self.now], *self._states[1 - self.now])
         arguments = (*fields, *self._rates, self._flags, plan, self._constants)
         shared = self.tiling.shared_nbytes(self.job)
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
-        self.now = (self.now + passes) % 2
 
     def rows(self, name: str, where: slice) -> Any:
         """Return a view of rows of u or v as they are now, also of the halo of a band."""
@@ -215,10 +258,9 @@ class CudaSolver:
             number, memory = self.link.begin(block)
             self.link.mark(block)
             launches = block.count * (len(self._layout.frame.fields) + self.launches(self._steps)) + 4
-            before = time.perf_counter()
             key = (number, block.count, self.now)
             self.now = self._graphs.run(key, launches, lambda: self._order_frames(memory, block.count))
-            self.link.send(block, (before + time.perf_counter()) / 2)
+            self.link.send(block, self._graphs.launched)
 
     def _order_frames(self, memory: Any, count: int) -> int:
         for frame in range(count):

@@ -34,6 +34,8 @@ MOST_PIECES, PIECE_CELLS = (
 PLANE = np.dtype([
     ("rows", np.int64), ("cols", np.int64), *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),
 ], align=True)  # fmt: skip
+HALO_THREADS, HALO_BLOCKS = 256, 128  # of a block, and the most blocks that copy one piece
+HALO = np.dtype([("rows", [("from", np.uint64), ("to", np.uint64), ("nbytes", np.int64)], 2)])
 CHECKSUM_THREADS, CHECKSUM_WORDS = 256, 128  # threads of a block, and words of a thread
 
 

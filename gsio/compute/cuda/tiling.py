@@ -23,7 +23,7 @@ TILE_PLAN = np.dtype([
     (name, np.int32)
     for name in (
         "rows", "cols", "members", "tiles_y", "height", "taller", "tiles_x", "width", "wider", "halo_y", "halo_x",
-        "closed", "tiles", "passes", "steps", "longer", "shift", "maps",
+        "closed", "tiles", "passes", "steps", "longer", "shift", "maps", "first",
     )
 ])  # fmt: skip
 
@@ -125,6 +125,10 @@ class Tiling:
         unit = self.unit(job)
         return -(-self.depth // unit) * unit
 
+    def height(self, job: Job) -> int:
+        """Return the most rows of a tile, without its halo."""
+        return self.shape.rows * self.shape.warps - 2 * self.halo_y(job)
+
     def tiles(self, job: Job) -> int:
         """Return the number of tiles of all members."""
         return job.members * self.tiles_y * self.tiles_x
@@ -207,12 +211,20 @@ def tile_plan(tiling: Tiling, job: Job, maps: int) -> NDArray[np.void]:
     units = job.cols // tiling.unit(job)
     plan = np.zeros((), TILE_PLAN)
     plan["rows"], plan["cols"], plan["members"] = job.rows, job.cols, job.members
-    plan["tiles_y"], plan["tiles_x"] = tiling.tiles_y, tiling.tiles_x
-    plan["height"], plan["taller"] = divmod(job.rows, tiling.tiles_y)
+    plan["tiles_x"] = tiling.tiles_x
     plan["width"], plan["wider"] = divmod(units, tiling.tiles_x)
     plan["halo_y"], plan["halo_x"], plan["closed"] = tiling.halo_y(job), tiling.halo_x(job), tiling.closed(job)
-    plan["tiles"], plan["shift"], plan["maps"] = tiling.tiles(job), tiling.reach(job), maps
+    plan["shift"], plan["maps"] = tiling.reach(job), maps
+    set_rows(plan, tiling, job, range(job.rows))
     return plan
+
+
+def set_rows(plan: NDArray[np.void], tiling: Tiling, job: Job, rows: range) -> None:
+    """Let the tiles of a plan be those of some rows of the grid."""
+    tiles_y = -(-len(rows) // tiling.height(job))
+    plan["first"], plan["tiles_y"] = rows.start, tiles_y
+    plan["height"], plan["taller"] = divmod(len(rows), tiles_y)
+    plan["tiles"] = job.members * tiles_y * tiling.tiles_x
 
 
 def tuning_name(device: str, config: Config, job: Job) -> str:

@@ -32,7 +32,7 @@ Work = Callable[[], bool]  # returns whether it could be done
 class Simulation:
     """A device; its attributes are those of the module cupy that the solver uses."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, multiprocessors: int = 132, shared_nbytes: int = 232448) -> None:
         self.random, self.lock = random.Random(seed), threading.RLock()
         self.streams: list[deque[Work]] = []
         self.speeds: list[float] = []
@@ -125,8 +125,8 @@ class Simulation:
             runtime=SimpleNamespace(
                 getDeviceProperties=lambda _: {
                     "name": b"simulated",
-                    "multiProcessorCount": 132,
-                    "sharedMemPerBlockOptin": 232448,
+                    "multiProcessorCount": multiprocessors,
+                    "sharedMemPerBlockOptin": shared_nbytes,
                     "major": 9,
                     "minor": 0,
                 },
@@ -169,7 +169,7 @@ class Simulation:
     def get_default_memory_pool(self) -> Any:
         return SimpleNamespace(free_bytes=lambda: 0)
 
-    def RawModule(self, options: tuple[str, ...], **_: Any) -> Any:  # noqa: N802 - CuPy's name
+    def RawModule(self, options: tuple[str, ...] = (), **_: Any) -> Any:  # noqa: N802 - CuPy's name
         return SimpleNamespace(get_function=lambda name: Kernel(self, getattr(self, name), options))
 
     def do(self, stream: int, order: Callable[[], Any]) -> None:
@@ -231,6 +231,10 @@ class Simulation:
             else:
                 self.at(row_sums)[8 * number * rows :][: 8 * rows] = of_rows.view(np.uint8)
             statistics.values[number * nbytes :][:nbytes] = found.view(np.uint8)
+
+    def receive(self, options: Any, grid: Any, halo: Any) -> None:
+        for rows in halo["rows"][: grid[1]]:
+            ctypes.memmove(int(rows["to"]), int(rows["from"]), int(rows["nbytes"]))
 
     def checksum(self, options: Any, grid: Any, data: Any, checksums: Any, nbytes: Any, pieces: Any) -> None:
         for frame in range(grid[0] // int(pieces)):

@@ -29,8 +29,10 @@ class Stencil(Simulation):
         for _ in range(passes * int(plan["steps"]) + int(plan["longer"])):
             u, v = self.spread(options, u) + v / 8, self.spread(options, v) / 2
         to = (next_u, next_v) if passes % 2 else arguments[:2]
+        first, rows = int(plan["first"]), int(plan["tiles_y"] * plan["height"] + plan["taller"])
         for array, values in zip(to, (u, v), strict=True):
-            getattr(array, "values", array)[...] = values
+            stored = np.s_[..., first : first + rows, :]
+            getattr(array, "values", array)[stored] = values[stored]
 
     def spread(self, options: Any, field: np.ndarray) -> np.ndarray:
         mode = "wrap" if "-DBOUNDARY=0" in options else "edge" if "-DBOUNDARY=1" in options else "constant"
@@ -41,7 +43,7 @@ class Stencil(Simulation):
 
 def check(
     make_config: MakeConfig, changes: dict[str, Any], count: int, compression: str, seed: int, *,
-    encodes: bool = True, blocks: int = BLOCKS, **options: bool,
+    encodes: bool = True, blocks: int = BLOCKS, gpu: dict[str, int] | None = None, **options: bool,
 ) -> None:  # fmt: skip
     config = make_config({**GRID, **changes})
     per_chunk = FRAMES if count == 2 else 1
@@ -50,7 +52,7 @@ def check(
     with simulated(Stencil(seed)) as solver_of:
         solver = solver_of(config, layout, start)
         expected = blocks_of(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
-    with simulated(Stencil(seed)):
+    with simulated(Stencil(seed, **gpu or {})):
         bands = import_module("gsio.compute.cuda.bands")
         solver = bands.BandsSolver(config, layout, start, [0] * count, **options)
         found = blocks_of(solver, layout, blocks), [field.tobytes() for field in fields(solver)]
@@ -72,9 +74,16 @@ def test_rows_can_pass_host_memory(make_config: MakeConfig) -> None:
         check(make_config, {}, 3, "deflate", seed, direct=False)
 
 
-def test_each_gpu_can_have_graphs_of_its_own(make_config: MakeConfig) -> None:
-    for seed in range(5):
-        check(make_config, {"run.steps_per_frame": 40}, 3, "deflate", seed, joint=False)
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "zero"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_inner_rows_advance_while_halos_arrive(boundary: str, count: int, make_config: MakeConfig) -> None:
+    small = {
+        "multiprocessors": 1,
+        "shared_nbytes": 24_000,
+    }  # a GPU that needs several tiles, and a launch for each pass
+    changes = {"grid.rows": 301, "grid.cols": 40, "grid.boundary": boundary, "run.steps_per_frame": 21}
+    for seed in range(3):
+        check(make_config, changes, count, "none", seed, encodes=False, blocks=2, gpu=small, direct=seed > 0)
 
 
 def test_a_halo_can_be_exchanged_several_times_in_a_frame(make_config: MakeConfig) -> None:

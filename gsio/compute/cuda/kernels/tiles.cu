@@ -59,6 +59,7 @@ struct Plan {
     int passes, steps, longer;    // the first `longer` passes have one step more than `steps`
     int shift;                    // tiles by which the order of a pass is shifted against the previous pass
     int maps;                     // maps of feed and keep_v: 1, or one for each member
+    int first;                    // the first row of the first tile
 };
 
 // A tile in a pass: its place in the order of the pass, which tile it is, and its own cells.
@@ -83,7 +84,7 @@ __device__ inline Tile tile_at(const Plan& plan, int pass, int position)
     const int j = line - tile.member * across;
     tile.y = down ? i : j;
     tile.x = down ? j : i;
-    tile.top = tile.y * plan.height + max(tile.y - plain_y, 0);
+    tile.top = plan.first + tile.y * plan.height + max(tile.y - plain_y, 0);
     tile.bottom = tile.top + plan.height + (tile.y >= plain_y);
     tile.left = (tile.x * plan.width + max(tile.x - plain_x, 0)) * unit;
     tile.right = tile.left + (plan.width + (tile.x >= plain_x)) * unit;

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
-from gsio.compute.bands import Band, Cost, cut, halo_depth
+from gsio.compute.bands import Band, Cost, cut, estimate, halo_depth, told
 from gsio.config import Config, Map, load_config
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
@@ -179,6 +180,35 @@ def test_the_depth_of_a_halo_is_the_cheapest(
     found = halo_depth(heights, cols, steps, Cost(seconds, speed, a_pass))
     assert 1 <= found <= min(*heights, steps)
     assert costs(found) <= min(costs(depth) for depth in range(1, min(*heights, steps) + 1)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("feed", [0.03, (0.03,) * 4])
+def test_the_estimate_counts_rows_that_are_computed_twice_and_exchanges(feed: object) -> None:
+    config = config_of(64, 100, "periodic", 8, feed)
+    members = 4 if isinstance(feed, tuple) else 1
+    cells = members * 64 * 100 * 8 / 2  # of one band in a frame
+    free, slow = Cost(1e-9, 1e6), Cost(1.0, 1e6, 0.01)
+    bands = cut(config, chunks_of(config, 2), 2, free)
+    halo, rounds = (0, 0) if members > 1 else (2 * bands[0].depth * 100 * 8, math.ceil(8 / bands[0].depth))
+    speedup, exchanging = estimate(bands, config, free)
+    assert speedup == pytest.approx(2 * cells / (cells + halo), rel=1e-3)
+    assert exchanging == pytest.approx(0, abs=1e-3)
+    speedup, exchanging = estimate(bands, config, slow)
+    exchange, computing = rounds * (1.0 + 0.01 * 64 * 100 / 2), (cells + halo) / 1e6
+    assert speedup == pytest.approx(2 * cells / 1e6 / (computing + exchange))
+    assert exchanging == pytest.approx(exchange / (computing + exchange))
+
+
+def test_bands_that_are_slower_than_one_device_are_warned_of() -> None:
+    config = config_of(65, 100, "periodic", 8)
+    bands = cut(config, chunks_of(config, 2), 2, COSTS[1])
+    with capture_logs() as events:
+        assert told(bands, 1.9, 0.02, "rank", "start fewer ranks").startswith("2 of 32 to 33 rows, with halos of ")
+        assert events == []
+        assert "0.25 times as fast as one rank, 40% of the time" in told(bands, 0.25, 0.4, "rank", "start fewer ranks")
+    assert [(event["log_level"], event["event"].partition(",")[0]) for event in events] == [
+        ("warning", "the steps of a frame take an estimated 4.0 times as long on 2 ranks as on one")
+    ]
 
 
 def test_an_output_that_is_extended_keeps_its_lines() -> None:
