@@ -1,7 +1,10 @@
 """The version of gsio, and the commit of its source. The build (hatch_build.py) uses this file alone."""
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -13,6 +16,8 @@ def commit() -> str:
 
     A package that was built knows the commit from its build; a checkout asks git. Where neither knows, returns "".
     """
+    from pathlib import Path
+
     here = Path(__file__).parent
     try:
         return (here / RECORD).read_text("ascii").strip()
@@ -20,7 +25,7 @@ def commit() -> str:
         return _described_by_git(here) or _read_from_repository(here.parent)
 
 
-def _described_by_git(folder: Path) -> str:
+def _described_by_git(folder: "Path") -> str:
     """Return the commit of the repository in which `folder` is tracked, or "" where git is missing or refuses."""
     import subprocess  # a packaged gsio never needs it
 
@@ -28,7 +33,7 @@ def _described_by_git(folder: Path) -> str:
     # environment names a repository that need not be ours.
     git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", os.fspath(folder)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    tracked = [*git, "ls-files", "--error-unmatch", Path(__file__).name]
+    tracked = [*git, "ls-files", "--error-unmatch", "_version.py"]
     described = [*git, "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty"]
     try:
         subprocess.run(tracked, check=True, capture_output=True, env=environment)
@@ -37,7 +42,7 @@ def _described_by_git(folder: Path) -> str:
         return ""
 
 
-def _read_from_repository(root: Path) -> str:
+def _read_from_repository(root: "Path") -> str:
     """Return what HEAD of a repository at `root` names, without git, which small containers do not have; or ""."""
     try:
         folder = root / ".git"

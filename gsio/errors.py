@@ -11,7 +11,10 @@ GsioError
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class GsioError(Exception):
@@ -63,7 +66,7 @@ class ToldError(GsioError):
 
 
 @contextmanager
-def storage_errors(source: Path, what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+def storage_errors(source: "Path", what: str, kinds: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
     """Raise errors of these `kinds` as StorageError, and a lack of memory for `what` is in `source` as DataError."""
     try:
         yield

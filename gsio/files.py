@@ -9,7 +9,6 @@ import ctypes
 import errno
 import glob
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -144,7 +143,7 @@ def new_file(option: str, path: Path, *, replaces: Replaces | None = None) -> It
 
 def set_aside(path: Path) -> Path:
     """Give what is at `path` another name beside it, which is returned."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    aside = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     publish("", path, aside)
     return aside
 
@@ -156,7 +155,7 @@ def is_file(path: Path) -> bool:
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
     """Return a new name in the folder of `path`, for what is renamed to it once it is whole."""
-    return path.with_name(f".{path.name}-{secrets.token_hex(8)}{ending}")
+    return path.with_name(f".{path.name}-{os.urandom(8).hex()}{ending}")
 
 
 def remove_temporaries(path: Path) -> None:
@@ -211,10 +210,10 @@ def sync_folder(path: Path) -> None:
 def lacks(call: str, what: str) -> None:
     """Warn, once in a process, that the file system does not offer a call, and what can happen without it."""
     if call not in _lacking:
-        import structlog
+        from gsio.log import log
 
         _lacking.add(call)
-        structlog.get_logger().warning(f"this file system offers no {call}: {what}")
+        log.warning(f"this file system offers no {call}: {what}")
 
 
 def _rename_to_free(new: Path, path: Path) -> bool:

@@ -6,18 +6,16 @@ gigabytes or hours to unfold. All functions raise OSError or ValueError, whateve
 
 import errno
 import io
-import json
 import os
 import re
 import stat
-import tomllib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from zipfile import ZipFile
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -27,14 +25,14 @@ METADATA_NBYTES = 8 << 20  # the limit for the JSON of an output
 TOML_NBYTES = 1 << 20  # the limit for a configuration
 KINDS = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 # tomllib takes quadratic time for a key of many parts: 500 000 of them would take minutes.
-LONG_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
+LONG_KEY = r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}"""
 AT_ONCE = 4 << 20  # bytes
 NUMBERS = "fiub"  # kinds of dtype: real numbers and truth values
 # Control characters, line separators, marks that turn the direction of a text, and halves of characters.
-HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+HARMFUL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
-def open_regular(path: Path, most_nbytes: int | None = None, *, follow: bool = True) -> io.BufferedReader:
+def open_regular(path: "Path", most_nbytes: int | None = None, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; to open anything else would wait, or do something to a device.
 
     Raises OSError, with the reason as its `strerror`, if there is no such file, if the path leads to something else, if
@@ -62,7 +60,7 @@ def _check_regular(found: os.stat_result, most_nbytes: int | None) -> None:
         raise OSError(errno.EFBIG, f"expected at most {most_nbytes} bytes, found {found.st_size}")
 
 
-def read_regular(path: Path, most_nbytes: int, *, follow: bool = True) -> bytes:
+def read_regular(path: "Path", most_nbytes: int, *, follow: bool = True) -> bytes:
     """Return what a regular file holds; raises as `open_regular`."""
     with open_regular(path, most_nbytes, follow=follow) as file:
         data = file.read(min(os.fstat(file.fileno()).st_size, most_nbytes) + 1)
@@ -73,6 +71,8 @@ def read_regular(path: Path, most_nbytes: int, *, follow: bool = True) -> bytes:
 
 def parse_json(data: bytes) -> Any:
     """Return what JSON stands for; raises ValueError if `data` is none, or nested too deeply."""
+    import json
+
     try:
         return json.loads(data)
     except RecursionError:
@@ -81,10 +81,12 @@ def parse_json(data: bytes) -> Any:
 
 def parse_toml(data: bytes | str) -> dict[str, Any]:
     """Return what TOML stands for, in UTF-8, with or without a byte order mark; raises ValueError if `data` is none."""
+    import tomllib
+
     text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
     if len(text) > TOML_NBYTES:
         raise ValueError(f"expected at most {TOML_NBYTES} characters, found {len(text)}")
-    if LONG_KEY.search(text):
+    if re.search(LONG_KEY, text):
         raise ValueError("expected a key of few parts, found one of 32 or more")
     try:
         return tomllib.loads(text)
@@ -92,7 +94,7 @@ def parse_toml(data: bytes | str) -> dict[str, Any]:
         raise ValueError("expected few brackets in each other, found too many") from None
 
 
-def read_npy(path: Path, check: "Check") -> "NDArray[Any]":
+def read_npy(path: "Path", check: "Check") -> "NDArray[Any]":
     """Return the array of an .npy; `check` is told its name, "", shape and dtype before any of its values is read.
 
     Raises OSError or ValueError if the file cannot be read, and whatever `check` raises.
@@ -102,7 +104,7 @@ def read_npy(path: Path, check: "Check") -> "NDArray[Any]":
 
 
 def read_npz(
-    path: Path,
+    path: "Path",
     names: Iterable[str] | None = None,
     check: "Check" = lambda *_: None,
     *,
@@ -125,6 +127,8 @@ def read_npz(
     OSError, ValueError, KeyError
         The file cannot be read, or has no array of that name; and whatever `check` raises.
     """
+    import zipfile
+
     with open_regular(path) as file:
         patient: Any = _Patient(file)
         try:
@@ -152,7 +156,10 @@ class _Patient:
         return data
 
 
-def _member(archive: zipfile.ZipFile, name: str, check: "Check", kinds: str, *, compressed: bool) -> "NDArray[Any]":
+def _member(archive: "ZipFile", name: str, check: "Check", kinds: str, *, compressed: bool) -> "NDArray[Any]":
+    import zipfile
+    import zlib
+
     try:
         found = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -219,4 +226,4 @@ def printable(text: str) -> str:
 
     Line ends and tabs stay.
     """
-    return HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return re.sub(HARMFUL, lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,16 +1,24 @@
-"""Set-up of structlog: events go to stderr as lines of text or, when asked, of JSON."""
+"""Events go to structlog, and from there to stderr as lines of text or, when asked, of JSON.
+
+To import structlog takes as long as half of the rest of a run's start. Lines of text do not need it: as long as the
+process has not imported structlog, they are written here, the same as structlog would write them.
+"""
 
 import io
-import logging
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Literal, TextIO
-
-import structlog
-from structlog.typing import EventDict, WrappedLogger
 
 from gsio.inputs import printable
 
 LogFormat = Literal["text", "json"]
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # those of the standard library
+SILENT = 50
+
+_run = ContextVar("run", default="")  # the id of the run
+_waiting: tuple[int, TextIO | None] | None = None  # the level and the stream of lines until structlog is imported
 
 
 def configure(
@@ -25,8 +33,66 @@ def configure(
 
     `quiet` keeps warnings only, and `silent` nothing; `debug` adds each commit.
     """
-    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    level = logging.CRITICAL if silent else level
+    global _waiting
+    level = LEVELS["debug" if debug else "warning" if quiet else "info"]
+    _waiting = SILENT if silent else level, stream
+    if log_format == "json" or "structlog" in sys.modules:
+        _configure_structlog(log_format, *_waiting)
+
+
+def configure_unless_done() -> None:
+    """Keep warnings only, if a program has called gsio that has said nothing about logging."""
+    if "structlog" in sys.modules:
+        import structlog
+
+        done = structlog.is_configured()
+    else:
+        done = _waiting is not None
+    if not done:
+        configure("text", quiet=True)
+
+
+def name_run(name: str) -> None:
+    """Add the id of a run to all later events of this context."""
+    _run.set(name)
+
+
+def bound() -> dict[str, Any]:
+    """Return the values that are added to the events of this context: the id of the run, and those of structlog."""
+    of_structlog = sys.modules["structlog"].contextvars.get_contextvars() if "structlog" in sys.modules else {}
+    return ({"run": name} if (name := _run.get()) else {}) | of_structlog
+
+
+def _emit(method: str, event: str, values: dict[str, Any]) -> None:
+    if "structlog" not in sys.modules and _waiting is not None:
+        level, stream = _waiting
+        if LEVELS[method] >= level:
+            line = _line(None, method, {**values, "level": method, "event": event})
+            _opened(stream).write(line + "\n")
+            _opened(stream).flush()
+        return
+    import structlog
+
+    if _waiting is not None and not structlog.is_configured():  # somebody has imported it meanwhile
+        _configure_structlog("text", *_waiting)
+    getattr(structlog.get_logger(), method)(event, **bound() | values)
+
+
+class _Log:
+    """The methods of a logger: each takes the name of an event, and its values."""
+
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        if method not in LEVELS:
+            raise AttributeError(f"expected one of {', '.join(LEVELS)}, got '{method}'")
+        return lambda event, **values: _emit(method, event, values)
+
+
+log = _Log()
+
+
+def _configure_structlog(log_format: LogFormat, level: int, stream: TextIO | None) -> None:
+    import structlog
+
     processors: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
     if log_format == "text":
         processors.append(_line)
@@ -45,7 +111,7 @@ def _opened(stream: TextIO | None) -> TextIO:
     return stream or sys.stderr or io.StringIO()
 
 
-def _line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+def _line(logger: Any, method: str, event: Any) -> str:
     """Render an event as text: its name, then its values."""
     level = event.pop("level")
     prefix = "gsio: " if level in ("info", "debug") else f"gsio: {level}: "

@@ -4,11 +4,12 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-
-import psutil
 
 from gsio.files import UNSUPPORTED
 
@@ -37,6 +38,28 @@ def find_driver() -> Driver | None:
     return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names))
 
 
+def wake(devices: Iterable[int]) -> None:
+    """Let a thread create the contexts of GPUs that CuPy will use: that takes as long as the imports of a run.
+
+    An error is not told here, because CuPy meets it again. The process does not end before the thread: the driver could
+    crash.
+    """
+    if find_spec("cupy") is not None:
+        with suppress(RuntimeError):  # no thread can be started: CuPy creates the contexts
+            threading.Thread(target=_create_contexts, args=(tuple(devices),)).start()
+
+
+def _create_contexts(devices: tuple[int, ...]) -> None:
+    with suppress(OSError):
+        cuda = ctypes.CDLL("libcuda.so.1")
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        if cuda.cuInit(0):
+            return
+        for number in devices:
+            if not cuda.cuDeviceGet(ctypes.byref(device), number):
+                cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+
+
 def one_line(error: Exception) -> str:
     """Return the first line of what CuPy reports, which can be long or empty."""
     return (str(error) or type(error).__name__).splitlines()[0]
@@ -47,7 +70,7 @@ def how_to_install_cupy(driver: Driver) -> str:
     return f"pip install 'gsio[cuda{13 if driver.cuda >= (13, 0) else 12}]'"
 
 
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMINFO, CGROUPS, OWN_CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 # For each version of control groups, by the controllers in their line: the folder, the files of the limit and of the
@@ -84,10 +107,16 @@ def _groups(files: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[Path, tuple[
 def available_memory() -> int:
     """Return the bytes this process can still take: of the machine, or fewer if a container or Slurm allows no more."""
     try:
-        available: int = psutil.virtual_memory().available
-    except OSError:  # no /proc
+        values = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+        available = 1024 * int(values["MemAvailable"].removesuffix("kB"))
+    except (OSError, ValueError, KeyError):  # no /proc
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(available, *(_left(group, *names) for group, names in _groups(MEMORY)), sys.maxsize)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user for what gsio can make again; raise RuntimeError if the user has no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsio"
 
 
 def free_space(folder: Path) -> int:

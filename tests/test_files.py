@@ -177,7 +177,7 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
         elif write.arguments[0] == "movie":
             monkeypatch.setattr(movie, "drawing", after(movie.drawing))
         else:
-            monkeypatch.setattr(running, "open_solver", after(running.open_solver))
+            monkeypatch.setattr(running, "root_attributes", after(running.root_attributes))
 
     return install
 
@@ -195,7 +195,10 @@ def fake_nsys(monkeypatch: Patch) -> None:
 
 
 def parameters(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Parameter]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from parameters(command, f"{prefix}{name} ")
         else:

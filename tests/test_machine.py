@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from gsio.machine import available_memory, usable_cores
@@ -16,8 +15,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 100 GB available, and where its control groups are, of which there are none yet."""
     monkeypatch.setattr("gsio.machine.CGROUPS", tmp_path / "groups")
     monkeypatch.setattr("gsio.machine.OWN_CGROUPS", tmp_path / "own")
-    memory = psutil.virtual_memory()._replace(available=100 * GB)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    (tmp_path / "meminfo").write_text(f"MemTotal:       128000000 kB\nMemAvailable:   {100 * GB // 1024} kB\n")
+    monkeypatch.setattr("gsio.machine.MEMINFO", tmp_path / "meminfo")
     return tmp_path
 
 

@@ -160,3 +160,22 @@ def test_the_package_exports_what_it_promises_and_says_that_it_has_types() -> No
     names = ["Config", "FrameWriter", "GsioError", "__version__", "load_config", "open_stack", "simulate", "view"]
     assert sorted(gsio.__all__) == names
     assert (Path(gsio.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--help"], ["gsio.config", "msgspec", "numpy", "structlog"]),
+        (["-n", "1", "-o", "run.zarr"], ["cupy", "h5py", "numba", "psutil", "rich", "structlog", "zarr"]),
+        (["-n", "1", "-o", "run.h5"], ["cupy", "numba", "numcodecs", "psutil", "rich", "structlog", "zarr"]),
+    ],
+    ids=" ".join,
+)
+def test_a_command_imports_no_library_that_it_does_not_use(
+    arguments: list[str], unused: list[str], tmp_path: Path
+) -> None:
+    if len(arguments) > 1:
+        arguments = ["run", "-r", "9", "-c", "9", "--backend", "numpy", *arguments]
+    program = f"import sys; from gsio.cli import main; code = main({arguments}); print(code, set({unused}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()"

@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gsio import processes
 from gsio.cli import main
-from gsio.processes import exists, started_at, terminable
+from gsio.processes import exists, give_way, started_at, terminable
 from gsio.profile import nsys
 
 DEADLINE = 60.0
@@ -63,7 +65,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(direct: bool, started: list[i
 
 
 def test_a_process_without_such_a_parent_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "LIBC", None)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     processes.end_with_parent()
     monkeypatch.setenv(processes.PARENT, "no number")
     processes.end_with_parent()
@@ -204,3 +206,18 @@ def test_several_processes_without_mpi_are_refused(
         assert main(["run", "-q", "-n", "1", "-o", str(tmp_path / "run.zarr")]) == 2
         assert capsys.readouterr().err.count("gsio: error: --mpi: expected it") == lines
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_gives_way_alone_and_as_much_however_often_it_says_so() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def given_way() -> int:
+        give_way()
+        give_way()
+        return priority()
+
+    before = priority()
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(given_way).result() == min(19, before + 10)
+    assert priority() == before

@@ -33,7 +33,7 @@ from gsio.config import Config, load_config
 from gsio.frames.block import Block, BlockPool, FilledBlock
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
-from gsio.machine import available_memory
+from gsio.machine import available_memory, usable_cores
 from gsio.run.initial import initial_state
 from gsio.run.pipeline import Pipeline
 from gsio.run.plan import encoding_threads, layout_of, pool_size, with_codec
@@ -42,6 +42,7 @@ from gsio.trace import Trace
 from gsio.writer.journal import Journal
 from gsio.writer.provenance import root_attributes
 from gsio.writer.session import Session, open_session
+from gsio.writer.zarr.store import Folder
 
 DENSE = {"initial.kind": "spots", "initial.count": 5000}  # the pattern fills 1080 × 1920: deflate gains a factor of 1.2
 DENSE_STEPS = 1024  # before the first frame
@@ -54,10 +55,11 @@ DESCRIPTION = (
 )
 SMALL_FRAMES, LARGE_FRAMES = 20, 1 / 50  # of the frames of the main job
 CODEC_ROUNDS = 5
+PIECE_BYTES = 8 << 20  # of a call of a plain program
 
 
 class Job(NamedTuple):
-    """One row: `how` is gsio, codec or the name of a peer; the ending of `output` names the format."""
+    """One row: `how` is gsio, codec, plain or the name of a peer; the ending of `output` names the format."""
 
     how: str
     output: str
@@ -93,6 +95,7 @@ def table(options: Options) -> Table:
         "peer: TensorStore zarr3, Blosc lz4": Job("TensorStore", "run.zarr", peer, frames),
         "floor: pwrite of raw frames": Job("pwrite", "run.raw", peer, frames),
     }
+    jobs |= {f"floor: the bytes of gsio, {name}": Job("plain", *OUTPUTS[name], frames) for name in MAIN_OUTPUTS}
     for name in MAIN_OUTPUTS:
         output, changes = OUTPUTS[name]
         jobs[f"gsio 256², {name}"] = Job("gsio", output, {**changes, **SMALL}, small)
@@ -101,7 +104,7 @@ def table(options: Options) -> Table:
     compressed = {name: of for name, of in OUTPUTS.items() if not name.endswith("none")}
     jobs |= {f"codec alone, {name}": Job("codec", *of, frames) for name, of in compressed.items()}
     if options.quick:
-        skipped = "dense", "256²", "16384²", "zstd", "codec"
+        skipped = "dense", "256²", "16384²", "zstd", "codec", "floor: the bytes"
         jobs = {name: job for name, job in jobs.items() if not any(word in name for word in skipped)}
         jobs = {name: job._replace(changes={**job.changes, **main_grid(options)}) for name, job in jobs.items()}
     columns = [
@@ -150,6 +153,8 @@ def run_job(job: Job, config: Config, output: Path) -> dict[str, Any]:
         return run_gsio(config, output, job.before)
     if job.how == "codec":
         return run_codec(config, output, job.before)
+    if job.how == "plain":
+        return run_plain(config, output, job.before)
     return run_peer(config, output, job.before, PEERS[job.how])
 
 
@@ -213,6 +218,38 @@ def run_codec(config: Config, output: Path, before: int) -> dict[str, Any]:
         pool = BlockPool(layout, blocks, ReplaySolver({}).allocate)
         rounds.append({**stored(config, output, layout, ReplaySolver(record.blocks), pool), "alone": alone})
     return {**{key: median(rounds, key) for key in ("loop", "durable", "alone")}, "device": solver.device}
+
+
+def run_plain(config: Config, output: Path, before: int) -> dict[str, Any]:
+    """Store frames, then write the bytes of the output by a plain program, and return the seconds of the program.
+
+    One thread writes them into a reserved file, or a thread for each core into as many files as the output has.
+    """
+    device = run_gsio(config, output, before)["device"]
+    files = sorted(path for path in output.rglob("*") if path.is_file()) if output.is_dir() else [output]
+    contents = [path.read_bytes() for path in files]
+    again = Path(tempfile.mkdtemp(dir=output.parent))
+    os.sync()
+    reserved = None
+    if not output.is_dir():
+        reserved = os.open(again / "plain", os.O_WRONLY | os.O_CREAT)
+        os.posix_fallocate(reserved, 0, len(contents[0]))
+    start = time.perf_counter()
+    if reserved is not None:
+        for place in range(0, len(contents[0]), PIECE_BYTES):
+            os.pwrite(reserved, memoryview(contents[0])[place : place + PIECE_BYTES], place)
+    else:
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            list(threads.map(lambda number: (again / str(number)).write_bytes(contents[number]), range(len(contents))))
+    handed = time.perf_counter() - start
+    if reserved is not None:
+        os.fsync(reserved)
+        os.close(reserved)
+    else:
+        Folder(again).sync()
+    durable = time.perf_counter() - start
+    empty(again)
+    return {"loop": handed, "durable": durable, "device": device}
 
 
 def run_peer(config: Config, output: Path, before: int, contender: Contender) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import errno
 import os
 import sys
-import traceback
+from importlib import import_module
+from typing import NoReturn
 
 import click
 
 from gsio import __version__
-from gsio.cli import bench, config, convert, inspect, look, run
-from gsio.cli.options import Group
 from gsio.errors import NO_THREAD, GsioError, StorageError, ToldError, is_without_thread
 from gsio.processes import Terminated, launched, leave_to_first, terminable
 from gsio.streams import error_of, open_outputs, say
@@ -19,21 +18,48 @@ MADE = dict.fromkeys(("run", "profile", "repair", "export", "movie"), "; nothing
     "frames": "; the pictures that were written are whole"
 }
 
+# The commands, each with its module and the first sentence of its help: to list them, none is imported.
+COMMANDS = {
+    "run": ("run", "Simulate and save every frame."),
+    "view": ("look", "Show outputs in the browser, also while a run writes them."),
+    "info": ("inspect", "Print the frames, fields, status and configuration of an output."),
+    "verify": ("inspect", "Decode every frame of an output, and report what is damaged."),
+    "repair": ("convert", "Rebuild an output that cannot be read from its journal."),
+    "export": ("convert", "Write the frames of an output in another format."),
+    "frames": ("look", "Draw frames of an output as pictures."),
+    "movie": ("look", "Make a movie of the frames of an output."),
+    "presets": ("config", "List the shipped configurations, and the patterns they make."),
+    "config": ("config", "Show configurations."),
+    "doctor": ("inspect", "Describe this machine, and say what is missing to use its GPU."),
+    "profile": ("run", "Run a job, and report what limits the run."),
+    "bench": ("bench", "Measure the performance of this machine."),
+}
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    """The group of `COMMANDS`, each of which is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"gsio.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Run Gray-Scott simulations and save every frame while the GPU keeps computing.
 
     The main job: gsio run --output run.h5
     """
-
-
-for _command in (
-    run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, look.movie,
-    config.presets, config.config, inspect.doctor, run.profile, bench.bench,
-):  # fmt: skip
-    cli.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,11 +76,34 @@ def main(arguments: list[str] | None = None) -> int:
     if lost is not None and lost.errno != errno.EPIPE and code == 0 and arguments[0] not in MADE:
         code = _fail(f"stdout: {lost.strerror}; expected to write the results there; send them to another place", 74)
     if is_program and code == StorageError.exit_code:
-        sys.stderr.flush()
-        if "mpi4py.MPI" in sys.modules:
-            sys.modules["mpi4py.MPI"].Finalize()  # else the launcher would call this an abort
-        os._exit(code)  # after a failed write HDF5 can crash when Python frees the objects of the file
+        _leave(code)  # after a failed write HDF5 can crash when Python frees the objects of the file
     return code
+
+
+def program() -> NoReturn:
+    """Run the command line of this process, and end it.
+
+    Python would free every object first, and CUDA what a GPU holds: the system is faster. Where a launcher of MPI
+    or a profiler watches how the process ends, it ends in the usual way.
+    """
+    code = main()
+    watched = "mpi4py.MPI" in sys.modules or "CUDA_INJECTION64_PATH" in os.environ
+    if "numpy" in sys.modules and not watched:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, after what libraries have asked Python to do at its end."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].Finalize()  # else the launcher would call this an abort
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -89,6 +138,8 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, code: int, *, debug: bool = False) -> int:
     if debug:
+        import traceback
+
         traceback.print_exc()
     say(f"gsio: error: {' '.join(message.split())}", err=True)
     return code

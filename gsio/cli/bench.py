@@ -19,6 +19,7 @@ TABLES = {
     "compute": "Measure the time steps alone, beside other libraries.",
     "storage": "Measure how fast frames are saved, beside other libraries. Every format is measured.",
     "transfer": "Measure the way of a frame from the GPU to the host. The time is compared with that of a step.",
+    "startup": "Measure how long commands take to start, beside programs that only import what the commands need.",
     "scaling": (
         "Measure runs of growing size. The grid, the steps between two frames, and the encoding threads vary. With "
         "--devices, measure the time steps of one grid on several GPUs instead."

@@ -21,7 +21,10 @@ from gsio.streams import error_of, say
 )
 @debug_option
 def info(path: Path, follow: bool, debug: bool) -> None:
-    """Print the frames, fields and status of an output, and the configuration of its run or else its content."""
+    """Print the frames, fields, status and configuration of an output.
+
+    An output that no run of Gray-Scott made has its content instead of a configuration.
+    """
     from gsio.run.status import follow as follow_run
     from gsio.run.status import open_committed, state_of
 

@@ -1,7 +1,7 @@
 """Commands that simulate: run and profile."""
 
 import functools
-import uuid
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from gsio.cli.options import (
     overwrite_option,
     quiet_option,
 )
-from gsio.config import Config
+from gsio.config import AUTO, BACKENDS, Config, parse_devices
 from gsio.errors import ToldError, UsageError
 from gsio.processes import launched, leave_to_first
 from gsio.streams import say
@@ -116,7 +116,10 @@ def run(
 
     CONFIG is a TOML file that changes some of the keys that 'gsio config show' lists.
     """
-    import structlog
+    if ranks is None and (config.run.backend == AUTO or BACKENDS[config.run.backend].cuda):
+        from gsio.machine import wake
+
+        wake(parse_devices("run.devices", config.run.devices) or (config.run.device,))
 
     from gsio import log
     from gsio.look.beside import shown
@@ -131,7 +134,7 @@ def run(
         log.configure(log_format, silent=True)  # rank 0 speaks for all
         assist(ranks)
         return
-    structlog.contextvars.bind_contextvars(run=uuid.uuid4().hex[:8])
+    log.name_run(os.urandom(4).hex())
     with shown(output, wanted=view):
         with metrics(metrics_port) as show, run_progress(quiet=quiet) as bar:
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.codec.interface import Codec, Hdf5Filter, Kernels
 
 FILTER = 32001  # the registered number of Blosc among the filters of HDF5
 FILTER_VERSIONS = 2, 2  # the versions of the filter and of Blosc's format
+SHUFFLE = 1  # Blosc shuffles bytes
 CODES = {"lz4": 1, "zstd": 5}  # the numbers of Blosc's compressors in the filter
 HEADER_BYTES, FORMAT = 16, 2  # each chunk begins with a header, whose first byte is the format
 SEGMENT_BYTES = 8 << 10  # a GPU encodes a segment in one piece; many fit into its shared memory side by side
@@ -46,6 +46,8 @@ def decode(encoded: Any, itemsize: int, nbytes: int) -> Any:
     decoded, size = (int.from_bytes(header[start : start + 4], "little") for start in (4, 12))
     if (size, decoded) != (len(encoded), nbytes):
         raise ValueError(f"expected {len(encoded)} bytes that become {nbytes}, found {size} that become {decoded}")
+    from numcodecs import blosc
+
     return blosc.decompress(encoded)
 
 
@@ -66,17 +68,19 @@ def _codec(parameters: Callable[[int], Blosc], kernels: Kernels | None = None) -
     cname, code = name.encode(), CODES[name]
 
     def encode(chunk: NDArray[np.uint8], itemsize: int, level: int) -> Any:
+        from numcodecs import blosc  # takes as long as all codecs together, and a GPU does not need it
+
         _, clevel, blocksize = parameters(level)
-        return blosc.compress(chunk, cname, clevel, blosc.SHUFFLE, blocksize, itemsize)
+        return blosc.compress(chunk, cname, clevel, SHUFFLE, blocksize, itemsize)
 
     def hdf5(itemsize: int, nbytes: int, level: int) -> dict[str, Any]:
-        options = (*FILTER_VERSIONS, itemsize, nbytes, parameters(level).clevel, int(blosc.SHUFFLE), code)
+        options = (*FILTER_VERSIONS, itemsize, nbytes, parameters(level).clevel, SHUFFLE, code)
         return {"compression": FILTER, "compression_opts": options, "allow_unknown_filter": True}
 
-    def zarr(level: int) -> list[Any]:
-        from zarr.codecs import BloscCodec
-
-        return [BloscCodec(**parameters(level)._asdict(), shuffle="shuffle")]
+    def zarr(itemsize: int, level: int) -> list[dict[str, Any]]:
+        _, clevel, blocksize = parameters(level)
+        how = {"typesize": itemsize, "cname": name, "clevel": clevel, "shuffle": "shuffle", "blocksize": blocksize}
+        return [{"name": "blosc", "configuration": how}]
 
     return Codec(
         name=name,

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from crc32c import crc32c
-from numcodecs import Shuffle
 from numpy.typing import NDArray
 
 from gsio.frames.block import Block
@@ -27,6 +26,8 @@ def set_checksums(block: Block, first: int, last: int) -> None:
 
 def frame_checksum(planes: Sequence[NDArray[Any]], byte_planes: bool) -> int:
     """Return the checksum of a frame from its fields, stored values in C order; `byte_planes` is that of its codec."""
+    from numcodecs import Shuffle
+
     checksum = 0
     for plane in map(np.ascontiguousarray, planes):
         checksum = crc32c(Shuffle(plane.itemsize).encode(plane) if byte_planes else plane.data, checksum)

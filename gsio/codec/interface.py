@@ -76,8 +76,8 @@ class Codec(NamedTuple):
     levels
         The values that `output.level` may have.
     hdf5, zarr
-        The filters of HDF5; and the function from the level to zarr-python's compressors. None where the format cannot
-        hold such chunks.
+        The filters of HDF5; and the function from the bytes of a value, and the level, to the metadata of the codecs
+        of Zarr. None where the format cannot hold such chunks.
     byte_planes
         Whether `encode` gets all first bytes of the values, then all second bytes, …; else it gets C order.
     raw
@@ -92,7 +92,7 @@ class Codec(NamedTuple):
     decode: Callable[[Any, int, int], Any]
     levels: range
     hdf5: Hdf5Filter | None
-    zarr: Callable[[int], list[Any]] | None
+    zarr: Callable[[int, int], list[dict[str, Any]]] | None
     byte_planes: bool = False
     raw: bool = False
     kernels: Kernels | None = None

@@ -9,6 +9,6 @@ NONE = Codec(
     decode=lambda encoded, itemsize, nbytes: encoded,
     levels=range(10),
     hdf5=Hdf5Filter((), lambda itemsize, nbytes, level: {}),
-    zarr=lambda level: [],
+    zarr=lambda itemsize, level: [],
     raw=True,
 )

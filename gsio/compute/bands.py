@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gsio.config import Config
 from gsio.errors import UsageError
 from gsio.frames.chunking import Chunking
+from gsio.log import log
 from gsio.model.start import Start
-
-log = structlog.get_logger()
 
 MOST_DEPTH = 1024  # rows of a halo that are worth a thought: an exchange costs less than so many rows
 

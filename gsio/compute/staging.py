@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.compute import why_too_old
@@ -16,12 +15,11 @@ from gsio.errors import UsageError
 from gsio.frames.block import Block
 from gsio.frames.content import Dtype
 from gsio.frames.layout import BlockLayout
+from gsio.log import log
 from gsio.machine import one_line
 
 DTYPES = {*get_args(Dtype), "bool"}  # bool as 0 and 1
 CUDA = 2, 13  # device types of DLPack: memory of a GPU, and memory that it shares with the host
-
-log = structlog.get_logger()
 
 
 class Plane(NamedTuple):

@@ -1,6 +1,6 @@
 """The origin of an export: the attributes of its run, with the export in the history."""
 
-import secrets
+import os
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ def attributes_of(selection: Selection) -> dict[str, Any]:
     """Return the provenance of the run, with this export in its history, and the selection."""
     known = selection.stack.attributes
     kept = portable({name: known[name] for name in known if name not in ("status", "ended", DAMAGED, *OF_ARRAYS)})
-    kept["output_id"] = secrets.token_hex(16)
+    kept["output_id"] = os.urandom(16).hex()
     kept["history"] = f"{kept['history']}\n{history_line()}"
     if selection.stack.is_of_run:
         kept["config"] = _config_of(selection).to_toml()

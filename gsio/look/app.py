@@ -15,15 +15,13 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-import structlog
 import trio
 
 from gsio.frames.content import NAME
+from gsio.log import log
 from gsio.look.live import Live, event
 from gsio.look.proxies import Proxies, Wanted, make_proxies
 from gsio.look.source import GROUP, WINDOW_CELLS, Snapshot, Source, coarse_to_fine, finite, values_at, window
-
-log = structlog.get_logger()
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

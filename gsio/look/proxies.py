@@ -1,11 +1,10 @@
 """Proxies: small 8-bit pictures of all frames, made when the page asks for them, and ahead of it while nobody waits."""
 
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from gsio.look.source import GROUP, Snapshot
 from gsio.machine import usable_cores
+from gsio.processes import give_way
 
 MOST_NBYTES = 256 << 20  # the deflated groups that are kept take no more
 AHEAD = 8  # groups are made ahead, and no more, once three quarters of `MOST_NBYTES` are kept
@@ -111,8 +111,7 @@ class Proxies:
 
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
-        with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # on Linux, this thread alone gives way
+        give_way()
         while (wanted := self._next()) is not None:
             try:
                 self._keep(wanted, _deflated(wanted, self._rest))

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
 from gsio.config import Config, with_absolute_paths
 from gsio.errors import DataError, GsioError, UsageError
 from gsio.files import new_file, publish, require_new, temporary_beside
+from gsio.log import log
 from gsio.profile import nsys
 from gsio.profile.lanes import check_plot, draw_lanes
 from gsio.profile.overlap import Report, overlap
@@ -23,8 +22,6 @@ from gsio.run.simulate import simulate
 from gsio.trace import timeline
 
 FAILED = {GsioError.exit_code, *(kind.exit_code for kind in GsioError.__subclasses__()), 130, 143}
-
-log = structlog.get_logger()
 
 
 def profile(

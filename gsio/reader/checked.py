@@ -184,7 +184,9 @@ class _Zarr:
             _expect(cut and at_end, f"{name}: expected shards of gsio, not others")
             codecs = list(outer.codecs)
         codec = CODECS.get(content.compression)
-        same = codec and codec.zarr and _kinds(codecs) == [BytesCodec, *_kinds(codec.zarr(content.level))]
+        same = codec and codec.zarr and [kind.to_dict()["name"] for kind in codecs] == [
+            "bytes", *(how["name"] for how in codec.zarr(array.dtype.itemsize, content.level))
+        ]  # fmt: skip
         _expect(same, f"{name}: expected the codecs of {content.compression}, found {', '.join(map(str, codecs))}")
 
 

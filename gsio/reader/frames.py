@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from gsio.codec import Codec, decode
@@ -267,6 +266,8 @@ def decoding_threads(fields: Sequence[Frames], most_nbytes: int = sys.maxsize) -
     try:
         check_threads(at_once)
     except GsioError:
+        from numcodecs import blosc
+
         blosc.use_threads = False  # it has threads of its own for the main one
         yield map
         return

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.config import Map, Parameter
@@ -17,14 +16,12 @@ from gsio.draw.limits import Limits, limits_of, parse_limits
 from gsio.draw.picture import Bar, Canvas, caption, check_scale, image, index, palette, png, resize, sheet
 from gsio.errors import DataError
 from gsio.inputs import printable
-from gsio.log import configure
+from gsio.log import configure_unless_done, log
 from gsio.reader.selection import Frame, Selection, select
 from gsio.reader.stack import Stack
 
 WIDEST = np.array([1.23e-40, 2.34e-40])  # values that take as many characters as any from 0 to 1
 THUMBNAILS, THUMBNAIL_PIXELS = 8, 120  # pictures in a notebook, and the pixels of their longest side
-
-log = structlog.get_logger()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +134,7 @@ def drawing(
 
 def warn_of(lost: Mapping[int, str]) -> None:
     """Name the frames that cannot be read on stderr, those of a chunk together: `lost` has the reason for each."""
-    if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("text")
+    configure_unless_done()
     for why in dict.fromkeys(lost.values()):
         log.warning(f"a picture is left out: {why}")
 

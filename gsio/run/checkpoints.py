@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import structlog
 from crc32c import crc32c
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from gsio.config import Config
 from gsio.errors import DataError
 from gsio.files import publish, set_aside, sync_folder, temporary_beside
 from gsio.inputs import open_regular, read_npz
+from gsio.log import log
 from gsio.model.gray_scott import Field
 from gsio.reader import Stack
 from gsio.run.trees import KINDS
@@ -32,8 +32,6 @@ KEYS_THAT_MAY_CHANGE = {
     "run.frames", "run.backend", "run.device", "run.devices", "run.threads", "run.checkpoint_every", "run.max_walltime",
     "output.threads", "output.memory",
 }  # fmt: skip
-
-log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):

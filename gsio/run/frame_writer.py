@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, get_args
 
 import numpy as np
-import structlog
 from msgspec.structs import asdict, replace
 
 from gsio.compute.staging import Plane, can_hold, plane_of
@@ -22,7 +21,7 @@ from gsio.config.units import shortened
 from gsio.errors import DataError, GsioError, UsageError, storage_errors
 from gsio.frames.content import Content, Dtype, axes_of, quantities_of, quantity_of
 from gsio.frames.metadata import attributes_of_caller
-from gsio.log import configure
+from gsio.log import configure_unless_done, log
 from gsio.reader import Stack
 from gsio.run import checkpoints, trees
 from gsio.run.appender import Appender
@@ -32,8 +31,6 @@ from gsio.run.summary import Summary
 from gsio.streams import say
 from gsio.writer.formats import format_of
 from gsio.writer.journal import Journal
-
-log = structlog.get_logger()
 
 Described = Mapping[str, Any]  # the words "long_name" and "units"
 
@@ -114,8 +111,7 @@ class FrameWriter:
         memory: str = "",
         threads: int = 0,
     ) -> None:
-        if not structlog.is_configured():  # called from a program that has said nothing about logging
-            configure("text", quiet=True)
+        configure_unless_done()
         self.path = place_of(path, resume)
         self._began, self._process = clock(), os.getpid()
         self._overwrite, self._threads, self._memory = overwrite, threads, memory

@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
 from gsio.config import Config, parse_walltime
 from gsio.files import changed, require_same
+from gsio.log import log
 from gsio.machine import free_space
 from gsio.run.progress import Observe, Progress
 
 MARGIN_SECONDS = 5.0  # to close the file and write the checkpoint
 SPACE_SECONDS = 10.0  # between two looks at the output and its disk
 SLURM = "SLURM_JOB_END_TIME"  # seconds since 1970, set by Slurm for a job with a time limit
-
-log = structlog.get_logger()
 
 
 def time_limit(config: Config) -> float | None:

@@ -15,7 +15,6 @@ from gsio.run import checkpoints
 from gsio.run.resume import Load, Restart, find_restart
 from gsio.trace import Trace
 from gsio.writer import format_of
-from gsio.writer.hdf5 import is_open_here
 from gsio.writer.journal import Journal, is_journal, journal_of
 from gsio.writer.session import NOTHING, Earlier, Session, open_session
 from gsio.writer.status_file import is_status, status_of
@@ -70,10 +69,13 @@ def check_output(
     if not form.is_folder and output.is_dir():
         raise UsageError(f"{words.output}: '{output}' is a folder; expected the name of a file")
     goes_on = resume != "no" and os.path.lexists(output)
-    if goes_on and not form.is_folder and is_open_here(output):
-        raise UsageError(
-            f"{words.resume}: expected an output that is closed, but this process has '{output}' open; close it"
-        )
+    if goes_on and not form.is_folder:
+        from gsio.writer.hdf5 import is_open_here
+
+        if is_open_here(output):
+            raise UsageError(
+                f"{words.resume}: expected an output that is closed, but this process has '{output}' open; close it"
+            )
     replaces: Replaces | None = form.is_output
     if goes_on:
         replaces = os.path.lexists

@@ -9,15 +9,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import structlog
 import trio
 
 from gsio.compute.solver import Solver
-from gsio.config import Config
+from gsio.config import BACKENDS, Config
 from gsio.errors import NO_THREAD, GsioError, Interrupted
 from gsio.frames.block import Block, EncodedBlock, FilledBlock
 from gsio.frames.content import Content
 from gsio.frames.metadata import frame_steps
+from gsio.log import log
+from gsio.processes import give_way
 from gsio.run.balance import Balance
 from gsio.run.checkpoints import Checkpointer
 from gsio.run.progress import Observe, Progress, progress_of
@@ -28,8 +29,6 @@ from gsio.trace import placed
 from gsio.writer.session import Session
 
 OBSERVE_SECONDS = 0.25
-
-log = structlog.get_logger()
 
 
 class Pipeline:
@@ -66,6 +65,7 @@ class Pipeline:
         self._nbytes_before = session.writer.nbytes if session.earlier.frames else 0
         self._compute_seconds = self._link_seconds = 0.0
         self._reason = ""
+        self._gives_way = solver.backend in BACKENDS and BACKENDS[solver.backend].compiles
 
     def run(self, observers: Sequence[Observe] = ()) -> None:
         """Compute and commit all frames, then close the output; raise the error that ended the run early.
@@ -135,9 +135,7 @@ class Pipeline:
             name = f"rank {self._ranks.number}" if self._ranks is not None else ""
             with self.trace.span("loop", 0), placed(name):
                 try:
-                    session.start(
-                        self.solver.wait, self._inspect, lambda frame: log.debug("block committed", frame=frame)
-                    )
+                    session.start(self._wait, self._inspect, lambda frame: log.debug("block committed", frame=frame))
                     self._compute()
                 finally:
                     session.finish()
@@ -147,6 +145,16 @@ class Pipeline:
         finally:
             self.finished = time.perf_counter()  # a checkpoint that is being saved does not belong to the loop
             session.close(status)
+
+    def _wait(self, block: FilledBlock) -> None:
+        """Return when the frames of a block are in its memory; called by the threads that encode.
+
+        They give way to compiled threads of a solver, which meet many times a frame: all would wait for one whose core
+        encodes. The pool gives them their time: the solver waits where they do not keep up.
+        """
+        if self._gives_way:
+            give_way()
+        self.solver.wait(block)
 
     def _compute(self) -> None:
         """Fill blocks with frames until all are computed or the run is to stop."""

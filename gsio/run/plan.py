@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import structlog
 
 from gsio.codec import CODECS
 from gsio.compute import devices_of, numba_compiles, why_too_old
@@ -20,10 +19,9 @@ from gsio.frames.chunking import Chunking
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.frames.sizes import Sizes, default_sizes
+from gsio.log import log
 from gsio.machine import available_memory, find_driver, how_to_install_cupy, one_line, usable_cores
 from gsio.writer import format_of
-
-log = structlog.get_logger()
 
 
 class RunPlan(NamedTuple):

@@ -11,14 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
-
 from gsio.frames.format import FrameFormat
+from gsio.log import log
 from gsio.writer.session import Session
 
 LOG_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 
 class Throughput(NamedTuple):

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
 from gsio.frames.block import Block
 from gsio.frames.metadata import DAMAGED
+from gsio.log import log
 from gsio.reader import Stack, open_stack
 from gsio.run.checkpoints import Checkpoint, SavedState
 from gsio.run.repair import rebuild
@@ -19,8 +19,6 @@ from gsio.writer.journal import Journal
 from gsio.writer.session import Earlier
 
 State = TypeVar("State", bound=Checkpoint | SavedState)
-
-log = structlog.get_logger()
 
 
 class Restart(NamedTuple, Generic[State]):

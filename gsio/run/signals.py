@@ -6,16 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import structlog
 import trio
+
+from gsio.log import log
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 STOPPING = (
     "stopping when the frames already computed are written; a second signal drops them",
     "stopping after the block being written; a third signal aborts",
 )
-
-log = structlog.get_logger()
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """A run from end to end: its arguments are checked, its pipeline is built and run, and its end is recorded."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.compute import open_solver
@@ -17,13 +17,14 @@ from gsio.errors import DataError, UsageError
 from gsio.files import require_new
 from gsio.frames.block import BlockPool
 from gsio.frames.content import Content
-from gsio.log import configure
+from gsio.frames.layout import BlockLayout
+from gsio.log import configure_unless_done, log
 from gsio.model.gray_scott import Field, check_stability
 from gsio.model.start import Start
 from gsio.run import checkpoints
 from gsio.run.checkpoints import Checkpoint, Checkpointer, check_same_run
 from gsio.run.initial import initial_state, rates
-from gsio.run.joint import open_share
+from gsio.run.joint import Share, open_share
 from gsio.run.limits import limits, time_limit
 from gsio.run.output import Resume, beside, check_output, open_output, place_of, restart
 from gsio.run.pipeline import Pipeline
@@ -36,11 +37,9 @@ from gsio.run.summary import Summary, summarise
 from gsio.run.tunings import recall, remember
 from gsio.trace import Trace
 from gsio.trace.timeline import Timeline
-from gsio.writer.journal import Journal
+from gsio.writer.journal import Journal, journal_of
 from gsio.writer.provenance import root_attributes
 from gsio.writer.session import NOTHING
-
-log = structlog.get_logger()
 
 
 def simulate(
@@ -85,19 +84,19 @@ def simulate(
     DivergenceError, StorageError, Interrupted
         The run ended early; every committed frame is in the file.
     """
-    if not structlog.is_configured():  # called from a program that has said nothing about logging
-        configure("text", quiet=True)
+    configure_unless_done()
     began, output = time.perf_counter(), place_of(output, resume)
     how: dict[str, Any] = {"overwrite": overwrite, "resume": resume, "discard_after": discard_after}
     check_stability(config.model, *rates(config))
     check_output(output, **how)
     timeline, config, end = timeline_of(timeline, output), with_codec(config, output), time_limit(config)
+    opened = _open(config, output, None, None) if ranks is None and _begins(output, resume) else None
     with Journal(output) as journal:
         before = _find_restart(config, output, journal, how)
         if _is_done(config, output, journal, before, ranks):
             return None
         trace = Trace(Timeline() if timeline is not None else None)
-        pipeline = _pipeline(config, output, journal, before, trace, ranks, overwrite=overwrite)
+        pipeline = _pipeline(config, output, journal, before, trace, opened, ranks, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     return _summary(pipeline, output, time.perf_counter() - began)
 
@@ -177,17 +176,24 @@ def _saved(timeline: Timeline | None, path: Path | None) -> Iterator[None]:
                 log.warning(f"there is no timeline: {error}")  # the error that ended the run is the one to raise
 
 
-def _pipeline(
-    config: Config,
-    output: Path,
-    journal: Journal,
-    before: Restart[Checkpoint] | None,
-    trace: Trace,
-    ranks: Ranks | None,
-    *,
-    overwrite: bool,
-) -> Pipeline:
-    """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
+def _begins(output: Path, resume: Resume) -> bool:
+    """Return whether a run begins, and finds no journal: it opens its solver before it makes one.
+
+    Solvers can compile for a minute, and a kill meanwhile then leaves nothing.
+    """
+    return not (os.path.lexists(journal_of(output)) or (resume != "no" and os.path.lexists(output)))
+
+
+class _Opened(NamedTuple):
+    """The layout of whole frames, what this process does of a run, and a checksum of the rates."""
+
+    layout: BlockLayout
+    share: Share
+    rates: int
+
+
+def _open(config: Config, output: Path, before: Restart[Checkpoint] | None, ranks: Ranks | None) -> _Opened:
+    """Plan a run that begins, or extends the output `before`, and open its solver."""
     kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
     planned = plan(config, output, *kept, bands=ranks.count if ranks is not None else 1)
     state = before.checkpoint if before is not None else None
@@ -197,18 +203,36 @@ def _pipeline(
         raise DataError("--resume: the maps of feed or kill are not those of the checkpoint; put these back")
     resumed = Start(state.u, state.v, feed, kill) if state is not None else None
     share = open_share(planned, output, before.earlier if before is not None else NOTHING, resumed, ranks)
+    return _Opened(planned.layout, share, checksum)
+
+
+def _pipeline(
+    config: Config,
+    output: Path,
+    journal: Journal,
+    before: Restart[Checkpoint] | None,
+    trace: Trace,
+    opened: _Opened | None,
+    ranks: Ranks | None,
+    *,
+    overwrite: bool,
+) -> Pipeline:
+    """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
+    if opened is None or before is not None:
+        opened = _open(config, output, before, ranks)
+    layout, share, checksum = opened
     solver, pool = share.solver, BlockPool(share.layout, share.blocks, share.solver.allocate)
     output_id = before.output_id if before is not None else ""
     attributes = root_attributes(config, solver.backend, solver.device, output_id)
 
     def save(frames: int, u: Field, v: Field) -> None:
         if ranks is not None:
-            u, v = ranks.gather(frames, u, v, planned.layout.frame.shape)
+            u, v = ranks.gather(frames, u, v, layout.frame.shape)
         checkpoints.save(output, Checkpoint(attributes["output_id"], frames, u, v, config.to_toml(), checksum))
 
     session = open_output(
         output, Content.of(config), attributes, journal, pool, share.threads, trace, before,
-        overwrite=overwrite, layout=planned.layout, earlier=share.earlier,
+        overwrite=overwrite, layout=layout, earlier=share.earlier,
     )  # fmt: skip
     if ranks is not None:
         session.writer = ranks.join(share.bands, session.writer)

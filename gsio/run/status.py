@@ -10,10 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from gsio.errors import DataError, Interrupted, TakenError
 from gsio.files import publish, temporary_beside
+from gsio.log import bound, log
 from gsio.processes import started_at
 from gsio.reader import Stack, open_stack
 from gsio.reader.verify import LOOK_SECONDS, LOOKS
@@ -23,8 +22,6 @@ from gsio.writer.status_file import is_alive, is_status, read_status, status_of
 
 STATUS_SECONDS = 1.0  # at least, between two versions of the file
 FOLLOW_SECONDS = 0.5
-
-log = structlog.get_logger()
 
 
 @contextmanager
@@ -75,7 +72,7 @@ def _status(now: Progress, before: Progress | None, state: str) -> str:
     throughput = now.throughput._asdict()
     values = {
         "state": state,
-        **structlog.contextvars.get_contextvars(),  # the id of the run
+        **bound(),  # the id of the run
         "frame": throughput.pop("frames"),
         "frames": now.frames_total,
         **{key: value and round(value, 3) for key, value in throughput.items()},

@@ -14,19 +14,17 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.errors import DataError, UsageError
 from gsio.inputs import parse_json
+from gsio.log import log
 
 # A state that is larger is refused when it is saved, and a file that holds one when it is read.
 DEPTH = 100  # containers in each other
 LEAVES = 1 << 15  # arrays; the directory of an .npz has to stay below the limit of `gsio.inputs`
 TEXT_NBYTES = 4 << 20
 KINDS = "biufcmMSU"  # of dtypes; others have no bits that an .npz can hold
-
-log = structlog.get_logger()
 
 
 def flatten(state: Any) -> tuple[str, list[NDArray[Any]]]:

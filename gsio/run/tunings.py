@@ -1,11 +1,11 @@
 """What gsio has measured for this user, in one file: tilings of jobs on a GPU, and the time to compile for a CPU."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from gsio.files import temporary_beside
+from gsio.machine import cache_folder
 
 
 def recall(name: str) -> Any:
@@ -25,7 +25,7 @@ def remember(name: str, record: Any) -> Path:
 
 
 def _path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsio" / "tilings.json"
+    return cache_folder() / "tilings.json"
 
 
 def _records() -> dict[str, Any]:

@@ -1,13 +1,10 @@
 """The check of the values of a run: a warning at the first one outside 0 to 1, an error at one that is not finite."""
 
-import structlog
-
 from gsio.errors import DivergenceError
 from gsio.frames.block import Block
 from gsio.frames.layout import STATISTICS
+from gsio.log import log
 from gsio.model.gray_scott import values_outside
-
-log = structlog.get_logger()
 
 
 class ValueCheck:

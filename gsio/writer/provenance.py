@@ -3,7 +3,6 @@
 import datetime
 import os
 import platform
-import secrets
 import shlex
 import socket
 import sys
@@ -58,7 +57,7 @@ def root_attributes(recorded: Config | Content, backend: str, device: str, outpu
         "title": title,
         "source": f"gsio {__version__}",
         "history": history_line(),
-        "output_id": output_id or secrets.token_hex(16),
+        "output_id": output_id or os.urandom(16).hex(),
         "gsio_version": __version__,
         "gsio_commit": commit(),
         name: recorded.to_toml(),

@@ -8,6 +8,9 @@ from contextlib import suppress
 
 from gsio.files import LIBC
 
+# The least time between two beginnings: a fast run into the page cache would lose a third of its speed to more of them.
+PAUSE_SECONDS = 0.25
+
 
 class Writeback:
     """Lets the disk begin to write files.
@@ -15,17 +18,17 @@ class Writeback:
     It has a thread of its own, because the call waits while the disk is busy; that took half of the time of a writer.
     """
 
-    def __init__(self, begin: Callable[[], object], pause: float = 0.0) -> None:
-        """Let `start` call `begin`, at most once in `pause` seconds."""
-        self._begin, self._pause = begin, pause
+    def __init__(self, begin: Callable[[], object]) -> None:
+        """Let `start` call `begin`, at most once in `PAUSE_SECONDS`."""
+        self._begin = begin
         self._thread = ThreadPoolExecutor(1)
         self._started: Future[object] | None = None
-        self._due = time.monotonic() + pause
+        self._due = time.monotonic() + PAUSE_SECONDS
 
     def start(self) -> None:
-        """Begin, unless the call before has not yet returned."""
+        """Begin, unless that was a moment ago, or the call before has not yet returned."""
         if (self._started is None or self._started.done()) and time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._pause
+            self._due = time.monotonic() + PAUSE_SECONDS
             with suppress(RuntimeError):  # no thread can be started: the disk begins later
                 self._started = self._thread.submit(self._begin)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsio.bench import compute, scaling, storage, tables, transfer, verdict
+from gsio.bench import compute, scaling, startup, storage, tables, transfer, verdict
 from gsio.bench.check import checked_solver
 from gsio.bench.tables import Column, Options, Results, Row, Table, markdown
 from gsio.cli import main
@@ -46,7 +46,7 @@ def test_cells_hold_the_median_the_spread_and_the_ratio_to_the_first_row_that_ra
     ]
 
 
-@pytest.mark.parametrize("table", [verdict, compute, storage, transfer, scaling])
+@pytest.mark.parametrize("table", [verdict, compute, startup, storage, transfer, scaling])
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
 @pytest.mark.parametrize("quick", [True, False])
 def test_every_row_has_its_own_name_and_a_valid_configuration(table: Any, device: str, quick: bool) -> None:

@@ -23,7 +23,7 @@ from patience import DEADLINE
 from PIL import Image
 
 import gsio
-from gsio.cli import cli, main
+from gsio.cli import COMMANDS, cli, main
 from gsio.config import load_config, preset_names
 from gsio.reader import open_stack
 
@@ -644,11 +644,18 @@ def test_help_of_a_run_has_headings_and_the_defaults_of_the_keys_in_80_columns(
 
 def commands(group: click.Group, name: str = "gsio") -> Iterator[tuple[str, click.Command]]:
     yield name, group
-    for command in group.commands.values():
+    context = click.Context(group)
+    for command in filter(None, (group.get_command(context, each) for each in group.list_commands(context))):
         if isinstance(command, click.Group):
             yield from commands(command, f"{name} {command.name}")
         else:
             yield f"{name} {command.name}", command
+
+
+def test_the_list_of_commands_has_the_first_sentence_of_each() -> None:
+    for name, (_, text) in COMMANDS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None and (command.help or "").replace("\n", " ").startswith(text), name
 
 
 def test_every_command_and_option_explains_itself_in_sentences() -> None:

@@ -121,7 +121,9 @@ def test_stock_zarr_reads_a_chunk(codec: Codec, dtype: str, tmp_path: Path) -> N
     values = values_of("half", dtype, 3 * 70 * 500, 1).reshape(3, 70, 500)
     for level in codec.levels:
         path = tmp_path / f"{level}.zarr"
-        zarr.create_array(path, shape=values.shape, dtype=dtype, chunks=values.shape, compressors=codec.zarr(level))
+        zarr.create_array(
+            path, shape=values.shape, dtype=dtype, chunks=values.shape, compressors=codec.zarr(values.itemsize, level)
+        )
         (path / "c/0/0").mkdir(parents=True)
         (path / "c/0/0/0").write_bytes(encoded_of(codec, values.reshape(-1), level))
         assert np.asarray(zarr.open_array(path, mode="r")[:]).tobytes() == values.tobytes()

@@ -22,10 +22,8 @@ def hdf5(itemsize: int, nbytes: int, level: int) -> dict[str, Any]:
     return {"compression": "gzip", "compression_opts": level}
 
 
-def zarr(level: int) -> list[Any]:
-    from zarr.codecs.numcodecs import Zlib
-
-    return [Zlib(level=level)]
+def zarr(itemsize: int, level: int) -> list[dict[str, Any]]:
+    return [{"name": "numcodecs.zlib", "configuration": {"level": level}}]
 
 
 TOY = Codec("toy", "toy", encode, decode, range(1, 10), Hdf5Filter((1,), hdf5), zarr)

@@ -36,6 +36,7 @@ MINE = tuple(
     f"gsio.compute.{name}"
     for name in (
         "cuda.bands",
+        "cuda.cubins",
         "cuda.encoder",
         "cuda.graphs",
         "cuda.halos",
@@ -57,6 +58,7 @@ class Current(threading.local):
 current = Current()
 streams: list["Stream"] = []  # by handle, which CUDA's own functions take
 pinned: list[tuple[int, int]] = []  # address, bytes
+compiled: list[tuple[str, ...]] = []  # the options of each compilation
 used: set[str] = set()  # kinds of things used on device 1
 
 
@@ -74,8 +76,10 @@ class Owned:
 
 
 class Device:
-    def __init__(self, number: int) -> None:
-        self.id = number
+    compute_capability = "90"
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = current.device if number is None else number
         self.before: list[int] = []
 
     def __enter__(self) -> "Device":
@@ -143,7 +147,16 @@ class Kernel(Owned):
                 argument.use()
 
 
+def compile_kernels(source: str, options: tuple[str, ...]) -> tuple[bytes, None]:
+    compiled.append(options)
+    return f"kernels of {len(source)} bytes, {options}".encode(), None
+
+
 class Module(Owned):
+    def __init__(self, *, path: str = "", code: str = "", **_: Any) -> None:
+        super().__init__()
+        self.path, self.code = path, code
+
     def get_function(self, name: str) -> Kernel:
         self.use()
         return Kernel()
@@ -227,7 +240,7 @@ def properties(device: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cupy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put the stand-in in the place of CuPy, and let the modules that import CuPy be imported anew."""
     fake: Any = ModuleType("cupy")
     fake.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
@@ -241,6 +254,9 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     fake.cuda = ModuleType("cupy.cuda")
     fake.cuda.Device, fake.cuda.Stream, fake.cuda.Event = Device, Stream, Event
     fake.cuda.get_elapsed_time = elapsed
+    fake.cuda.compiler = SimpleNamespace(compile_using_nvrtc=compile_kernels)
+    compiled.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fake.cuda.alloc_pinned_memory = fake.cuda.PinnedMemory = allocate_pinned
     fake.cuda.PinnedMemoryPointer = lambda memory, offset: memory
     fake.cuda.runtime = SimpleNamespace(
@@ -254,6 +270,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         deviceCanAccessPeer=lambda one, other: one == current.device != other,
         deviceEnablePeerAccess=lambda other: None,
         hostAllocPortable=1,
+        runtimeGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 13000,
         deviceSynchronize=lambda: None,
     )
     before = {name: sys.modules.pop(name, None) for name in ("cupy", "cupy.cuda", *MINE)}
@@ -407,3 +425,21 @@ def test_the_memory_that_counts_is_that_of_the_device_of_the_run(make_config: Ma
         open_solver(config.run.backend, config, layout_of(config), 1, initial_state)
     config = on_device_1(make_config)
     open_solver(config.run.backend, config, layout_of(config), 1, initial_state)  # although device 0 is full
+
+
+@pytest.mark.usefixtures("cupy")
+def test_kernels_are_compiled_once_for_each_set_of_options_and_again_where_their_file_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gsio.compute.cuda.cubins import load_module
+
+    first, again, other = (load_module(("stage.cu",), (f"-DA={number}",)) for number in (1, 1, 2))
+    assert first.path == again.path != other.path
+    assert compiled == [("-DA=1", "-ftz=true"), ("-DA=2", "-ftz=true")]
+    Path(first.path).write_bytes(b"")
+    assert load_module(("stage.cu",), ("-DA=1",)).path == first.path
+    assert Path(first.path).read_bytes() and len(compiled) == 3
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert not load_module(("stage.cu",), ("-DA=1",)).path
+    assert load_module(("stage.cu",), ("-DA=1",)).code

@@ -37,3 +37,15 @@ def test_a_run_says_that_it_compiles_and_how_long_that_took_the_last_time(tmp_pa
     (seconds,) = json.loads(record.read_text()).values()
     assert compiled.endswith(f"={seconds}")
     assert run(tmp_path, "second.h5")[0].startswith("gsio: run started")
+
+
+def test_a_kill_while_the_solver_compiles_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    command = [sys.executable, "-m", "gsio", "run", "-o", output / "run.h5", "-r", "8", "-c", "8", "--backend", "numba"]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba"), "XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("gsio: compiling the solver")
+        process.kill()
+    assert not list(output.iterdir())

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,27 @@ def test_quiet_leaves_warnings_and_debug_adds_commits(
     written = stream.getvalue().splitlines()
     assert len(written) == len(left)
     assert all(f"a {level} event" in line for level, line in zip(left, written, strict=True))
+
+
+def test_lines_of_text_are_the_same_without_structlog_which_is_not_imported_for_them(tmp_path: Path) -> None:
+    program = """
+import sys
+if sys.argv[1] == "with":
+    import structlog
+from gsio import log
+log.configure("text")
+log.name_run("r1")
+log.log.debug("not shown")
+log.log.info("run started", frames=3)
+log.log.warning("slow\x1bdisk")
+print("structlog" in sys.modules, log.bound())
+"""
+    told = {}
+    for how in ("with", "without"):
+        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{how == 'with'} {{'run': 'r1'}}\n"
+        told[how] = done.stderr
+    assert told["with"] == told["without"] == "gsio: run started frames=3\ngsio: warning: slow\\x1bdisk\n"
 
 
 def test_events_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

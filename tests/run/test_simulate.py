@@ -59,6 +59,7 @@ class CountingSolver:
 
     def __init__(self, config: Config) -> None:
         solver = reference.solver(config, layout_of(config), initial_state(config))
+        self.backend = solver.backend
         self.advance, self.snapshot, self._fill = solver.advance, solver.snapshot, solver.fill
         self.allocate, self.wait = solver.allocate, solver.wait
         self.filled = 0

@@ -184,7 +184,7 @@ def test_an_error_of_the_disk_that_a_call_met_before_is_raised_by_the_sync(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system tells an error once: here to the call that lets the disk begin to write."""
-    monkeypatch.setattr("gsio.writer.zarr.store.WRITEBACK_SECONDS", 0)
+    monkeypatch.setattr("gsio.writer.writeback.PAUSE_SECONDS", 0)
     path, codes, began = tmp_path / "run.zarr", iter([errno.EIO]), threading.Event()
 
     def broken(fd: int) -> int:

@@ -6,10 +6,9 @@ from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any
 
-import structlog
 from numba.core import event
 
-log = structlog.get_logger()
+from gsio.log import log
 
 RECORD = "seconds to compile the CPU solver"
 

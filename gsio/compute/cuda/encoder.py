@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from gsio.codec import CODECS
 from gsio.codec.interface import Kernels
+from gsio.compute.cuda.cubins import load_module
 from gsio.compute.cuda.segments import blocks_of
-from gsio.compute.cuda.sources import CHECKSUM_THREADS, CHECKSUM_WORDS, encode_options, read
+from gsio.compute.cuda.sources import CHECKSUM_THREADS, CHECKSUM_WORDS, encode_options
 from gsio.frames.block import Block
 from gsio.frames.layout import BlockLayout
 
@@ -69,7 +70,7 @@ class ChunkEncoder:
         self._layout = layout
         self._codec = codec
         kernels = kernels_of(codec)
-        module = cupy.RawModule(code=read("chunks.cu", kernels.source), options=encode_options(kernels))
+        module = load_module(("chunks.cu", kernels.source), encode_options(kernels))
         self._checksum, self._encode, self._gather = map(module.get_function, ("checksum", "encode", "gather"))
         self._plans: dict[int, tuple[int, NDArray[np.void]]] = {}
         self._threads = kernels.threads

@@ -12,8 +12,9 @@ from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.bands import Band, Message
+from gsio.compute.cuda.cubins import load_module
 from gsio.compute.cuda.solver import CudaSolver
-from gsio.compute.cuda.sources import HALO, HALO_BLOCKS, HALO_THREADS, read
+from gsio.compute.cuda.sources import HALO, HALO_BLOCKS, HALO_THREADS
 from gsio.frames.layout import BlockLayout
 from gsio.trace import placed
 
@@ -65,7 +66,7 @@ class Lane:
         self._place = placed(f"GPU {device}")
         with self.device:
             self.ready = Event(disable_timing=True)
-            self.receive = cupy.RawModule(code=read("halo.cu"), options=("-std=c++17",)).get_function("receive")
+            self.receive = load_module(("halo.cu",), ("-std=c++17",)).get_function("receive")
 
     @contextmanager
     def current(self) -> Iterator[None]:

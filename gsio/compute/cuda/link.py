@@ -17,6 +17,7 @@ from cupy.cuda import Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.cuda import encoder
+from gsio.compute.cuda.cubins import load_module
 from gsio.compute.cuda.encoder import ChunkEncoder, chunks_in
 from gsio.compute.cuda.ring import (
     ANCHOR_SECONDS,
@@ -31,7 +32,6 @@ from gsio.compute.cuda.sources import (
     STAGE,
     STAGE_THREADS,
     SUMMARY_THREADS,
-    read,
     stage_blocks,
     stage_dtype,
     stage_options,
@@ -84,7 +84,7 @@ class BlockLink:
         self._layout = layout
         self._device = device
         self.compute, self._link = Stream(non_blocking=True), Stream(non_blocking=True)
-        module = cupy.RawModule(code=read(*STAGE), options=stage_options(layout.frame))
+        module = load_module(STAGE, stage_options(layout.frame))
         self._stage, self._summarise = map(module.get_function, ("stage", "summarise"))
         self.dtype = stage_dtype(layout.frame)
         self._blocks = stage_blocks(layout.frame)

@@ -18,10 +18,11 @@ from cupy.cuda import Event, Stream, runtime
 from numpy.typing import NDArray
 
 from gsio.compute.cuda import link
+from gsio.compute.cuda.cubins import load_module
 from gsio.compute.cuda.graphs import Graphs
 from gsio.compute.cuda.link import BlockLink
 from gsio.compute.cuda.ring import copy_to_host
-from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, kernel_options, read
+from gsio.compute.cuda.sources import ADVANCE, FLAG_STRIDE, kernel_options
 from gsio.compute.cuda.tiling import (
     MOST_STEPS,
     Device,
@@ -113,11 +114,8 @@ class CudaSolver:
             self.link = BlockLink(layout, self._device, pitch)
             self._compute = self.link.compute
             # The blocks of a launch of many passes wait for one another, so that all have to run at once.
-            module = cupy.RawModule(
-                code=read(*ADVANCE),
-                options=kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates),
-                enable_cooperative_groups=self.tiling.at_once,
-            )
+            options = kernel_options(config, self.tiling, self.job, self.gpu, constants.centre, rates)
+            module = load_module(ADVANCE, options, cooperative=self.tiling.at_once)
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
             self._constants = _coefficients_struct(constants, dtype)

@@ -1,13 +1,11 @@
 """The arrays and attributes of a Zarr output, and the form and place of its chunks."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import zarr
 from crc32c import crc32c
 from numpy.typing import NDArray
 
@@ -15,9 +13,9 @@ from gsio.codec import CODECS
 from gsio.frames.content import Content
 from gsio.frames.layout import BlockLayout
 from gsio.frames.metadata import QUANTIZATION, SERIES_CHUNK, quantization_attributes
-from gsio.writer.arrays import arrays_of
+from gsio.writer.arrays import ArraySpec, arrays_of
 from gsio.writer.ome import ome_attributes
-from gsio.writer.zarr.store import Folder
+from gsio.writer.zarr.store import METADATA, Folder
 
 NO_CHUNK = 2**64 - 1  # offset and size, in the index of a shard, of a chunk that is not there
 
@@ -55,33 +53,72 @@ def shard_pieces(chunks: Sequence[Any], most: int) -> list[Any]:
 
 
 def create_store(path: Path, content: Content, layout: BlockLayout, attributes: Mapping[str, Any]) -> None:
-    """Create every array and attribute, without a frame."""
-    root = zarr.open_group(path, mode="w-", zarr_format=3)
-    root.attrs.update({**attributes, "status": "running", "ended": "", **ome_attributes(content, layout, {}, ())})
+    """Create every array and attribute, without a frame.
+
+    The metadata are written here as the core specification has them: zarr-python takes longer to start than a GPU.
+    """
     how = CODECS[layout.chunks.codec].zarr
     assert how is not None  # the plan chose a codec that Zarr has
-    compressors: Any = how(layout.chunks.level) or None
-    for spec in arrays_of(content, layout):
-        if group := spec.path.rpartition("/")[0]:
-            root.require_group(group)
-        array = root.create_array(
-            spec.path,
-            shape=spec.shape,
-            dtype=spec.dtype,
-            chunks=spec.chunks,
-            shards=spec.shards,
-            compressors=compressors if spec.compressed else None,
-            dimension_names=spec.dimensions,
-            chunk_key_encoding={"name": "default", "separator": "."},  # all chunks of an array are in one folder
-        )
-        array.attrs.update(spec.attributes)
-        if spec.values is not None:
-            put_values(Folder(path), spec.path, spec.values, len(spec.values))
+    compressors = how(layout.frame.dtype.itemsize, layout.chunks.level)
+    store, nodes = Folder(path), dict[str, dict[str, Any]]()
+    specs = list(arrays_of(content, layout))
+    for spec in specs:
+        for group in reversed(PurePosixPath(spec.path).parents[:-1]):
+            nodes[str(group)] = _group({})
+        nodes[spec.path] = _array(spec, compressors if spec.compressed else [])
     if layout.frame.keep_bits:
-        root.create_array(QUANTIZATION, shape=(), dtype=np.int8).attrs.update(quantization_attributes())
-    # zarr-python warns that consolidated metadata are an extension.
-    with warnings.catch_warnings(category=UserWarning, action="ignore"):
-        zarr.consolidate_metadata(root.store)
+        nodes[QUANTIZATION] = _scalar(quantization_attributes())
+    path.mkdir()
+    for name, node in nodes.items():
+        (path / name).mkdir()
+        store.put(f"{name}/{METADATA}", json_bytes(node))
+    for spec in specs:
+        if spec.values is not None:
+            put_values(store, spec.path, spec.values, len(spec.values))
+    ordered = sorted(nodes, key=lambda name: (name.count("/"), name))
+    together = {name: nodes[name] if "shape" in nodes[name] else _group({}, {}) for name in ordered}
+    found = {**attributes, "status": "running", "ended": "", **ome_attributes(content, layout, {}, ())}
+    store.put(METADATA, json_bytes(_group(found, together)))
+
+
+def _group(attributes: Mapping[str, Any], together: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the metadata of a group; with those of all nodes in it, `together`, a reader opens one file."""
+    inline = {"kind": "inline", "must_understand": False, "metadata": together}
+    consolidated = {"consolidated_metadata": inline} if together is not None else {}
+    return {"attributes": attributes, "zarr_format": 3, **consolidated, "node_type": "group"}
+
+
+def _array(spec: ArraySpec, compressors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metadata of an array."""
+    endian = {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs = [endian if spec.dtype.itemsize > 1 else {"name": "bytes"}, *compressors]
+    if spec.shards is not None:
+        inner = {"chunk_shape": spec.chunks, "codecs": codecs}
+        index = {"index_codecs": [endian, {"name": "crc32c"}], "index_location": "end"}
+        codecs = [{"name": "sharding_indexed", "configuration": inner | index}]
+    return {
+        "shape": list(spec.shape),
+        "data_type": spec.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": spec.shards or spec.chunks}},
+        # All chunks of an array are in one folder.
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": spec.dtype.type(0).item(),
+        "codecs": codecs,
+        "attributes": spec.attributes,
+        "dimension_names": spec.dimensions,
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _scalar(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of an int8 without axes, which has attributes only."""
+    spec = ArraySpec("", np.dtype(np.int8), (), (), (), dict(attributes))
+    node = _array(spec, [{"name": "zstd", "configuration": {"level": 0, "checksum": False}}])
+    node["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": "/"}}
+    del node["dimension_names"]
+    return node
 
 
 def put_values(store: Folder, name: str, values: NDArray[Any], per_chunk: int = SERIES_CHUNK) -> None:

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from gsio.writer.writeback import Writeback
 
 METADATA = "zarr.json"
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)
-# The least time between two beginnings: a fast run into the page cache would lose a third of its speed to them.
-WRITEBACK_SECONDS = 0.25
 NAMES_ONLY = *UNSUPPORTED, errno.EISDIR, errno.ENOENT  # errors of file systems and kernels without nameless files
 
 
@@ -25,7 +22,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._nameless = O_TMPFILE != 0  # False once the file system has refused a nameless file
-        self._writeback = Writeback(self._begin, WRITEBACK_SECONDS)
+        self._writeback = Writeback(self._begin)
         self._fd: int | None = None
         self._syncing = threading.Lock()
         self._error: OSError | None = None
@@ -37,7 +34,7 @@ class Folder:
     def put(self, key: str, value: Any, *, sync: bool = False) -> None:
         """Set or replace a value, any bytes-like object; with `sync`, the disk has it before it replaces another."""
         place = self.path / key
-        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}.tmp")
+        temporary = place.with_name(f".{place.name}-{os.urandom(4).hex()}.tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:

@@ -5,6 +5,7 @@ time step adds 1, chunks are made by zlib.
 """
 
 import ctypes
+import errno
 import random
 import sys
 import threading
@@ -43,7 +44,7 @@ class Simulation:
         self.current = threading.local()
 
         class Device(nullcontext[None]):
-            id = 0
+            id, compute_capability = 0, "90"
 
         class Stream:
             def __init__(self, *_: Any, **__: Any) -> None:
@@ -107,8 +108,13 @@ class Simulation:
         def entered() -> list[Stream]:
             return getattr(device.current, "streams", [default])
 
+        def compile_nothing(*_: Any) -> Any:
+            raise OSError(errno.EROFS, "there is no place for compiled kernels")
+
+        self.__version__ = "14.0.0"
         self.cuda = SimpleNamespace(
             Device=Device,
+            compiler=SimpleNamespace(compile_using_nvrtc=compile_nothing),
             Stream=Stream,
             Event=Event,
             get_current_stream=lambda: entered()[-1],
@@ -125,6 +131,8 @@ class Simulation:
                     "minor": 0,
                 },
                 memGetInfo=lambda: (8 << 30, 8 << 30),
+                runtimeGetVersion=lambda: 13000,
+                driverGetVersion=lambda: 13000,
                 deviceSynchronize=lambda: self.go_on(lambda: not any(self.streams)),
                 hostAllocPortable=1,
                 memcpyHostToDevice=1,
@@ -338,7 +346,7 @@ def simulated(device: Simulation) -> Iterator[Any]:
     """Give the class of the solver, imported with `device` as cupy."""
     mine = (
         f"gsio.compute.cuda.{name}"
-        for name in ("bands", "encoder", "graphs", "halos", "link", "ring", "solver", "staging")
+        for name in ("bands", "cubins", "encoder", "graphs", "halos", "link", "ring", "solver", "staging")
     )
     names = ("cupy", "cupy.cuda", *mine)
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
