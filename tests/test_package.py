@@ -176,6 +176,7 @@ def test_a_command_imports_no_library_that_it_does_not_use(
 ) -> None:
     if len(arguments) > 1:
         arguments = ["run", "-r", "9", "-c", "9", "--backend", "numpy", *arguments]
-    program = f"import sys; from gsio.cli import main; code = main({arguments}); print(code, set({unused}) & set(sys.modules))"
+    found = f"set({unused}) & set(sys.modules)"
+    program = f"import sys; from gsio.cli import main; code = main({arguments}); print(code, {found})"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 set()"

@@ -53,6 +53,7 @@ backend = "auto"
 device = 0
 threads = 0
 checkpoint_every = "15m"
+devices = ""
 max_walltime = ""
 """
 OUTPUT = """
