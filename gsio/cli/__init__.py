@@ -8,7 +8,7 @@ import traceback
 import click
 
 from gsio import __version__
-from gsio.cli import bench, config, convert, inspect, look, run
+from gsio.cli import bench, config, convert, inspect, look, run, sweep
 from gsio.cli.options import Group
 from gsio.errors import NO_THREAD, GsioError, StorageError, ToldError, is_without_thread
 from gsio.processes import Terminated, launched, leave_to_first, terminable
@@ -16,7 +16,8 @@ from gsio.streams import error_of, open_outputs, say
 
 # The commands whose result is a file, so that a lost line of stdout is no failure, and what an interrupt leaves.
 MADE = dict.fromkeys(("run", "profile", "repair", "export", "movie"), "; nothing was written") | {
-    "frames": "; the pictures that were written are whole"
+    "frames": "; the pictures that were written are whole",
+    "sweep": "; the same command goes on with the sweep",
 }
 
 
@@ -31,7 +32,7 @@ def cli() -> None:
 
 for _command in (
     run.run, look.view, inspect.info, inspect.verify, convert.repair, convert.export, look.frames, look.movie,
-    config.presets, config.config, inspect.doctor, run.profile, bench.bench,
+    sweep.sweep, config.presets, config.config, inspect.doctor, run.profile, bench.bench,
 ):  # fmt: skip
     cli.add_command(_command)
 

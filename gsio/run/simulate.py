@@ -53,6 +53,7 @@ def simulate(
     timeline: Path | str | None = None,
     watch: Observe | None = None,
     ranks: Ranks | None = None,
+    cut: tuple[int, int] = (0, 0),
 ) -> Summary | None:
     """Simulate `config` and save every frame in `output`; return None if `output` has all frames already.
 
@@ -74,6 +75,8 @@ def simulate(
         inside trio. If it raises an error, the run ends with it; `gsio.errors.Interrupted` is the one for a wanted end.
     ranks
         Rank 0 of several, which share the run; the others call `gsio.run.joint.assist`.
+    cut
+        The frames, and the lines of a frame, that share a chunk of a new output; 0: the number is chosen.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def simulate(
             log.info("all frames are there already", output=str(output), frames=before.frames)
             return None
         trace = Trace(Timeline() if timeline is not None else None)
-        pipeline = _pipeline(config, output, journal, before, trace, ranks, overwrite=overwrite)
+        pipeline = _pipeline(config, output, journal, before, trace, ranks, cut, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     taken = time.perf_counter() - began
     solver = pipeline.solver
@@ -171,11 +174,12 @@ def _pipeline(
     before: Restart[Checkpoint] | None,
     trace: Trace,
     ranks: Ranks | None,
+    cut: tuple[int, int],
     *,
     overwrite: bool,
 ) -> Pipeline:
     """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
-    kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
+    kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else cut
     planned = plan(config, output, *kept, bands=ranks.count if ranks is not None else 1)
     state = before.checkpoint if before is not None else None
     feed, kill = rates(config)
