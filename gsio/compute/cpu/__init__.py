@@ -70,8 +70,11 @@ class CpuSolver:
         for field, given in zip(self._now, start[:2], strict=True):
             field[:] = given
         c = coefficients(config.model, start.feed, start.kill)
-        numbers = (dtype.type(number) for number in (c.centre, c.spread_u, c.spread_v, c.rest, c.dt))
-        self._constants = Constants._make(numbers)._replace(**({} if c.centre else {"centre": None}))
+        self._constants = Constants(
+            dtype.type(c.centre) if c.centre else None,
+            *(_rates(of_member, self._shape, dtype) for of_member in (c.spread_u, c.spread_v, c.rest)),
+            dtype.type(c.dt),
+        )
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
         self.cut = cut(members, rows, cols, threads, dtype.itemsize, self._steps)
         self._rings = _aligned((threads, self.cut.numbers), dtype)

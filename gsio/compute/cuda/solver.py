@@ -106,7 +106,9 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            self._constants = _coefficients_struct(constants, dtype)
+            self._constants = _coefficients_structs(constants, dtype)
+            if rates == 1:
+                feed = self._constants.view(dtype)  # the kernel finds the coefficients of each member there
             if rates == 2:
                 of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
@@ -166,7 +168,7 @@ class CudaSolver:
         plan["passes"], plan["steps"], plan["longer"] = passes, steps // passes, steps % passes
         blocks = min(int(plan["tiles"]), self.gpu.multiprocessors)
         fields = (*self._states[self.now], *self._states[1 - self.now])
-        arguments = (*fields, *self._rates, self._flags, plan, self._constants)
+        arguments = (*fields, *self._rates, self._flags, plan, self._constants[0])
         shared = self.tiling.shared_nbytes(self.job)
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
         self.now = (self.now + passes) % 2
@@ -247,13 +249,16 @@ def pinned_fields(frame: FrameFormat) -> tuple[Field, Field]:
     return u, v
 
 
-def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
-    """Return the struct Coefficients of ``stencil.cu``; rates that vary get the value of the first cell."""
+def _coefficients_structs(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Return the struct Coefficients of ``stencil.cu`` of each member; rates that vary by cell get the first value."""
     names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
-    struct = np.zeros((), [(name, dtype) for name in names])
-    for name in names:
-        struct[name] = np.ravel(getattr(constants, name))[0]
-    return struct
+    values = [np.ravel(getattr(constants, name)) for name in names]
+    if constants.keep_v.shape[-2:] not in ((), (1, 1)):
+        values = [value[:1] for value in values]
+    structs = np.zeros(max(map(len, values)), [(name, dtype) for name in names])
+    for name, value in zip(names, values, strict=True):
+        structs[name] = value
+    return structs
 
 
 def _upload(values: NDArray[Any], field: Any) -> None:
