@@ -7,18 +7,24 @@ from typing import Any
 
 import click
 
+from gsio.cli.look import PICTURE
 from gsio.cli.options import (
     DISPLAY,
     PATH,
     RUN,
+    SELECTION,
     Group,
     Option,
     configuration,
     debug_option,
     output_option,
+    overwrite_option,
     quiet_option,
 )
 from gsio.cli.run import refuse_ranks
+from gsio.config import parse_assignment
+from gsio.draw.colours import DEFAULT
+from gsio.errors import UsageError
 from gsio.streams import say
 
 ENGINES = ("local", "slurm", "print")
@@ -90,11 +96,27 @@ def run_sweep(
 
     refuse_ranks()
     log.configure("text", quiet=quiet, debug=debug)
+    if slurm and engine != "slurm":
+        raise UsageError("--slurm: expected it with --engine slurm only, whose jobs it describes")
+    if dry_run:
+        from gsio.sweep.estimate import estimate
+
+        for line in estimate(config, output):
+            say(line)
+        return
     plan = begin(config, output)
     left = missing(plan, output)
     if engine == "print":
         for line in engines.printed(output, left):
             say(line)
+        return
+    if engine == "slurm":
+        from gsio.sweep.slurm import submit
+
+        jobs = submit(output, left, dict(map(parse_assignment, slurm))) if left else []
+        if not quiet:
+            say(f"{len(jobs)} jobs are submitted{f', {jobs[0]} to {jobs[-1]}' * bool(jobs)}; "
+                f"'gsio sweep status {output}' says how far they are")  # fmt: skip
         return
     if left:
         with sweep_progress(quiet=quiet) as show:
@@ -134,3 +156,28 @@ def status(path: Path, as_json: bool, debug: bool) -> None:
     found = status_of_sweep(path)
     for line in [json.dumps(found.as_json())] if as_json else found.lines():
         say(line)
+
+
+@sweep.command("sheet")
+@click.argument("path", type=PATH)
+@output_option(required=True, text="Write the sheet here, a .png.")
+@overwrite_option("the picture")
+@click.option("--field", cls=Option, metavar="NAME", default="", heading=SELECTION, help="Show this field; v if saved.")
+@click.option(
+    "--scale", cls=Option, type=float, metavar="FACTOR", heading=PICTURE,
+    help="Make each frame larger by a whole number, or smaller by a fraction of 1; by default the sheet fits a screen.",
+)  # fmt: skip
+@click.option(
+    "--limits", cls=Option, metavar="LO:HI|auto|frame", default="auto", show_default=True, heading=PICTURE,
+    help="Give LO the first colour and HI the last; auto takes the range of all last frames, frame that of each.",
+)  # fmt: skip
+@click.option(
+    "--cmap", cls=Option, metavar="NAME", default=DEFAULT, show_default=True, heading=PICTURE,
+    help="Use this colour map of the package cmap.",
+)  # fmt: skip
+@debug_option
+def sheet(path: Path, output: Path, debug: bool, **options: Any) -> None:
+    """Draw the last frame of each member, laid out along the axes of the sweep."""
+    from gsio.sweep.sheet import write_sheet
+
+    say(f"{output}: {write_sheet(path, output, **options)} members")

@@ -21,13 +21,17 @@ FORWARDED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def command_of(output: Path, *more: str) -> list[str]:
-    """Return the words that make gsio compute tasks of a sweep."""
+    """Return the command that computes tasks of a sweep."""
+    return python_module("gsio", *_words(output, *more))
+
+
+def _words(output: Path, *more: str) -> list[str]:
     return ["sweep", "task", os.fspath(output.absolute()), *more]
 
 
 def printed(output: Path, tasks: Sequence[Task]) -> list[str]:
     """Return a command line for each task, which any queue can run, in any order and as often as it likes."""
-    return [shlex.join(["gsio", *command_of(output, str(task.number))]) for task in tasks]
+    return [shlex.join(["gsio", *_words(output, str(task.number))]) for task in tasks]
 
 
 def gpus(config: Config) -> list[int | None]:
@@ -94,11 +98,11 @@ def _workers(
     try:
         for device in devices:
             if not stopped.is_set():
-                words = command_of(output, "--quiet", *([] if device is None else ["--device", str(device)]))
+                more = [] if device is None else ["--device", str(device)]
                 workers.append(
                     subprocess.Popen(
-                        python_module("gsio", *words), env=_environment(), stdin=subprocess.DEVNULL, stdout=2, stderr=2,
-                        start_new_session=True,
+                        command_of(output, "--quiet", *more), env=environment(), stdin=subprocess.DEVNULL,
+                        stdout=2, stderr=2, start_new_session=True,
                     )
                 )  # fmt: skip
         yield workers, stopped
@@ -111,6 +115,6 @@ def _workers(
             signal.signal(number, previous[number])
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the variables of a child; its tasks have their values from the plan, not from GSIO_* variables."""
     return {name: value for name, value in with_parent().items() if not name.startswith("GSIO_")}

@@ -92,7 +92,7 @@ class Plan:
 
     def name(self, member: int) -> str:
         """Return a member in words: its number and its values."""
-        words = (f"{coordinate(key, self.keys)} {_short(value)}" for key, value in self.values(member).items())
+        words = (f"{coordinate(key, self.keys)} {short(value)}" for key, value in self.values(member).items())
         return f"member {member} ({', '.join(words)})"
 
     def member(self, number: int) -> Config:
@@ -147,8 +147,9 @@ def _without_batched(config: Config) -> Config:
     return replace(config, model=replace(config.model, feed=0.0, kill=0.0))
 
 
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def short(value: Any, digits: int = 6) -> str:
+    """Return a value for a label."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def make_plan(description: Description, output: Path) -> Plan:
