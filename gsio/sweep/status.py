@@ -73,12 +73,12 @@ class Status:
     def check(self, output: Path) -> None:
         """Raise an error, for the exit code of a command, unless all members are complete."""
         counts = self.counts()
-        if missing := sum(counts.values()) - counts["complete"] - counts["diverged"]:
+        if missing := counts["running"] + counts["pending"]:
             raise Interrupted(f"{missing} of {self.plan.count} members are missing; the same command goes on with them")
-        if counts["diverged"]:
+        if counts["diverged"] + counts["failed"]:
+            words = " and ".join(f"{counts[name]} {name}" for name in ("diverged", "failed") if counts[name])
             raise DivergenceError(
-                f"{counts['diverged']} of {self.plan.count} members diverged, and the others are complete; "
-                f"see 'gsio sweep status {output}'"
+                f"of {self.plan.count} members, {words}, and the others are complete; see 'gsio sweep status {output}'"
             )
 
     def lines(self) -> list[str]:
