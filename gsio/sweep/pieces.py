@@ -44,28 +44,38 @@ def keep(plan: Plan, output: Path, task: Task, pieces: Sequence[Piece]) -> None:
     """Let the result show the frames of a task; done twice, it changes nothing."""
     if format_of(output).is_folder:
         for piece in pieces:
-            _link_chunks(plan, output, piece)
+            _link_chunks(plan, output, task, piece)
         for field in plan.layout.frame.fields:
             sync_folder(output / field)
     else:
-        _keep_file(plan, file_of_task(output, task), task, pieces)
+        _keep_file(plan, output, task, pieces)
         sync_folder(folder_of(output))
 
 
-def clean(plan: Plan, output: Path, task: Task, pieces: Sequence[Piece]) -> None:
-    """Delete what the runs of a task have left that the result does not show."""
-    is_shown = not format_of(output).is_folder and not _is_whole(plan, pieces)
-    shown = [piece.output for piece in pieces] if is_shown else []
+def clean(output: Path, task: Task) -> None:
+    """Delete what the runs of a task have left, apart from the files that the result shows."""
+    shown = set() if format_of(output).is_folder else _sources(file_of_task(output, task))
     for left in folder_of(output).glob(f"*run{task.number:06}*"):
-        if left not in shown:
+        if left.name not in shown:
             remove(left)
 
 
-def _is_whole(plan: Plan, pieces: Sequence[Piece]) -> bool:
-    return len(pieces) == 1 and pieces[0].frames == plan.config.run.frames
+def left_behind(output: Path) -> set[int]:
+    """Return the numbers of the tasks whose runs have left something, by a look at the names in the folder only."""
+    names = (entry.name.removeprefix(".") for entry in os.scandir(folder_of(output)))
+    return {int(name[3:9]) for name in names if name.startswith("run") and name[3:9].isdecimal()}
 
 
-def _link_chunks(plan: Plan, output: Path, piece: Piece) -> None:
+def _sources(path: Path) -> set[str]:
+    """Return the names of the files whose frames the file of a task shows; none if it has its own."""
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        arrays = [array for array in file.values() if isinstance(array, h5py.Dataset) and array.is_virtual]
+        return {source.file_name for array in arrays for source in array.virtual_sources()}
+
+
+def _link_chunks(plan: Plan, output: Path, task: Task, piece: Piece) -> None:
     """Give the chunk files of a run their names in the result."""
     chunks = plan.layout.chunks
     numbers = range(-(-piece.frames // chunks.frames_together))
@@ -75,7 +85,7 @@ def _link_chunks(plan: Plan, output: Path, piece: Piece) -> None:
         place = plan.place(piece.members[slab if batch else 0])
         source = piece.output / field / f"c.{number}.{slab}{'.0.0' if batch else '.0'}"
         name = ".".join(map(str, ("c", *place, number, 0 if batch else slab, 0)))
-        _link(source, output / field / name, apart=piece.frames < plan.config.run.frames)
+        _link(source, output / field / name, _temporary(output, task), apart=piece.frames < plan.config.run.frames)
     last = piece.frames % chunks.frames_together
     if last and piece.frames < plan.config.run.frames and plan.layout.frame.dtype.kind == "f":
         import zarr
@@ -86,9 +96,13 @@ def _link_chunks(plan: Plan, output: Path, piece: Piece) -> None:
             root[field][(*plan.place(member), frames)] = np.nan  # the run has filled its last chunk with zeros
 
 
-def _link(source: Path, target: Path, *, apart: bool) -> None:
-    """Give a file a second name, or, if it is changed later, copy it."""
-    temporary = temporary_beside(target)
+def _temporary(output: Path, task: Task) -> Path:
+    """Return a new name that `clean` deletes if a kill leaves a file there."""
+    return temporary_beside(run_path(output, task), output.suffix)
+
+
+def _link(source: Path, target: Path, temporary: Path, *, apart: bool) -> None:
+    """Give a file a second name, or, if it is changed later, copy it; a kill leaves at most `temporary`."""
     try:
         try:
             if apart:
@@ -107,19 +121,19 @@ def _link(source: Path, target: Path, *, apart: bool) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _keep_file(plan: Plan, path: Path, task: Task, pieces: Sequence[Piece]) -> None:
+def _keep_file(plan: Plan, output: Path, task: Task, pieces: Sequence[Piece]) -> None:
     """Give the file of a task its name: that of its only run, or else a virtual dataset over the files of its runs.
 
     A reader of a virtual dataset never returns where a source is shorter than the dataset says. So a file gets this
     name only when it has all frames, and the frames that a member lacks belong to no source.
     """
-    temporary = temporary_beside(path, path.suffix)
+    temporary = _temporary(output, task)
     try:
-        if _is_whole(plan, pieces):
-            _link(pieces[0].output, temporary, apart=False)
+        if len(pieces) == 1 and pieces[0].frames == plan.config.run.frames:
+            _link(pieces[0].output, temporary, _temporary(output, task), apart=False)
         else:
             _virtual_task(plan, temporary, task, pieces)
-        publish("--output", temporary, path, replaces=Path.is_file)
+        publish("--output", temporary, file_of_task(output, task), replaces=Path.is_file)
     finally:
         temporary.unlink(missing_ok=True)
 

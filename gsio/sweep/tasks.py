@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gsio.errors import DataError, DivergenceError, UsageError
 from gsio.reader import open_stack
 from gsio.run.simulate import simulate
-from gsio.sweep.pieces import Piece, clean, keep, run_path
+from gsio.sweep.pieces import Piece, clean, keep, left_behind, run_path
 from gsio.sweep.plan import Plan, Task, folder_of, read_plan
 from gsio.sweep.result import State, read_states, set_states
 
@@ -29,11 +29,11 @@ class Ended(NamedTuple):
     state: State
 
 
-def missing(plan: Plan, output: Path) -> list[Task]:
-    """Return the tasks with members that are not there yet."""
+def missing(plan: Plan, output: Path, tasks: Sequence[Task] | None = None) -> list[Task]:
+    """Return those of `tasks`, by default of all, with members that are not there yet."""
     status = read_states(output)["status"]
     final = (status == State.COMPLETE) | (status == State.DIVERGED)
-    return [task for task in plan.tasks if not final[list(task.members)].all()]
+    return [task for task in (plan.tasks if tasks is None else tasks) if not final[list(task.members)].all()]
 
 
 def run_tasks(output: Path, numbers: Sequence[int] = (), *, device: int | None = None) -> None:
@@ -52,10 +52,13 @@ def run_tasks(output: Path, numbers: Sequence[int] = (), *, device: int | None =
     wanted = [plan.tasks[number] for number in numbers if number < len(plan.tasks)]
     if len(wanted) < len(numbers):
         raise UsageError(f"expected numbers of tasks below {len(plan.tasks)}, got {max(numbers)}")
+    behind = left_behind(output)
     for task in wanted or plan.tasks:
         with _locked(output, task) as alone:
-            if alone and task in missing(plan, output):
+            if alone and missing(plan, output, [task]):
                 _run_task(plan, output, task, device)
+            elif alone and task.number in behind:  # a kill came between the last two steps of the task
+                clean(output, task)
 
 
 @contextmanager
@@ -76,11 +79,10 @@ def _locked(output: Path, task: Task) -> Iterator[bool]:
 def _run_task(plan: Plan, output: Path, task: Task, device: int | None) -> None:
     """Compute a task, and let the result show its members; raises StorageError and Interrupted as a run does."""
     ended = list(_runs(plan, output, task, task.members, "", device))
-    pieces = [end.piece for end in ended]
-    keep(plan, output, task, pieces)
+    keep(plan, output, task, [end.piece for end in ended])
     set_states(output, ((member, end.state, end.piece.frames) for end in ended for member in end.piece.members))
     if all(end.state in FINAL for end in ended):
-        clean(plan, output, task, pieces)
+        clean(output, task)
     complete = sum(len(end.piece.members) for end in ended if end.state == State.COMPLETE)
     log.info("task finished", task=task.number, members=len(task.members), complete=complete)
 
