@@ -113,10 +113,10 @@ def run_sweep(
     if engine == "slurm":
         from gsio.sweep.slurm import submit
 
-        jobs = submit(output, left, dict(map(parse_assignment, slurm))) if left else []
+        jobs = [job.job_id for job in submit(output, left, dict(map(parse_assignment, slurm)))] if left else []
         if not quiet:
-            say(f"{len(jobs)} jobs are submitted{f', {jobs[0]} to {jobs[-1]}' * bool(jobs)}; "
-                f"'gsio sweep status {output}' says how far they are")  # fmt: skip
+            names = f", {jobs[0]} to {jobs[-1]}" if jobs else ""
+            say(f"{len(jobs)} jobs are submitted{names}; 'gsio sweep status {output}' says how far they are")
         return
     if left:
         with sweep_progress(quiet=quiet) as show:

@@ -66,8 +66,8 @@ def _ignore() -> None:
     signal.signal(ENDS_SOON, signal.SIG_IGN)
 
 
-def submit(output: Path, tasks: Sequence[Task], options: Mapping[str, Any], cluster: str = "slurm") -> list[str]:
-    """Submit a job for each task, all as one array, and return the identities of the jobs.
+def submit(output: Path, tasks: Sequence[Task], options: Mapping[str, Any], cluster: str = "slurm") -> list[Any]:
+    """Submit a job for each task, all as one array, and return the jobs of submitit.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def submit(output: Path, tasks: Sequence[Task], options: Mapping[str, Any], clus
         Options of `sbatch` by the names that submitit gives them, such as partition, gpus_per_node, time and
         array_parallelism; others go to sbatch as they are.
     cluster
-        The executor of submitit: "slurm", or "local" and "debug", which need no Slurm.
+        The executor of submitit: "slurm", or "local", which needs no Slurm.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def submit(output: Path, tasks: Sequence[Task], options: Mapping[str, Any], clus
         options = {**options, "time": -(-int(parse_walltime("--slurm time", options["time"])) // 60)}
     try:
         executor = submitit.AutoExecutor(
-            folder_of(output.absolute()) / "slurm", cluster=cluster, slurm_max_num_timeout=MOST_REQUEUES
+            folder_of(output.absolute()) / "slurm", cluster=cluster, **{f"{cluster}_max_num_timeout": MOST_REQUEUES}
         )
         executor.update_parameters(name="gsio", slurm_use_srun=True, **_named(options))
         jobs = executor.map_array(TaskJob(output.absolute()), [task.number for task in tasks])
@@ -99,7 +99,7 @@ def submit(output: Path, tasks: Sequence[Task], options: Mapping[str, Any], clus
         raise UsageError(f"--engine: slurm: {error}".splitlines()[0]) from None
     except OSError as error:
         raise UsageError(f"--engine: slurm: {reason_of(error)}") from None
-    return [str(job.job_id) for job in jobs]
+    return list(jobs)
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:
