@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gsio.config import BACKENDS, Config
+from gsio.config import BACKENDS, Config, parse_devices
 from gsio.errors import Interrupted, StorageError
+from gsio.machine import find_driver
 from gsio.processes import python_module, with_parent
 from gsio.run.plan import choose_backend
-from gsio.sweep.plan import Plan, Task, devices_of
+from gsio.sweep.plan import Plan, Task
 from gsio.sweep.status import Status, status_of_sweep
 
 LOOK_SECONDS = 0.25
@@ -35,17 +36,18 @@ def printed(output: Path, tasks: Sequence[Task]) -> list[str]:
 
 
 def gpus(config: Config) -> list[int | None]:
-    """Return the GPUs that compute a sweep on this machine; None stands for the processors."""
+    """Return the GPUs that compute a sweep on this machine: those that the configuration names, or else all.
+
+    None stands for the processors.
+    """
     backend = choose_backend(config)
     if not BACKENDS[backend].cuda:
         return [None]
-    wanted = devices_of(config)
-    if wanted is None and config.run.devices == "":
-        from gsio.machine import find_driver
-
-        driver = find_driver()
-        wanted = list(range(len(driver.gpus))) if driver is not None else [config.run.device]
-    return list(wanted or [config.run.device])
+    wanted = parse_devices("run.devices", config.run.devices)
+    if wanted or (wanted == () and config.run.device):
+        return list(wanted or (config.run.device,))
+    driver = find_driver()
+    return list(range(len(driver.gpus))) if driver is not None else [0]
 
 
 def compute(plan: Plan, output: Path, devices: Sequence[int | None], show: Callable[[Status], object]) -> None:

@@ -1,7 +1,11 @@
 """The plan of a sweep: its members, the tasks that compute them, and how the result is cut."""
 
+import fcntl
 import itertools
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from gsio.config import Config, parse_devices, resolve
+from gsio.config import Config, resolve
 from gsio.config.units import shortened
 from gsio.errors import DataError, UsageError
 from gsio.files import new_file
@@ -27,6 +31,7 @@ from gsio.sweep.description import Axis, Description, coordinate
 BATCHED = ("model.feed", "model.kill")  # keys that can differ between the members of a batch
 # Cells of a batch. A GPU is then about as busy as with one large grid; on a CPU a larger batch gains nothing.
 GPU_CELLS, CPU_CELLS = 1 << 22, 1 << 20
+BEGINNING = 1 << 40  # the lock of whoever makes a result; the numbers of tasks are smaller
 PLAN_NBYTES = 64 << 20  # the limit for the file of a plan
 
 
@@ -191,6 +196,22 @@ def folder_of(output: Path) -> Path:
     return Path(f"{output}.tasks")
 
 
+@contextmanager
+def locked(output: Path, number: int, *, wait: bool = False) -> Iterator[bool]:
+    """Lock the byte of a task, or another number, in the file of locks, and say whether this process has it now.
+
+    A lock that another process has is waited for, or not. The system releases the lock of a killed process.
+    """
+    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    with (folder_of(output) / "lock").open("ab") as file:
+        try:
+            fcntl.lockf(file, how, 1, number, os.SEEK_SET)
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+
+
 def _file_of(output: Path) -> Path:
     return folder_of(output) / "plan.json"
 
@@ -202,7 +223,6 @@ def has_plan(output: Path) -> bool:
 
 def record(plan: Plan, output: Path) -> None:
     """Write the plan beside the result."""
-    folder_of(output).mkdir(exist_ok=True)
     with new_file("--output", _file_of(output)) as file:
         file.write_bytes(msgspec.json.encode(plan.recorded))
 
@@ -239,9 +259,3 @@ def _described(plan: Plan) -> itertools.chain[tuple[str, Any]]:
     )  # fmt: skip
     varied = ((f"sweep.{key}", list(values)) for axis in plan.axes for key, values in axis.keys.items())
     return itertools.chain(shared, varied, [("the axes", [axis.name for axis in plan.axes])])
-
-
-def devices_of(config: Config) -> list[int] | None:
-    """Return the numbers of the GPUs that `run.devices` or `run.device` name; None: all."""
-    wanted = parse_devices("run.devices", config.run.devices)
-    return None if wanted in (None, ()) else list(wanted)

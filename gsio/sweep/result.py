@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import DataError, UsageError
-from gsio.files import publish, remove, require_new, temporary_beside
+from gsio.files import publish, remove, remove_temporaries, require_new, temporary_beside
 from gsio.frames.content import Content
 from gsio.frames.metadata import Attributes, coordinate_attributes, field_attributes, frame_steps
 from gsio.sweep.description import MEMBER, Description, coordinate
 from gsio.sweep.pieces import fill_of, virtual_field
-from gsio.sweep.plan import Plan, check_same, folder_of, has_plan, make_plan, read_plan, record
+from gsio.sweep.plan import BEGINNING, Plan, check_same, folder_of, has_plan, locked, make_plan, read_plan, record
 from gsio.writer import format_of
 
 UNCOUNTED = ("coordinates", "quantization", "quantization_nsb", "comment")  # attributes that name other arrays
@@ -230,16 +230,19 @@ def begin(description: Description, output: Path) -> Plan:
     Raises UsageError if the description or `output` cannot be used, also if it is the result of another sweep.
     """
     plan = make_plan(description, output)
-    if has_plan(output):
-        known = read_plan(output)
-        check_same(plan, known, output)
-        plan = known
-    elif os.path.lexists(output):
-        raise UsageError(f"--output: '{output}' exists, and is no result of a sweep; choose another name")
-    else:
-        require_new("--output", folder_of(output))
-        record(plan, output)
-    if not os.path.lexists(output):
+    if not has_plan(output):
+        if os.path.lexists(output):
+            raise UsageError(f"--output: '{output}' exists, and is no result of a sweep; choose another name")
         require_new("--output", output)
-        create(plan, output)
+        folder_of(output).mkdir(exist_ok=True)
+    with locked(output, BEGINNING, wait=True):
+        if has_plan(output):
+            known = read_plan(output)
+            check_same(plan, known, output)
+            plan = known
+        else:
+            record(plan, output)
+        if not os.path.lexists(output):
+            remove_temporaries(output)  # which a kill has left
+            create(plan, output)
     return plan

@@ -1,9 +1,6 @@
 """A task: an ordinary run of its members, which goes on where a kill has ended it."""
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +11,7 @@ from gsio.errors import DataError, DivergenceError, UsageError
 from gsio.reader import open_stack
 from gsio.run.simulate import simulate
 from gsio.sweep.pieces import Piece, clean, keep, left_behind, run_path
-from gsio.sweep.plan import Plan, Task, folder_of, read_plan
+from gsio.sweep.plan import Plan, Task, locked, read_plan
 from gsio.sweep.result import State, read_states, set_states
 
 FINAL = [State.COMPLETE, State.DIVERGED]  # a member that failed is tried again
@@ -54,26 +51,11 @@ def run_tasks(output: Path, numbers: Sequence[int] = (), *, device: int | None =
         raise UsageError(f"expected numbers of tasks below {len(plan.tasks)}, got {max(numbers)}")
     behind = left_behind(output)
     for task in wanted or plan.tasks:
-        with _locked(output, task) as alone:
+        with locked(output, task.number) as alone:
             if alone and missing(plan, output, [task]):
                 _run_task(plan, output, task, device)
             elif alone and task.number in behind:  # a kill came between the last two steps of the task
                 clean(output, task)
-
-
-@contextmanager
-def _locked(output: Path, task: Task) -> Iterator[bool]:
-    """Lock a byte of the file of locks, the one of the task, and say whether nobody else has locked it.
-
-    The system releases the lock of a killed process.
-    """
-    with (folder_of(output) / "lock").open("ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, task.number, os.SEEK_SET)
-        except (BlockingIOError, PermissionError):
-            yield False
-        else:
-            yield True
 
 
 def _run_task(plan: Plan, output: Path, task: Task, device: int | None) -> None:
