@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from gsio.config.schema import Compression, Config, Fraction, Interval, Parameter
+from gsio.config.schema import Compression, Config, Fraction, Interval, Natural, Parameter, Seed
 from gsio.config.tables import AUTO, CODECS
 from gsio.config.units import one_of, parse_interval, parse_walltime, shortened
 from gsio.errors import UsageError, reason_of
@@ -126,11 +126,12 @@ def _check(config: Config) -> None:
         found = f"'{config.initial.path}'" if config.initial.path else "none"
         expected = "the name of a file" if wants_path else "no file, or initial.kind image or file,"
         raise UsageError(f"initial.path: expected {expected} with initial.kind={config.initial.kind}, got {found}")
-    feed, kill = config.model.feed, config.model.kill
-    if isinstance(feed, tuple) and isinstance(kill, tuple) and len(feed) != len(kill):
+    values = {"model.feed": config.model.feed, "model.kill": config.model.kill, "initial.seed": config.initial.seed}
+    lists = {key: str(len(value)) for key, value in values.items() if isinstance(value, tuple)}
+    if len(set(lists.values())) > 1:
         raise UsageError(
-            "model.feed, model.kill: expected one value for each member of the batch in both lists, "
-            f"got {len(feed)} and {len(kill)}"
+            f"{', '.join(lists)}: expected one value for each member of the batch in all lists, "
+            f"got {' and '.join(lists.values())}"
         )
 
 
@@ -264,6 +265,8 @@ def _explain(message: str, merged: Layer) -> str:
     elif hint == Parameter:
         table = "{along='x' or 'y', start=…, stop=…} or {path='FILE', start=…, stop=…}"
         allowed = f"{_range(Fraction)}, a list of such numbers, or a table: {table}"
+    elif hint == Seed:
+        allowed = f"{_range(Natural)}, or a list of such numbers"
     elif hint == Interval:
         allowed = "a number of frames, or a time such as 90s, 15m or 2h"
     else:

@@ -111,10 +111,9 @@ def load_sweep(
         raise UsageError(f"{path}: expected a table [sweep], which says what varies; a single run is 'gsio run {path}'")
     config = load_config(layer, preset=preset, overrides=overrides)
     how, specs = _parse(table)
-    if config.model.members > 1:
-        raise UsageError(
-            "model.feed, model.kill: expected one value, for a sweep makes the batches; put lists into [sweep]"
-        )
+    if config.members > 1:
+        lists = "the lists of a sweep belong into its table [sweep]"
+        raise UsageError(f"model.feed, model.kill, initial.seed: expected one value of each; {lists}")
     axes = _axes(how, {key: _values(key, spec, how, path) for key, spec in _ranged(how, specs).items()}, specs)
     if (members := math.prod(axis.size for axis in axes)) > MOST_MEMBERS:
         raise UsageError(f"sweep: expected at most {MOST_MEMBERS} members, got {members}; vary fewer keys at a time")

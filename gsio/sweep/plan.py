@@ -28,10 +28,10 @@ from gsio.run.initial import rates
 from gsio.run.plan import choose_backend, layout_of, with_codec
 from gsio.sweep.description import Axis, Description, coordinate
 
-BATCHED = ("model.feed", "model.kill")  # keys that can differ between the members of a batch
 # Cells of a batch. A GPU is then about as busy as with one large grid; on a CPU a larger batch gains nothing.
 GPU_CELLS, CPU_CELLS = 1 << 22, 1 << 20
 BEGINNING = 1 << 40  # the lock of whoever makes a result; the numbers of tasks are smaller
+WORK = 8  # how much longer a block of a task may take than one of a run
 PLAN_NBYTES = 64 << 20  # the limit for the file of a plan
 
 
@@ -136,7 +136,12 @@ class Plan:
         if len(configs) == 1:
             return configs[0]
         feed, kill = (tuple(getattr(config.model, name) for config in configs) for name in ("feed", "kill"))
-        return replace(configs[0], model=replace(configs[0].model, feed=feed, kill=kill))
+        seeds: Any = tuple(config.initial.seed for config in configs)
+        return replace(
+            configs[0],
+            model=replace(configs[0].model, feed=feed, kill=kill),
+            initial=replace(configs[0].initial, seed=seeds if len(set(seeds)) > 1 else seeds[0]),
+        )
 
     def cut_of(self, members: int) -> tuple[int, int]:
         """Return the frames and lines of a chunk of a run of this number of members: each has chunks of its own."""
@@ -149,7 +154,9 @@ class Plan:
 
 
 def _without_batched(config: Config) -> Config:
-    return replace(config, model=replace(config.model, feed=0.0, kill=0.0))
+    """Return a configuration without what can differ between the members of a batch."""
+    model, initial = replace(config.model, feed=0.0, kill=0.0), replace(config.initial, seed=0)
+    return replace(config, model=model, initial=initial)
 
 
 def short(value: Any, digits: int = 6) -> str:
@@ -170,7 +177,9 @@ def make_plan(description: Description, output: Path) -> Plan:
     batch = description.batch or max(1, cells // layout.frame.cells)
     if layout.chunks.slabs > 1:
         batch = 1  # a frame of one member is as large as several chunks
-    fitting = sizes.frames_in_block(layout.frame, config.run.steps_per_frame) / batch
+    # A block holds whole chunks. It may take longer than that of a run, so that chunks are not too small.
+    in_block = WORK * sizes.frames_in_block(layout.frame, config.run.steps_per_frame)
+    fitting = min(sizes.block_bytes / layout.frame.frame_nbytes, in_block) / batch
     frames = max(1, min(layout.chunks.frames_per_chunk, int(fitting), config.run.frames))
     plan = Plan(Recorded(config, description.axes, batch, (frames, 0)))
     _check_members(plan)
@@ -180,7 +189,7 @@ def make_plan(description: Description, output: Path) -> Plan:
 def _check_members(plan: Plan) -> None:
     content = replace(Content.of(plan.config), interval=0)
     for number, config in enumerate(plan.members):
-        if config.model.members > 1:
+        if config.members > 1:
             raise UsageError(f"{plan.name(number)}: expected one value, for a sweep makes the batches")
         if replace(Content.of(config), interval=0) != content:
             raise UsageError(f"{plan.name(number)}: expected the same type of values as the others; set output.store")

@@ -48,12 +48,16 @@ def test_a_latin_hypercube_has_one_member_in_each_row_and_column_and_the_same_wi
     assert plan.members == same.members != other.members
 
 
-def test_a_batch_holds_members_that_differ_in_feed_and_kill_only(write: Write) -> None:
-    text = '[sweep]\ngrid.boundary = { values = ["zero", "periodic"] }\nmodel.feed = { values = [0.02, 0.03] }'
+def test_a_batch_holds_members_that_differ_in_their_rates_and_seeds_only(write: Write) -> None:
+    text = '[sweep]\ngrid.boundary = { values = ["zero", "periodic"] }\ninitial.seed = { values = [5, 6] }'
     plan = plan_of(write(text))
     assert [task.members for task in plan.tasks] == [(0, 1), (2, 3)]
-    assert plan.run_of((2, 3)).model.feed == (0.02, 0.03)
+    assert plan.run_of((2, 3)).initial.seed == (5, 6)
     assert plan.run_of((2, 3)).grid.boundary == "periodic"
+    plan = plan_of(write(f"{text}\nmodel.feed = {{ values = [0.02, 0.03] }}"))
+    assert [task.members for task in plan.tasks] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert plan.run_of((0, 1)).initial.seed == 5
+    assert plan.run_of((1, 2)).model.feed == (0.03, 0.02)
 
 
 @pytest.mark.parametrize(

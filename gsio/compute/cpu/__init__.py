@@ -61,7 +61,7 @@ class CpuSolver:
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
-        members, rows, cols = self._shape = (config.model.members, config.grid.rows, config.grid.cols)
+        members, rows, cols = self._shape = (config.members, config.grid.rows, config.grid.cols)
         self._own = own or slice(None)
         threads = config.run.threads or min(usable_cores(), max(1, members * rows * cols // SHARE))
         self._team = Team(threads)
