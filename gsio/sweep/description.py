@@ -20,8 +20,10 @@ MOST_MEMBERS = 1_000_000
 # The other keys decide how large the arrays are, or what the machine does: all members have the same.
 VARIABLE = ("model.", "initial.", "grid.boundary", "run.steps_per_frame")
 RESERVED = {MEMBER, "time", "step", "interval", "y", "x", "u", "v", "status", "frames"}
-RANGE = "{ values = […] }, or { from = …, to = …, count = … } with spacing = 'linear' or 'log'; without a count, the "
-RANGE += "values are those of a Latin hypercube of 'sweep.samples' members"
+FORMS = (
+    "{ values = […] }, or { from = …, to = …, count = … } with spacing = 'linear' or 'log'; without a count, the "
+    "values are those of a Latin hypercube of 'sweep.samples' members"
+)
 
 
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from", "stop": "to"}):
@@ -155,7 +157,7 @@ def _spec(key: str, given: Any) -> Spec:
     try:
         return msgspec.convert(given, Spec)
     except msgspec.ValidationError:
-        raise UsageError(f"sweep.{key}: expected {RANGE}; got {shortened(given)}") from None
+        raise UsageError(f"sweep.{key}: expected {FORMS}; got {shortened(given)}") from None
 
 
 def _ranged(how: How, specs: dict[str, Spec]) -> dict[str, Spec]:

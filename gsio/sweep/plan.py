@@ -63,7 +63,7 @@ class Plan:
     batch
         The most members of a task.
     cut
-        The frames, and the members or rows, that share a chunk.
+        The frames of a member, and the rows of each, that share a chunk.
     """
 
     def __init__(self, recorded: Recorded) -> None:
@@ -145,12 +145,12 @@ class Plan:
 
     def cut_of(self, members: int) -> tuple[int, int]:
         """Return the frames and lines of a chunk of a run of this number of members: each has chunks of its own."""
-        return self.cut[0], 1 if members > 1 else 0
+        return self.cut[0], 1 if members > 1 else self.cut[1]
 
     @cached_property
     def layout(self) -> BlockLayout:
         """The layout of the frames of one member: a run of a batch cuts each member in the same way."""
-        return layout_of(self.config, frames_per_chunk=self.cut[0])
+        return layout_of(self.config, frames_per_chunk=self.cut[0], lines_per_chunk=self.cut[1])
 
 
 def _without_batched(config: Config) -> Config:
@@ -181,7 +181,7 @@ def make_plan(description: Description, output: Path) -> Plan:
     in_block = WORK * sizes.frames_in_block(layout.frame, config.run.steps_per_frame)
     fitting = min(sizes.block_bytes / layout.frame.frame_nbytes, in_block) / batch
     frames = max(1, min(layout.chunks.frames_per_chunk, int(fitting), config.run.frames))
-    plan = Plan(Recorded(config, description.axes, batch, (frames, 0)))
+    plan = Plan(Recorded(config, description.axes, batch, (frames, layout.chunks.lines_per_chunk)))
     _check_members(plan)
     return plan
 
@@ -254,7 +254,7 @@ def check_same(new: Plan, old: Plan, output: Path) -> None:
         key = differing[0]
         raise UsageError(
             f"--output: '{output}' is the result of another sweep: {key} is {shortened(then.get(key))} there, and "
-            f"{shortened(now.get(key))} now; choose another name for this one"
+            f"{shortened(now.get(key))} now; choose another name, or first remove '{output}' and '{folder_of(output)}'"
         )
 
 

@@ -25,7 +25,7 @@ from gsio.sweep.pieces import fill_of, virtual_field
 from gsio.sweep.plan import BEGINNING, Plan, check_same, folder_of, has_plan, locked, make_plan, read_plan, record
 from gsio.writer import format_of
 
-UNCOUNTED = ("coordinates", "quantization", "quantization_nsb", "comment")  # attributes that name other arrays
+OF_A_RUN = ("coordinates", "quantization", "quantization_nsb", "comment")  # attributes that name arrays of a run
 
 
 class State(IntEnum):
@@ -71,7 +71,7 @@ def arrays_of(plan: Plan) -> dict[str, Array]:
     beside = [name for name, array in found.items() if name not in array.dimensions]
     for field in plan.layout.frame.fields:
         attributes = field_attributes(field, content, plan.layout)
-        known = {name: value for name, value in attributes.items() if name not in UNCOUNTED}
+        known = {name: value for name, value in attributes.items() if name not in OF_A_RUN}
         if beside:
             known["coordinates"] = " ".join(beside)
         found[field] = Array((*axes, "time", "y", "x"), None, known)
@@ -232,7 +232,10 @@ def begin(description: Description, output: Path) -> Plan:
     plan = make_plan(description, output)
     if not has_plan(output):
         if os.path.lexists(output):
-            raise UsageError(f"--output: '{output}' exists, and is no result of a sweep; choose another name")
+            folder = folder_of(output)
+            raise UsageError(
+                f"--output: '{output}' exists, without the plan of a sweep in '{folder}'; choose another name"
+            )
         require_new("--output", output)
         folder_of(output).mkdir(exist_ok=True)
     with locked(output, BEGINNING, wait=True):

@@ -19,10 +19,12 @@ from gsio.sweep.plan import Plan, read_plan
 from gsio.sweep.result import State, begin, read_states
 from gsio.sweep.status import status_of_sweep
 from gsio.sweep.tasks import run_tasks
+from gsio.testing import small_blocks
 
 pytestmark = pytest.mark.numba
 Write = Callable[..., Path]
 ENDINGS = (".zarr", ".h5")
+PLANE = 12 * 17 * 4  # bytes of a frame
 
 
 def swept(path: Path, ending: str = ".zarr") -> tuple[Plan, Path]:
@@ -100,6 +102,26 @@ def test_a_result_has_the_values_of_a_run_however_they_are_stored(options: str, 
     with opened(output) as found, alone:
         np.testing.assert_array_equal(found.v[1], alone.v)
         assert found.v.dtype == alone.v.dtype
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"block_bytes": 4 * PLANE, "chunk_bytes": 2 * PLANE},  # a chunk has two frames, and the last chunk one
+        {"block_bytes": PLANE, "chunk_bytes": PLANE, "large_bytes": PLANE - 1, "slab_bytes": PLANE * 5 // 12},
+    ],
+    ids=["chunks", "slabs"],
+)
+def test_a_result_has_the_values_of_a_run_however_they_are_cut(
+    sizes: dict[str, int], ending: str, write: Write, tmp_path: Path
+) -> None:
+    with small_blocks(**sizes):
+        plan, output = swept(write("[sweep]\nbatch = 2\nmodel.feed = { values = [0.02, 0.03] }"), ending)
+        assert len(plan.tasks) == (2 if "slab_bytes" in sizes else 1)  # a frame that is cut fills a block alone
+    gsio.simulate(plan.member(1), tmp_path / "alone.h5")
+    with opened(output) as found, gsio.open_stack(tmp_path / "alone.h5") as alone:
+        np.testing.assert_array_equal(found.v[1], np.array(alone.v))
 
 
 RUNS_AWAY = """
@@ -193,7 +215,7 @@ def test_another_sweep_never_mixes_with_a_result(write: Write, bytes_of: Callabl
 def test_what_is_no_result_is_refused(write: Write, tmp_path: Path) -> None:
     taken = tmp_path / "taken.zarr"
     taken.mkdir()
-    with pytest.raises(UsageError, match="exists, and is no result of a sweep"):
+    with pytest.raises(UsageError, match="exists, without the plan of a sweep"):
         begin(load_sweep(write()), taken)
     with pytest.raises(DataError, match="expected the result of a sweep"):
         status_of_sweep(tmp_path / "nothing.zarr")
