@@ -76,11 +76,11 @@ def test_a_task_that_ends_at_any_step_goes_on_bit_for_bit(
 
 @pytest.fixture
 def started() -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
-    """Return a function that starts `gsio sweep` for a file in a process, which ends with the test."""
+    """Return a function that starts the sweep of an output in a process, which ends with the test."""
     processes = []
 
-    def start(path: Path) -> "subprocess.Popen[bytes]":
-        command = python_module("gsio", "sweep", str(path), "-o", str(path.with_suffix(".zarr")), "--quiet")
+    def start(output: Path) -> "subprocess.Popen[bytes]":
+        command = python_module("gsio", "sweep", str(output.with_suffix(".toml")), "-o", str(output), "--quiet")
         processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
         return processes[-1]
 
@@ -113,15 +113,19 @@ def children_of(process: "subprocess.Popen[bytes]") -> list[int]:
 
 @pytest.mark.faults
 @pytest.mark.slow
+@pytest.mark.parametrize("ending", [".zarr", ".h5"])
 def test_a_sweep_killed_at_random_makes_the_same_result(
-    write: Write, started: Callable[..., Any], bytes_of: Callable[[Path], Any], request: pytest.FixtureRequest
+    ending: str,
+    write: Write,
+    started: Callable[..., Any],
+    bytes_of: Callable[[Path], Any],
+    request: pytest.FixtureRequest,
 ) -> None:
     numbers = random.Random(24)
-    whole, killed = (write(LONG, shared="", name=f"{name}.toml") for name in ("whole", "killed"))
+    whole, output = (write(LONG, shared="", name=f"{name}.toml").with_suffix(ending) for name in ("whole", "killed"))
     assert started(whole).wait(DEADLINE) == 0
-    output = killed.with_suffix(".zarr")
     for _ in range(4 * request.config.getoption("--rounds")):
-        sweep = started(killed)
+        sweep = started(output)
         await_frames(output, sweep, numbers.randrange(400))
         children = children_of(sweep)
         who = numbers.choice(["the task", "the parent", "all"])
@@ -132,14 +136,13 @@ def test_a_sweep_killed_at_random_makes_the_same_result(
         counts = status_of_sweep(output).counts()
         assert sum(counts.values()) == 6
         assert counts["diverged"] == counts["failed"] == 0
-    assert started(killed).wait(DEADLINE) == 0
-    assert bytes_of(output) == bytes_of(whole.with_suffix(".zarr"))
+    assert started(output).wait(DEADLINE) == 0
+    assert content(output, bytes_of) == content(whole, bytes_of)
 
 
 def test_an_interrupt_stops_all_tasks_with_a_checkpoint(write: Write, started: Callable[..., Any]) -> None:
-    path = write(LONG.replace("frames = 400", "frames = 4000"), shared="")
-    output = path.with_suffix(".zarr")
-    sweep = started(path)
+    output = write(LONG.replace("frames = 400", "frames = 4000"), shared="").with_suffix(".zarr")
+    sweep = started(output)
     await_frames(output, sweep, 20)
     (running,) = status_of_sweep(output).running
     children = children_of(sweep)
