@@ -106,9 +106,10 @@ class CudaSolver:
             )
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            self._constants = _coefficients_structs(constants, dtype)
+            of_members = _coefficients_structs(constants, dtype)
+            self._constants = of_members[:1].reshape(())
             if rates == 1:
-                feed = self._constants.view(dtype)  # the kernel finds the coefficients of each member there
+                feed = of_members.view(dtype)  # the kernel finds the coefficients of each member there
             if rates == 2:
                 of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
@@ -168,7 +169,7 @@ class CudaSolver:
         plan["passes"], plan["steps"], plan["longer"] = passes, steps // passes, steps % passes
         blocks = min(int(plan["tiles"]), self.gpu.multiprocessors)
         fields = (*self._states[self.now], *self._states[1 - self.now])
-        arguments = (*fields, *self._rates, self._flags, plan, self._constants[0])
+        arguments = (*fields, *self._rates, self._flags, plan, self._constants)
         shared = self.tiling.shared_nbytes(self.job)
         self._kernel((blocks,), (32 * self.tiling.shape.warps,), arguments, shared_mem=shared)
         self.now = (self.now + passes) % 2
