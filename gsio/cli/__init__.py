@@ -16,8 +16,7 @@ from gsio.streams import error_of, open_outputs, say
 
 # The commands whose result is a file, so that a lost line of stdout is no failure, and what an interrupt leaves.
 MADE = dict.fromkeys(("run", "profile", "repair", "export", "movie"), "; nothing was written") | {
-    "frames": "; the pictures that were written are whole",
-    "sweep": "; the same command goes on with the sweep",
+    "frames": "; the pictures that were written are whole"
 }
 
 

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,10 +63,14 @@ def compute(plan: Plan, output: Path, devices: Sequence[int | None], show: Calla
     """
     with _workers(output, devices) as (workers, stopped):
         while any(worker.poll() is None for worker in workers):
+            began = time.monotonic()
             show(status_of_sweep(output, plan))
-            stopped.wait(LOOK_SECONDS)
-    show(status_of_sweep(output, plan))
+            time.sleep(max(LOOK_SECONDS, 10 * (time.monotonic() - began)))  # to look takes few of the processors
+    status = status_of_sweep(output, plan)
+    show(status)
     codes = [worker.returncode for worker in workers]
+    if not status.left:
+        return
     if stopped.is_set():
         raise Interrupted("stopped by a signal; the same command goes on with the sweep")
     if StorageError.exit_code in codes:

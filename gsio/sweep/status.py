@@ -57,10 +57,10 @@ class Status:
 
     def counts(self) -> dict[str, int]:
         """Return how many members are in each state; members that are computed now are "running"."""
-        running = sum(len(run.task.members) for run in self.running)
         counts = {state.name.lower(): int((self.states == state).sum()) for state in State}
-        pending = counts.pop("pending")
-        return {**counts, "running": running, "pending": max(0, pending - running)}
+        running = sum(int((self.states[list(run.task.members)] == State.PENDING).sum()) for run in self.running)
+        pending = counts.pop("pending") - running
+        return {**counts, "running": running, "pending": pending}
 
     @property
     def done(self) -> float:

@@ -49,10 +49,12 @@ def run_tasks(output: Path, numbers: Sequence[int] = (), *, device: int | None =
     wanted = [plan.tasks[number] for number in numbers if number < len(plan.tasks)]
     if len(wanted) < len(numbers):
         raise UsageError(f"expected numbers of tasks below {len(plan.tasks)}, got {max(numbers)}")
-    behind = left_behind(output)
+    left, behind = set(missing(plan, output)), left_behind(output)
     for task in wanted or plan.tasks:
+        if task not in left and task.number not in behind:
+            continue
         with locked(output, task.number) as alone:
-            if alone and missing(plan, output, [task]):
+            if alone and missing(plan, output, [task]):  # nobody has computed it meanwhile
                 _run_task(plan, output, task, device)
             elif alone and task.number in behind:  # a kill came between the last two steps of the task
                 clean(output, task)
