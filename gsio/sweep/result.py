@@ -133,19 +133,20 @@ def _create_zarr(plan: Plan, path: Path, output: Path) -> None:
 
     import zarr
 
-    chunks, single = plan.layout.chunks, (1,) * len(plan.shape)
+    frame, chunks, single = plan.layout.frame, plan.layout.chunks, (1,) * len(plan.shape)
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     root.attrs.update(_attributes(plan))
     how = CODECS[chunks.codec].zarr
     assert how is not None  # the plan chose a codec that Zarr has
+    compressors: Any = how(chunks.level) or None
     shards = (*single, chunks.frames_per_shard, *chunks.chunk_shape[1:]) if chunks.frames_per_shard else None
     options: dict[str, Any] = {"chunk_key_encoding": {"name": "default", "separator": "."}}
     for name, array in arrays_of(plan).items():
         options["dimension_names"] = array.dimensions
         if array.values is None:
             made = root.create_array(
-                name, shape=field_shape(plan), dtype=plan.layout.frame.dtype, chunks=(*single, *chunks.chunk_shape),
-                shards=shards, fill_value=fill_of(plan), compressors=how(chunks.level) or None, **options,
+                name, shape=field_shape(plan), dtype=frame.dtype, chunks=(*single, *chunks.chunk_shape),
+                shards=shards, fill_value=fill_of(plan), compressors=compressors, **options,
             )  # fmt: skip
         else:
             values = array.values
