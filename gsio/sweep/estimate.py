@@ -35,8 +35,8 @@ def estimate(description: Description, output: Path) -> list[str]:
     devices = gpus(plan.config)
     share = frames / summary.frames
     loop = summary.loop_seconds * share
-    before = summary.wall_seconds - summary.loop_seconds
-    seconds = round((loop + before) * -(-tasks // len(devices)))
+    before = summary.wall_seconds - summary.loop_seconds  # most of it passes once in each process
+    seconds = round(before + loop * -(-tasks // len(devices)))
     nbytes = summary.nbytes_out * share * plan.count / len(members)
     where = f"{len(devices)} GPUs" if devices != [None] else "the CPU"
     return [
