@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("convert", "Write the frames of an output in another format."),
     "frames": ("look", "Draw frames of an output as pictures."),
     "movie": ("look", "Make a movie of the frames of an output."),
+    "sweep": ("sweep", "Compute many runs that differ in some keys, and keep them as one result."),
     "presets": ("config", "List the shipped configurations, and the patterns they make."),
     "config": ("config", "Show configurations."),
     "doctor": ("inspect", "Describe this machine, and say what is missing to use its GPU."),

@@ -130,8 +130,11 @@ KEY_OPTIONS = [
 ]  # fmt: skip
 
 
-def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose and change a configuration, and pass the resolved `config` to the command."""
+def configuration(command: Callable[..., Any], load: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Add the options that choose and change a configuration, and pass the command what `load` makes of them.
+
+    The command gets the result of `load`, by default `load_config`, which has the same arguments, as `config`.
+    """
     keys: dict[str, str] = {}
     options = [
         click.argument("config_path", metavar="[CONFIG]", required=False, type=PATH),
@@ -161,7 +164,7 @@ def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
         overrides = dict(map(parse_assignment, assignments))
         values = {key: given.pop(name) for name, key in keys.items()}
         overrides |= {key: value for key, value in values.items() if value is not None}
-        return command(config=load_config(config_path, preset=preset, overrides=overrides), **given)
+        return command(config=(load or load_config)(config_path, preset=preset, overrides=overrides), **given)
 
     decorated: Callable[..., Any] = with_config
     for option in reversed(options):

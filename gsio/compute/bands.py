@@ -131,12 +131,14 @@ class Band:
         if not self.batch:
             rows = len(self.lines) + self.before + self.after
             return replace(config, grid=replace(config.grid, rows=rows))
-        members = slice(self.lines.start, self.lines.stop)
-        rates = {
-            name: rate[members] if isinstance(rate, tuple) and len(rate) > 1 else rate
-            for name, rate in (("feed", config.model.feed), ("kill", config.model.kill))
-        }
-        return replace(config, model=replace(config.model, **rates))
+
+        def own(value: Any) -> Any:
+            several = isinstance(value, tuple) and len(value) > 1
+            return value[self.lines.start : self.lines.stop] if several else value
+
+        model = replace(config.model, feed=own(config.model.feed), kill=own(config.model.kill))
+        initial = replace(config.initial, seed=own(config.initial.seed))
+        return replace(config, model=model, initial=initial)
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the cells of the part of a frame that this band stages: without its halo."""

@@ -13,7 +13,7 @@ from gsio.errors import UsageError
 from gsio.frames.block import Block
 from gsio.frames.format import FrameFormat
 from gsio.frames.layout import BlockLayout
-from gsio.model.gray_scott import Coefficients, Field, coefficients
+from gsio.model.gray_scott import OF_MEMBERS, Coefficients, Field, coefficients
 from gsio.model.start import Start
 
 State = TypeVar("State")
@@ -130,7 +130,7 @@ def initial_arrays(
 
     c = coefficients(config.model, start.feed, start.kill)
     u, v = (array(np.broadcast_to(field, layout.frame.shape).astype(dtype)) for field in start[:2])
-    return u, v, c._replace(feed=to_array(c.feed), keep_v=to_array(c.keep_v))
+    return u, v, c._replace(**{name: to_array(getattr(c, name)) for name in OF_MEMBERS})
 
 
 def set_outside(p: Any, boundary: str) -> None:

@@ -2,6 +2,7 @@
 
 from gsio.config.loading import (
     allowed_values,
+    check_keys,
     config_folder,
     default_values,
     describe_preset,
@@ -9,6 +10,9 @@ from gsio.config.loading import (
     load_config,
     parse_assignment,
     preset_names,
+    read_tables,
+    resolve,
+    suggestion,
     toml_value,
     with_absolute_paths,
 )
@@ -31,6 +35,7 @@ __all__ = [
     "Parameter",
     "Run",
     "allowed_values",
+    "check_keys",
     "config_folder",
     "default_values",
     "describe_preset",
@@ -43,6 +48,9 @@ __all__ = [
     "parse_interval",
     "parse_walltime",
     "preset_names",
+    "read_tables",
+    "resolve",
+    "suggestion",
     "toml_value",
     "with_absolute_paths",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from gsio.config.schema import Compression, Config, Fraction, Interval, Parameter
+from gsio.config.schema import Compression, Config, Fraction, Interval, Natural, Parameter, Seed
 from gsio.config.tables import AUTO, CODECS
 from gsio.config.units import one_of, parse_interval, parse_walltime, shortened
 from gsio.errors import UsageError, reason_of
@@ -34,7 +34,7 @@ def preset_names() -> list[str]:
 
 def default_values() -> dict[str, Any]:
     """Return the value of each key in ``config/default.toml``, by its dotted name."""
-    layer = _read(config_folder() / "default.toml")
+    layer = read_tables(config_folder() / "default.toml")
     return {f"{section}.{name}": value for section, values in layer.items() for name, value in values.items()}
 
 
@@ -57,7 +57,7 @@ def describe_preset(name: str) -> str:
 
 
 def load_config(
-    path: Path | None = None,
+    path: Path | Layer | None = None,
     *,
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -68,7 +68,8 @@ def load_config(
     Parameters
     ----------
     path
-        A TOML file that changes some of the keys of ``config/default.toml``. Its paths are relative to its folder.
+        A TOML file that changes some of the keys of ``config/default.toml``, or the tables that `read_tables` has read
+        from one. Its paths are relative to its folder.
     preset
         The name of a shipped configuration, applied before `path`.
     overrides
@@ -82,17 +83,21 @@ def load_config(
         A file cannot be read, or a key or value is not allowed. The message names the key, the value found, the values
         allowed and the nearest known key.
     """
-    layers = [_read(config_folder() / "default.toml")]
+    layers = [read_tables(config_folder() / "default.toml")]
     if preset is not None:
-        layers.append(_read(_preset_path(preset)))
+        layers.append(read_tables(_preset_path(preset)))
     if path is not None:
-        layers.append(_read(path))
+        layers.append(read_tables(path) if isinstance(path, Path) else path)
     given = [_from_environment(os.environ if environ is None else environ)]
     given.append(_nested({key: _builtin(value) for key, value in (overrides or {}).items() if value is not None}))
     for layer in given:
         for table in _with_paths(layer):
             table["path"] = os.path.expanduser(table["path"])  # noqa: PTH111 - it leaves the ~ of an unknown user
-    merged = _merged([*layers, *given])
+    return resolve(_merged([*layers, *given]))
+
+
+def resolve(merged: Layer) -> Config:
+    """Return the configuration with all the values in `merged`, tables by section; raises as `load_config`."""
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
@@ -105,7 +110,7 @@ def _merged(layers: list[Layer]) -> Layer:
     """Return all layers in one; a later layer wins."""
     merged: Layer = {}
     for layer in layers:
-        _check_keys(layer)
+        check_keys(layer)
         for section, values in layer.items():
             merged.setdefault(section, {}).update(values)
     return merged
@@ -121,11 +126,12 @@ def _check(config: Config) -> None:
         found = f"'{config.initial.path}'" if config.initial.path else "none"
         expected = "the name of a file" if wants_path else "no file, or initial.kind image or file,"
         raise UsageError(f"initial.path: expected {expected} with initial.kind={config.initial.kind}, got {found}")
-    feed, kill = config.model.feed, config.model.kill
-    if isinstance(feed, tuple) and isinstance(kill, tuple) and len(feed) != len(kill):
+    values = {"model.feed": config.model.feed, "model.kill": config.model.kill, "initial.seed": config.initial.seed}
+    lists = {key: str(len(value)) for key, value in values.items() if isinstance(value, tuple)}
+    if len(set(lists.values())) > 1:
         raise UsageError(
-            "model.feed, model.kill: expected one value for each member of the batch in both lists, "
-            f"got {len(feed)} and {len(kill)}"
+            f"{', '.join(lists)}: expected one value for each member of the batch in all lists, "
+            f"got {' and '.join(lists.values())}"
         )
 
 
@@ -161,7 +167,7 @@ def toml_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _read(path: Path) -> Layer:
+def read_tables(path: Path) -> Layer:
     """Return the tables of a TOML file. Paths in the file are relative to its folder."""
     try:
         layer = parse_toml(read_regular(path, TOML_NBYTES))
@@ -196,7 +202,7 @@ def _preset_path(name: str) -> Path:
     for path in (folder / f"{name}.toml", folder / "presets" / f"{name}.toml"):
         if name in preset_names() and path.is_file():
             return path
-    raise UsageError(f"there is no preset '{name}'{_suggestion(name, preset_names())}")
+    raise UsageError(f"there is no preset '{name}'{suggestion(name, preset_names())}")
 
 
 def _from_environment(environ: Mapping[str, str]) -> Layer:
@@ -206,7 +212,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
         if not name.startswith("GSIO_"):
             continue
         if name not in variables:
-            raise UsageError(f"unknown environment variable {name}{_suggestion(name, list(variables))}")
+            raise UsageError(f"unknown environment variable {name}{suggestion(name, list(variables))}")
         found[variables[name]] = toml_value(text)
     return _nested(found)
 
@@ -216,7 +222,7 @@ def _nested(values: Mapping[str, Any]) -> Layer:
     for key, value in values.items():
         section, dot, name = key.partition(".")
         if not dot:
-            raise UsageError(f"unknown key '{key}'{_suggestion(key, known_keys())}")
+            raise UsageError(f"unknown key '{key}'{suggestion(key, known_keys())}")
         layer.setdefault(section, {})[name] = value
     return layer
 
@@ -230,17 +236,19 @@ def known_keys() -> list[str]:
     return [f"{section}.{field}" for section, struct in _sections().items() for field in struct.__struct_fields__]  # type: ignore[attr-defined]
 
 
-def _check_keys(layer: Layer) -> None:
+def check_keys(layer: Layer) -> None:
+    """Raise UsageError for a key that no configuration has."""
     known = known_keys()
     for section, values in layer.items():
         if not isinstance(values, dict) or (not values and section not in _sections()):
-            raise UsageError(f"unknown key '{section}'{_suggestion(section, known)}")
+            raise UsageError(f"unknown key '{section}'{suggestion(section, known)}")
         for name in values:
             if f"{section}.{name}" not in known:
-                raise UsageError(f"unknown key '{section}.{name}'{_suggestion(f'{section}.{name}', known)}")
+                raise UsageError(f"unknown key '{section}.{name}'{suggestion(f'{section}.{name}', known)}")
 
 
-def _suggestion(word: str, known: list[str]) -> str:
+def suggestion(word: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest of the known ones, or all of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not close:  # the section can be wrong or missing
         close = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
@@ -257,6 +265,8 @@ def _explain(message: str, merged: Layer) -> str:
     elif hint == Parameter:
         table = "{along='x' or 'y', start=…, stop=…} or {path='FILE', start=…, stop=…}"
         allowed = f"{_range(Fraction)}, a list of such numbers, or a table: {table}"
+    elif hint == Seed:
+        allowed = f"{_range(Natural)}, or a list of such numbers"
     elif hint == Interval:
         allowed = "a number of frames, or a time such as 90s, 15m or 2h"
     else:

@@ -41,6 +41,8 @@ Interval = Natural | str  # a number of frames, or a time such as 15m
 # One number for the whole grid, one for each member of a batch, or a map.
 Parameter = Fraction | Annotated[tuple[Fraction, ...], Meta(min_length=1)] | Map
 
+Seed = Natural | Annotated[tuple[Natural, ...], Meta(min_length=1)]
+
 
 class Grid(Struct, frozen=True, forbid_unknown_fields=True):
     """Size and edges of the grid; arrays are [rows, cols]."""
@@ -66,11 +68,6 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
         """Return whether feed or kill varies over the grid."""
         return isinstance(self.feed, Map) or isinstance(self.kill, Map)
 
-    @property
-    def members(self) -> int:
-        """Return the number of grids in the batch: the length of the list in feed or kill, or 1 without a list."""
-        return max(len(value) if isinstance(value, tuple) else 1 for value in (self.feed, self.kill))
-
 
 class Initial(Struct, frozen=True, forbid_unknown_fields=True):
     """The initial state. Its kind decides which of the other keys are used."""
@@ -82,7 +79,7 @@ class Initial(Struct, frozen=True, forbid_unknown_fields=True):
     count: Natural
     radius: Natural
     amplitude: Fraction
-    seed: Natural
+    seed: Seed
     path: str
     frame: Annotated[int, Meta(ge=-1)]
 
@@ -130,6 +127,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     initial: Initial
     run: Run
     output: Output
+
+    @property
+    def members(self) -> int:
+        """Return the number of grids in the batch: the length of the lists in feed, kill and seed, or 1 without one."""
+        values = self.model.feed, self.model.kill, self.initial.seed
+        return max(len(value) if isinstance(value, tuple) else 1 for value in values)
 
     @property
     def stored(self) -> str:

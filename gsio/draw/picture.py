@@ -146,6 +146,33 @@ def sheet(tiles: Sequence[Canvas], labels: Sequence[Sequence[str]]) -> Canvas:
     return canvas
 
 
+def matrix(tiles: Sequence[Sequence[Canvas]], left: Sequence[str], below: Sequence[str]) -> Canvas:
+    """Return rows of canvases of equal shape, with a label on the left of each row, and below each column.
+
+    Labels that would overlap the next ones are left out.
+    """
+    rows, cols = tiles[0][0].shape
+    size = min(max(cols // 8, 11), 40)
+    gap = max(min(rows, cols) // 32, 1)
+    of_rows, of_cols = ([_text(text, size) for text in labels] for labels in (left, below))
+    margin = max(text.shape[1] for text in of_rows) + size
+    high, wide = len(tiles) * (rows + gap), len(tiles[0]) * (cols + gap)
+    widest = max(text.shape[1] for text in of_cols) + size
+    canvas = np.full((gap + high + of_cols[0].shape[0] + size // 2, margin + wide + widest // 2), PAPER, np.uint8)
+    for row, of_row in enumerate(tiles):
+        for col, tile in enumerate(of_row):
+            _put(canvas, tile, gap + row * (rows + gap), margin + col * (cols + gap))
+    for row in range(0, len(tiles), -(-of_rows[0].shape[0] // (rows + gap))):
+        text = of_rows[row]
+        top = gap + row * (rows + gap) + (rows - text.shape[0]) // 2
+        if 0 <= top <= canvas.shape[0] - text.shape[0]:
+            _put(canvas, text, top, margin - size // 2 - text.shape[1])
+    for col in range(0, len(tiles[0]), -(-widest // (cols + gap))):
+        text = of_cols[col]
+        _put(canvas, text, gap + high, max(0, margin + col * (cols + gap) + (cols - text.shape[1]) // 2))
+    return canvas
+
+
 def caption(canvas: Canvas, text: str, bars: Sequence[Bar] = (), least_width: int = 0) -> Canvas:
     """Return a canvas with a line below it: `text` on the left, and colour bars on the right.
 

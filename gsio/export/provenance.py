@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gsio.config import Config, Parameter
+from gsio.config import Config
 from gsio.frames.metadata import DAMAGED, OF_ARRAYS
 from gsio.inputs import portable
 from gsio.reader.selection import Selection, slice_of
@@ -39,11 +39,12 @@ def _config_of(selection: Selection) -> Config:
     """
     config, content = selection.stack.config, selection.content
 
-    def of_members(rate: Parameter) -> Parameter:
-        kept = rate[slice_of(selection.members)] if isinstance(rate, tuple) else (rate,)
+    def of_members(value: Any) -> Any:
+        kept = value[slice_of(selection.members)] if isinstance(value, tuple) else (value,)
         return kept if len(kept) > 1 else kept[0]
 
     model = replace(config.model, feed=of_members(config.model.feed), kill=of_members(config.model.kill))
+    initial = replace(config.initial, seed=of_members(config.initial.seed))
     output = replace(
         config.output,
         fields=",".join(content.fields),
@@ -54,4 +55,4 @@ def _config_of(selection: Selection) -> Config:
         shard_frames=content.shard_frames,
         pyramid=content.pyramid,
     )
-    return replace(config, model=model, output=output)
+    return replace(config, model=model, initial=initial, output=output)

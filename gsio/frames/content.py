@@ -124,7 +124,7 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, config: Config) -> "Content":
         """Return the content of the output of a run."""
-        grid, output, members = config.grid, config.output, config.model.members
+        grid, output, members = config.grid, config.output, config.members
         batch = [Axis(MEMBER, members, "member of the batch")] if members > 1 else []
         rows, cols = Axis("y", grid.rows, "row, in grid spacings"), Axis("x", grid.cols, "column, in grid spacings")
         return cls(

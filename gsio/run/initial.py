@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gsio.config import Config, Grid, Initial, Parameter
@@ -20,6 +21,8 @@ from gsio.writer import is_zarr
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "TGA")
 MAX_PIXELS = 48 << 20  # of a picture, unless the grid has more cells
 ORIENTATION = 0x0112  # the tag of EXIF
+
+RANDOM = ("spots", "noise")  # kinds of the initial state that a seed decides
 
 Field = NDArray[np.float64]
 
@@ -91,6 +94,10 @@ def _why(error: Exception) -> str:
 
 def _fields(config: Config) -> tuple[Field, Field]:
     grid, initial = config.grid, config.initial
+    if isinstance(initial.seed, tuple) and initial.kind in RANDOM:
+        alone = [_fields(replace(config, initial=replace(initial, seed=seed))) for seed in initial.seed]
+        u, v = (np.stack(fields) if len(fields) > 1 else fields[0] for fields in zip(*alone, strict=True))
+        return u, v
     u, v = np.ones((grid.rows, grid.cols)), np.zeros((grid.rows, grid.cols))
     match initial.kind:
         case "school":
@@ -207,7 +214,7 @@ def _opaque(picture: Any) -> Any:
 
 
 def _file(config: Config) -> tuple[Field, Field]:
-    grid, initial, members = config.grid, config.initial, config.model.members
+    grid, initial, members = config.grid, config.initial, config.members
     path = Path(initial.path)
 
     def check(name: str, shape: tuple[int, ...], dtype: Any = None) -> None:

@@ -52,6 +52,7 @@ def simulate(
     timeline: Path | str | None = None,
     watch: Observe | None = None,
     ranks: Ranks | None = None,
+    cut: tuple[int, int] = (0, 0),
 ) -> Summary | None:
     """Simulate `config` and save every frame in `output`; return None if `output` has all frames already.
 
@@ -73,6 +74,8 @@ def simulate(
         inside trio. If it raises an error, the run ends with it; `gsio.errors.Interrupted` is the one for a wanted end.
     ranks
         Rank 0 of several, which share the run; the others call `gsio.run.joint.assist`.
+    cut
+        The frames, and the lines of a frame, that share a chunk of a new output; 0: the number is chosen.
 
     Raises
     ------
@@ -90,13 +93,13 @@ def simulate(
     check_stability(config.model, *rates(config))
     check_output(output, **how)
     timeline, config, end = timeline_of(timeline, output), with_codec(config, output), time_limit(config)
-    opened = _open(config, output, None, None) if ranks is None and _begins(output, resume) else None
+    opened = _open(config, output, None, None, cut) if ranks is None and _begins(output, resume) else None
     with Journal(output) as journal:
         before = _find_restart(config, output, journal, how)
         if _is_done(config, output, journal, before, ranks):
             return None
         trace = Trace(Timeline() if timeline is not None else None)
-        pipeline = _pipeline(config, output, journal, before, trace, opened, ranks, overwrite=overwrite)
+        pipeline = _pipeline(config, output, journal, before, trace, opened, ranks, cut, overwrite=overwrite)
         _run(pipeline, output, journal, before, end, timeline, watch)
     return _summary(pipeline, output, time.perf_counter() - began)
 
@@ -192,9 +195,11 @@ class _Opened(NamedTuple):
     rates: int
 
 
-def _open(config: Config, output: Path, before: Restart[Checkpoint] | None, ranks: Ranks | None) -> _Opened:
+def _open(
+    config: Config, output: Path, before: Restart[Checkpoint] | None, ranks: Ranks | None, cut: tuple[int, int]
+) -> _Opened:
     """Plan a run that begins, or extends the output `before`, and open its solver."""
-    kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else (0, 0)
+    kept = (before.frames_per_chunk, before.lines_per_chunk) if before is not None else cut
     planned = plan(config, output, *kept, bands=ranks.count if ranks is not None else 1)
     state = before.checkpoint if before is not None else None
     feed, kill = rates(config)
@@ -214,12 +219,13 @@ def _pipeline(
     trace: Trace,
     opened: _Opened | None,
     ranks: Ranks | None,
+    cut: tuple[int, int],
     *,
     overwrite: bool,
 ) -> Pipeline:
     """Open the output and return the pipeline of a run that begins, or extends the output `before`."""
     if opened is None or before is not None:
-        opened = _open(config, output, before, ranks)
+        opened = _open(config, output, before, ranks, cut)
     layout, share, checksum = opened
     solver, pool = share.solver, BlockPool(share.layout, share.blocks, share.solver.allocate)
     output_id = before.output_id if before is not None else ""

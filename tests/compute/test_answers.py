@@ -308,17 +308,20 @@ def test_rates_that_vary_agree_with_the_reference(
     assert_agrees(solve(backend, config, 32, start), solve("numpy", config, 32, start), TOLERANCE[precision])
 
 
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("backend", FAST)
-def test_a_member_has_the_same_bits_in_any_batch_and_as_a_map(backend: str, make_config: MakeConfig) -> None:
-    size = {"grid.rows": 37, "grid.cols": 52}
+def test_a_member_has_the_same_bits_in_any_batch_and_alone(
+    backend: str, boundary: str, precision: str, make_config: MakeConfig
+) -> None:
+    size = {"grid.rows": 37, "grid.cols": 52, "grid.boundary": boundary, "model.precision": precision}
     feeds, kills = [0.014, 0.03, 0.062], [0.054, 0.057, 0.0609]
     start = random_start(37, 52)
     batch = solve(backend, make_config({**size, "model.feed": feeds, "model.kill": kills}), 40, start)
     other = make_config({**size, "model.feed": feeds[::-1], "model.kill": kills[::-1]})
     assert_same_bits(solve(backend, other, 40, start), tuple(field[::-1].copy() for field in batch))
-    for member in range(3):
-        flat = [{"along": "x", "start": rates[member], "stop": rates[member]} for rates in (feeds, kills)]
-        alone = solve(backend, make_config({**size, "model.feed": flat[0], "model.kill": flat[1]}), 40, start)
+    for member, (feed, kill) in enumerate(zip(feeds, kills, strict=True)):
+        alone = solve(backend, make_config({**size, "model.feed": feed, "model.kill": kill}), 40, start)
         assert_same_bits(alone, tuple(field[member] for field in batch))
 
 

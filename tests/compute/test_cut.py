@@ -109,7 +109,7 @@ def test_maps_of_rates_are_cut_with_the_grid(feed: Map, count: int) -> None:
 def test_a_batch_is_cut_into_members(count: int, kill: object) -> None:
     config = config_of(6, 7, "periodic", 4, (0.03, 0.031, 0.032, 0.033, 0.034), kill)
     bands = cut(config, chunks_of(config, count), count, COSTS[0])
-    assert [len(band.lines) for band in bands] == [band.config(config).model.members for band in bands]
+    assert [len(band.lines) for band in bands] == [band.config(config).members for band in bands]
     assert all(not band.messages for band in bands)
     assert_same_as_whole(config, count, COSTS[0])
 

@@ -64,7 +64,7 @@ def test_every_kind_of_feed_goes_with_every_kind_of_kill(
 
 def expected(config: Config, start: Any) -> list[np.ndarray]:
     """Return u and v after 32 steps, each member computed alone with its rates of every cell."""
-    shape = (config.model.members, *SHAPE)
+    shape = (config.members, *SHAPE)
     fields = [np.broadcast_to(field, shape) for field in start]
     members = []
     for u, v, feed, kill in zip(*fields, strict=True):

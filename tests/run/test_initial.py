@@ -165,6 +165,19 @@ def test_noise_follows_from_the_seed() -> None:
     assert not np.equal(first, other).any()
 
 
+@pytest.mark.parametrize("kind", ["noise", "spots"])
+def test_each_member_follows_from_a_seed_of_its_own(kind: str) -> None:
+    changes = {"grid.rows": ROWS, "grid.cols": COLS, "initial.kind": kind}
+    for seeds in ([3], [3, 4, 3]):
+        config = load_config(overrides={**changes, "initial.seed": seeds}, environ={})
+        assert config.members == len(seeds)
+        shape = (len(seeds), ROWS, COLS)[len(seeds) == 1 :]
+        for found, field in zip(initial_state(config)[:2], range(2), strict=True):
+            assert found.shape == shape
+            alone = [state(kind, seed=seed)[field] for seed in seeds]
+            np.testing.assert_array_equal(found.reshape(-1, ROWS, COLS), alone)
+
+
 def test_noise_without_amplitude_is_uniform() -> None:
     u, v = state("noise", u=0.6, v=0.3, amplitude=0.0)
     assert (u == 0.6).all()

@@ -61,7 +61,7 @@ class CpuSolver:
         self._layout = layout
         self._steps = config.run.steps_per_frame
         self._boundary = BOUNDARIES[config.grid.boundary]
-        members, rows, cols = self._shape = (config.model.members, config.grid.rows, config.grid.cols)
+        members, rows, cols = self._shape = (config.members, config.grid.rows, config.grid.cols)
         self._own = own or slice(None)
         threads = config.run.threads or min(usable_cores(), max(1, members * rows * cols // SHARE))
         self._team = Team(threads)
@@ -70,8 +70,11 @@ class CpuSolver:
         for field, given in zip(self._now, start[:2], strict=True):
             field[:] = given
         c = coefficients(config.model, start.feed, start.kill)
-        numbers = (dtype.type(number) for number in (c.centre, c.spread_u, c.spread_v, c.rest, c.dt))
-        self._constants = Constants._make(numbers)._replace(**({} if c.centre else {"centre": None}))
+        self._constants = Constants(
+            dtype.type(c.centre) if c.centre else None,
+            *(_rates(of_member, self._shape, dtype) for of_member in (c.spread_u, c.spread_v, c.rest)),
+            dtype.type(c.dt),
+        )
         self._rates = tuple(_rates(rate, self._shape, dtype) for rate in np.broadcast_arrays(c.feed, c.keep_v))
         self.cut = cut(members, rows, cols, threads, dtype.itemsize, self._steps)
         self._rings = _aligned((threads, self.cut.numbers), dtype)

@@ -59,7 +59,10 @@ LINE = 16  # numbers that are in one or two cache lines, and in one or more vect
 
 
 class Constants(NamedTuple):
-    """The numbers among `Coefficients`, all of the precision of the run; `centre` is None instead of 0."""
+    """`Coefficients` without the rates, all of the precision of the run; `centre` is None instead of 0.
+
+    The spreads and `rest` are arrays, [member], or those of one member.
+    """
 
     centre: Any
     spread_u: Any
@@ -248,6 +251,7 @@ def ring_rows(steps: int) -> int:
 def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile, steps):  # type: ignore[no-untyped-def]
     """Write the cells [top, bottom) × [left, right) of `new`, u and v, `steps` steps after `old`."""
     (u, v), (u_new, v_new), (rows, cols), (top, bottom, left, right) = old, new, shape, tile
+    own = Constants(k.centre, k.spread_u[member], k.spread_v[member], k.rest[member], k.dt)
     map_of = member % feeds.shape[0] * rows * cols if feeds.ndim == 2 else 0
     feed_map, keep_map = pointer(feeds, map_of), pointer(keeps, map_of)
     whole = right - left == cols
@@ -285,7 +289,7 @@ def _advance_tile(old, new, ring, feeds, keeps, member, k, boundary, shape, tile
                 _clear(to_u, count)
                 _clear(to_v, count)
                 continue
-            _step_row(rows_u, rows_v, to_u, to_v, count, feed, keep, k)
+            _step_row(rows_u, rows_v, to_u, to_v, count, feed, keep, own)
             if depth < steps:
                 _close(to_u, ends, boundary, edges)
                 _close(to_v, ends, boundary, edges)

@@ -118,7 +118,10 @@ class CudaSolver:
             module = load_module(ADVANCE, options, cooperative=self.tiling.at_once)
             self._kernel = module.get_function("advance")
             self._kernel.max_dynamic_shared_size_bytes = self.tiling.shared_nbytes(self.job)
-            self._constants = _coefficients_struct(constants, dtype)
+            of_members = _coefficients_structs(constants, dtype)
+            self._constants = of_members[:1].reshape(())
+            if rates == 1:
+                feed = of_members.view(dtype)  # the kernel finds the coefficients of each member there
             if rates == 2:
                 of_maps = (feed.shape[0] if feed.ndim == 3 else 1, *shape[-2:])
                 feed, keep_v = np.broadcast_to(feed, of_maps), np.broadcast_to(keep_v, of_maps)
@@ -299,13 +302,16 @@ def pinned_fields(frame: FrameFormat) -> tuple[Field, Field]:
     return u, v
 
 
-def _coefficients_struct(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
-    """Return the struct Coefficients of ``stencil.cu``; rates that vary get the value of the first cell."""
+def _coefficients_structs(constants: Coefficients, dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Return the struct Coefficients of ``stencil.cu`` of each member; rates that vary by cell get the first value."""
     names = ("spread_u", "spread_v", "rest", "feed", "keep_u", "keep_v", "dt")
-    struct = np.zeros((), [(name, dtype) for name in names])
-    for name in names:
-        struct[name] = np.ravel(getattr(constants, name))[0]
-    return struct
+    values = [np.ravel(getattr(constants, name)) for name in names]
+    if constants.keep_v.shape[-2:] not in ((), (1, 1)):
+        values = [value[:1] for value in values]
+    structs = np.zeros(max(map(len, values)), [(name, dtype) for name in names])
+    for name, value in zip(names, values, strict=True):
+        structs[name] = value
+    return structs
 
 
 def _padded(values: NDArray[Any], pitch: int) -> NDArray[Any]:

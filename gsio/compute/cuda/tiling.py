@@ -212,7 +212,7 @@ def tilings(job: Job, device: Device) -> Iterator[Tiling]:
 def job_of(config: Config, *, by_cell: bool) -> Job:
     """Return the work of a launch."""
     return Job(
-        members=config.model.members,
+        members=config.members,
         rows=config.grid.rows,
         cols=config.grid.cols,
         itemsize=np.dtype(config.model.precision).itemsize,

@@ -16,7 +16,7 @@ from jax.scipy.signal import convolve2d
 from gsio.compute.host import ArraySolver, initial_arrays, nth_device
 from gsio.config import Config
 from gsio.frames.layout import BlockLayout
-from gsio.model.gray_scott import PADDING
+from gsio.model.gray_scott import OF_MEMBERS, PADDING
 from gsio.model.start import Start
 
 
@@ -34,10 +34,10 @@ def solver(config: Config, layout: BlockLayout, start: Start) -> ArraySolver[Any
             return convolve2d(p, jnp.array(c.weights, f.dtype), mode="valid", precision="highest")
         return c.around(p)
 
-    def step(u: Any, v: Any, feed: Any, keep_v: Any) -> Any:
-        return c._replace(feed=feed, keep_v=keep_v).step(u, v, around(u), around(v))
+    def step(u: Any, v: Any, *rates: Any) -> Any:
+        return c._replace(**dict(zip(OF_MEMBERS, rates, strict=True))).step(u, v, around(u), around(v))
 
-    rates = c.feed, c.keep_v
+    rates = [getattr(c, name) for name in OF_MEMBERS]
     if u.ndim == 3:
         step = jax.vmap(step, (0, 0, *(0 if np.ndim(rate) == 3 else None for rate in rates)))
 

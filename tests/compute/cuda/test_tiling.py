@@ -217,7 +217,7 @@ def test_the_kernel_of_a_run_compiles(changes: dict[str, Any], architecture: str
     model, grid = config.model, config.grid
     by_cell, by_member = "along" in str(changes), "[" in str(changes)
     itemsize = np.dtype(model.precision).itemsize
-    job = Job(model.members, grid.rows, grid.cols, itemsize, config.run.steps_per_frame, by_cell)
+    job = Job(config.members, grid.rows, grid.cols, itemsize, config.run.steps_per_frame, by_cell)
     centre = coefficients(model, np.array(0.01), np.array(0.05)).centre
     tiling = choose(job, DEVICES[architecture])
     rates = 2 if by_cell else int(by_member)

@@ -212,11 +212,7 @@ advance(real* u_even, real* v_even, real* u_odd, real* v_odd, const real* feed, 
         Row rows[ROWS];
         const Tile& tile = places[turn];
         Coefficients k = constants;
-        if (RATES == BY_MEMBER) {
-            k.feed = feed[tile.member];
-            k.keep_u = k.rest - k.feed;
-            k.keep_v = keep_v[tile.member];
-        }
+        if (RATES == BY_MEMBER) k = reinterpret_cast<const Coefficients*>(feed)[tile.member];
         if (RATES == BY_CELL) load(tile, 2, feed, keep_v, plan.maps > 1 ? tile.member : 0, ALL_ROWS);
 
         // The next tile of this block, unless the block keeps the tile it has.
