@@ -64,17 +64,16 @@ def bound() -> dict[str, Any]:
 
 
 def _emit(method: str, event: str, values: dict[str, Any]) -> None:
-    if "structlog" not in sys.modules and _waiting is not None:
+    known = sys.modules.get("structlog")
+    if _waiting is not None and (known is None or not known.is_configured()):
         level, stream = _waiting
         if LEVELS[method] >= level:
-            line = _line(None, method, {**values, "level": method, "event": event})
+            line = _line(None, method, {**bound(), **values, "level": method, "event": event})
             _opened(stream).write(line + "\n")
             _opened(stream).flush()
         return
     import structlog
 
-    if _waiting is not None and not structlog.is_configured():  # somebody has imported it meanwhile
-        _configure_structlog("text", *_waiting)
     getattr(structlog.get_logger(), method)(event, **bound() | values)
 
 

@@ -64,7 +64,8 @@ class ThreadMpi:
         self._meeting.queues[self.number, rank, tag].put(value)
 
     def receive(self, rank: int, tag: Any) -> Any:
-        return self._meeting.queues[rank, self.number, tag].get(timeout=DEADLINE)
+        forever = threading.current_thread().daemon  # until the process ends, which is that of all ranks here
+        return self._meeting.queues[rank, self.number, tag].get(timeout=None if forever else DEADLINE)
 
     def received(self, rank: int, tag: Any) -> tuple[Any] | None:
         try:

@@ -31,6 +31,7 @@ from gsio.run import checkpoints
 from gsio.run import simulate as running
 from gsio.run.metrics import CONNECTIONS, metrics
 from gsio.run.progress import Progress
+from gsio.sweep import sheet
 from gsio.testing import small_blocks
 from gsio.writer.status_file import status_of
 
@@ -50,6 +51,12 @@ class Write(NamedTuple):
 
 
 RUN = ["run", *SMALL]
+SWEEP = """\
+grid = { rows = 12, cols = 17 }
+run = { frames = 3, steps_per_frame = 2, backend = "numpy" }
+[sweep]
+model.feed = { values = [0.03, 0.04] }
+"""
 PROFILE = ["profile", *SMALL, "-o", "run.h5"]
 # By command and parameter. An option that names a file to write and is not here fails the first test.
 WRITES = {
@@ -76,6 +83,9 @@ WRITES = {
         Write(["movie", "source/run.h5", "-q", "-o", f"out{ending}"], f"out{ending}", ("--overwrite",))
         for ending in FORMS
     ],
+    ("sweep sheet", "output"): [
+        Write(["sweep", "sheet", "source/plane.zarr", "-o", "sheet.png"], "sheet.png", ("--overwrite",))
+    ],
     ("presets", "preview"): [Write(["presets", "smoke", "--preview", "pictures"], "pictures/smoke.png")],
     **{
         (f"bench {name}", "json"): [Write(["bench", name, "--device", "cpu", "--json", "all.json"], "all.json")]
@@ -89,10 +99,12 @@ WRITES = {
         for name in TABLES
     },
 }
-# What names a path that is read, a folder for temporary files, or with `repair` the output to put right.
+# What names a path that is read, a folder for temporary files, or an output to put right or to go on with.
 OTHERS = {
-    *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show")],
+    *[(name, "config_path") for name in ("run", "profile", "bench tune", "config show", "sweep run")],
     *[(name, "path") for name in ("info", "verify", "repair", "frames", "movie")],
+    *[(f"sweep {name}", "path") for name in ("task", "status", "sheet")],
+    ("sweep run", "output"),
     ("view", "paths"),
     ("profile", "read"),
     ("export", "source"),
@@ -137,6 +149,9 @@ def contents(path: Path) -> dict[str, str | bytes]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "run.h5"
     assert main([*RUN, "-o", str(path), "--set", "initial.kind=noise"]) == 0
+    (sweep := path.with_name("sweep.toml")).write_text(SWEEP)
+    plane = str(path.with_name("plane.zarr"))
+    assert main(["sweep", str(sweep), "-o", plane, "--engine", "print"]) == main(["sweep", "task", plane, "-q"]) == 0
     return path
 
 
@@ -174,6 +189,8 @@ def meanwhile(monkeypatch: Patch) -> Callable[[Write, Callable[[], None]], None]
             monkeypatch.setattr(export, "select", after(export.select))
         elif write.arguments[0] == "frames":
             monkeypatch.setattr(frames, "decoding_threads", after(frames.decoding_threads))
+        elif write.arguments[0] == "sweep":
+            monkeypatch.setattr(sheet, "read_states", after(sheet.read_states))
         elif write.arguments[0] == "movie":
             monkeypatch.setattr(movie, "drawing", after(movie.drawing))
         else:

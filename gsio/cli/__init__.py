@@ -87,10 +87,12 @@ def program() -> NoReturn:
     Python would free every object first, and CUDA what a GPU holds: the system is faster. Where a launcher of MPI
     or a profiler watches how the process ends, it ends in the usual way.
     """
+    import atexit
+
     code = main()
     watched = "mpi4py.MPI" in sys.modules or "CUDA_INJECTION64_PATH" in os.environ
     if "numpy" in sys.modules and not watched:
-        _leave(code)
+        atexit.register(_leave, code)  # it is called first: no thread runs any more, and no object is freed yet
     sys.exit(code)
 
 
@@ -98,6 +100,7 @@ def _leave(code: int) -> NoReturn:
     """End the process at once, after what libraries have asked Python to do at its end."""
     import atexit
 
+    atexit.unregister(_leave)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -20,7 +20,7 @@ from gsio.frames.chunking import Chunking
 from gsio.log import log
 from gsio.model.start import Start
 
-MOST_DEPTH = 1024  # rows of a halo that are worth a thought: an exchange costs less than so many rows
+MOST_DEPTH = 1024  # rows of a halo that are worth a thought: an exchange costs less than these
 
 
 class Cost(NamedTuple):

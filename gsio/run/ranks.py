@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from gsio.compute.bands import Band
 from gsio.compute.parts import Part, join_parts, part_of
 from gsio.errors import DataError, GsioError, Interrupted, StorageError, ToldError, UsageError, reason_of
 from gsio.frames.block import EncodedBlock
+from gsio.log import log
 from gsio.model.gray_scott import Field
 from gsio.processes import Terminated
 from gsio.run.mpi import Mpi, until
@@ -249,7 +251,8 @@ class Ranks:
                 else:
                     until(partial(self._kept.__contains__, number))
                     self._kept[number]()
-                    for frames in [frames for frames in self._kept if frames <= number]:
+                    kept = list(self._kept)  # another thread adds some meanwhile
+                    for frames in [frames for frames in kept if frames <= number]:
                         del self._kept[frames]
             except OSError as error:
                 self._mpi.send(Ended(StorageError.exit_code, reason_of(error), error.errno or 0), 0, ANSWER)
@@ -263,6 +266,8 @@ class Ranks:
         # The others wait for the halo of this rank, or for an error that the rank could have met anywhere.
         unexpected = error is not None and not isinstance(error, GsioError)
         if not self._left if self._running else unexpected:
+            if unexpected:
+                log.debug("".join(traceback.format_exception(error)))
             ended = Ended.of(error)
             self._end_all(ended.text, ended.code)
         try:

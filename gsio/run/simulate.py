@@ -105,7 +105,7 @@ def simulate(
 
 
 def _summary(pipeline: Pipeline, output: Path, taken: float) -> Summary:
-    """Return the summary of a run that took so many seconds, and log its end."""
+    """Return the summary of a run that took `taken` seconds, and log its end."""
     solver = pipeline.solver
     shared = getattr(solver, "note", ""), str(pipeline.balance)  # how, and how evenly, bands share the grid
     summary = summarise(pipeline.progress(), pipeline.trace, solver.device, output, taken, *shared)

@@ -4,14 +4,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gsio.config import Config, check_keys, default_values, load_config, read_tables, suggestion
-from gsio.config.schema import Natural, Positive
+from gsio.config.schema import Natural
 from gsio.config.units import shortened
 from gsio.errors import UsageError
 
@@ -22,7 +22,7 @@ VARIABLE = ("model.", "initial.", "grid.boundary", "run.steps_per_frame")
 RESERVED = {MEMBER, "time", "step", "interval", "y", "x", "u", "v", "status", "frames"}
 FORMS = (
     "{ values = […] }, or { from = …, to = …, count = … } with spacing = 'linear' or 'log'; without a count, the "
-    "values are those of a Latin hypercube of 'sweep.samples' members"
+    f"values are those of a Latin hypercube of 'sweep.samples' members; at most {MOST_MEMBERS} members"
 )
 
 
@@ -32,7 +32,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "fr
     values: tuple[Any, ...] | None = None
     start: float | None = None
     stop: float | None = None
-    count: Positive | None = None
+    count: Annotated[int, Meta(ge=1, le=MOST_MEMBERS)] | None = None
     spacing: Literal["linear", "log"] = "linear"
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class How(Struct, frozen=True, forbid_unknown_fields=True):
     """How the values of the keys become members, and how members become tasks."""
 
     combine: Literal["product", "zip"] = "product"
-    samples: Natural = 0
+    samples: Annotated[int, Meta(ge=0, le=MOST_MEMBERS)] = 0
     seed: Natural = 0
     batch: Natural = 0
 
@@ -114,7 +114,7 @@ def load_sweep(
     config = load_config(layer, preset=preset, overrides=overrides)
     how, specs = _parse(table)
     if config.members > 1:
-        lists = "the lists of a sweep belong into its table [sweep]"
+        lists = "the lists of a sweep belong in its table [sweep]"
         raise UsageError(f"model.feed, model.kill, initial.seed: expected one value of each; {lists}")
     axes = _axes(how, {key: _values(key, spec, how, path) for key, spec in _ranged(how, specs).items()}, specs)
     if (members := math.prod(axis.size for axis in axes)) > MOST_MEMBERS:

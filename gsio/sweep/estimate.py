@@ -1,12 +1,13 @@
 """How long a sweep takes, and how large its result is, measured on the first frames of one of its tasks."""
 
 import datetime
+import os
 import tempfile
 from pathlib import Path
 
-import structlog
 from msgspec.structs import replace
 
+from gsio.files import require_new
 from gsio.machine import free_space
 from gsio.run.simulate import simulate
 from gsio.sweep.description import Description
@@ -15,8 +16,6 @@ from gsio.sweep.plan import make_plan
 
 FRAMES = 8  # that are measured; the first frames compress better than later ones, which have more patterns
 
-log = structlog.get_logger()
-
 
 def estimate(description: Description, output: Path) -> list[str]:
     """Return in words how many members a sweep has, and how long and large it is; nothing is made at `output`.
@@ -24,6 +23,7 @@ def estimate(description: Description, output: Path) -> list[str]:
     Raises UsageError as `make_plan` does, and what a run raises.
     """
     plan = make_plan(description, output)
+    require_new("--output", output, replaces=os.path.lexists)
     members = plan.tasks[0].members
     config = plan.run_of(members)
     frames, tasks = plan.config.run.frames, len(plan.tasks)

@@ -18,6 +18,7 @@ from gsio.files import UNSUPPORTED, publish, remove, sync_folder, temporary_besi
 from gsio.sweep.plan import Plan, Task, folder_of
 from gsio.writer import format_of
 from gsio.writer.status_file import status_of
+from gsio.writer.zarr.store import Folder
 
 NO_LINKS = *UNSUPPORTED, errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EACCES
 
@@ -45,8 +46,7 @@ def keep(plan: Plan, output: Path, task: Task, pieces: Sequence[Piece]) -> None:
     if format_of(output).is_folder:
         for piece in pieces:
             _link_chunks(plan, output, task, piece)
-        for field in plan.layout.frame.fields:
-            sync_folder(output / field)
+        Folder(output).sync()
     else:
         _keep_file(plan, output, task, pieces)
         sync_folder(folder_of(output))
@@ -133,6 +133,8 @@ def _keep_file(plan: Plan, output: Path, task: Task, pieces: Sequence[Piece]) ->
             _link(pieces[0].output, temporary, _temporary(output, task), apart=False)
         else:
             _virtual_task(plan, temporary, task, pieces)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         publish("--output", temporary, file_of_task(output, task), replaces=Path.is_file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -232,12 +232,12 @@ def begin(description: Description, output: Path) -> Plan:
     """
     plan = make_plan(description, output)
     if not has_plan(output):
-        if os.path.lexists(output):
+        if os.path.lexists(output) and not has_plan(output):  # another process can make both at this moment
             folder = folder_of(output)
             raise UsageError(
                 f"--output: '{output}' exists, without the plan of a sweep in '{folder}'; choose another name"
             )
-        require_new("--output", output)
+        require_new("--output", output, replaces=lambda path: has_plan(output))
         folder_of(output).mkdir(exist_ok=True)
     with locked(output, BEGINNING, wait=True):
         if has_plan(output):

@@ -18,7 +18,7 @@ from gsio.sweep.plan import Plan, read_plan, short
 from gsio.sweep.result import read_states
 from gsio.writer import format_of
 
-SIDE = 2048  # a sheet without a scale has about so many pixels each way
+SIDE = 2048  # pixels, about, of a sheet without a scale each way
 
 
 def write_sheet(

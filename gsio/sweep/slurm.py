@@ -34,6 +34,8 @@ class TaskJob:
         self._child = subprocess.Popen(
             command_of(self.output, str(number)), env=environment(), stdin=subprocess.DEVNULL, preexec_fn=_ignore
         )
+        if self._cancelled:  # before the task began
+            self._child.terminate()
         while self._child.poll() is None:
             time.sleep(LOOK_SECONDS)
         code = int(self._child.returncode)
@@ -47,11 +49,11 @@ class TaskJob:
         """Stop the task, which leaves a checkpoint, and return what the requeued job has to do."""
         from submitit.helpers import DelayedSubmission
 
-        assert self._child is not None
-        with suppress(ProcessLookupError):
-            self._child.terminate()
-        with suppress(ChildProcessError):  # this interrupts `__call__`, whose `poll` can hold a lock
-            os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+        if self._child is not None:
+            with suppress(ProcessLookupError):
+                self._child.terminate()
+            with suppress(ChildProcessError):  # this interrupts `__call__`, whose `poll` can hold a lock
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(TaskJob(self.output), number)
 
     def _cancel(self, number: int, frame: object) -> None:

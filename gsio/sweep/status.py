@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from gsio.errors import DivergenceError, Interrupted
+from gsio.log import log
 from gsio.run.progress import LOG_SECONDS
 from gsio.run.status import is_written
 from gsio.sweep.description import coordinate
@@ -21,8 +21,6 @@ from gsio.sweep.plan import Plan, Task, read_plan
 from gsio.sweep.result import State, read_states
 from gsio.sweep.tasks import missing
 from gsio.writer.status_file import read_status
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
+import numpy as np
 from msgspec.structs import replace
 
 from gsio.errors import DataError, DivergenceError, UsageError
+from gsio.log import log
 from gsio.reader import open_stack
 from gsio.run.simulate import simulate
 from gsio.sweep.pieces import Piece, clean, keep, left_behind, run_path
@@ -15,8 +16,6 @@ from gsio.sweep.plan import Plan, Task, locked, read_plan
 from gsio.sweep.result import State, read_states, set_states
 
 FINAL = [State.COMPLETE, State.DIVERGED]  # a member that failed is tried again
-
-log = structlog.get_logger()
 
 
 class Ended(NamedTuple):
@@ -29,7 +28,7 @@ class Ended(NamedTuple):
 def missing(plan: Plan, output: Path, tasks: Sequence[Task] | None = None) -> list[Task]:
     """Return those of `tasks`, by default of all, with members that are not there yet."""
     status = read_states(output)["status"]
-    final = (status == State.COMPLETE) | (status == State.DIVERGED)
+    final = np.isin(status, FINAL)
     return [task for task in (plan.tasks if tasks is None else tasks) if not final[list(task.members)].all()]
 
 

@@ -36,7 +36,7 @@ from gsio.model.start import Start
 
 COST = Cost(exchange_seconds=2e-5, cells_per_second=1e12, pass_steps=8)  # of an H200 with NVLink
 LINK_BANDWIDTH = 3e11  # bytes a second between two of them
-# The host keeps ahead of passes that take so many microseconds, while a graph of two GPUs takes 20 µs to begin and end.
+# The host keeps ahead of passes that take as many microseconds; a graph of two GPUs takes 20 µs to begin and end.
 LONG_PASS = 150
 MOST_DEVICES = 64  # that a message names
 
@@ -72,16 +72,16 @@ def enough(config: Config, layout: BlockLayout, more_than: int, free: int) -> in
     """Return the smallest number of GPUs, each with `free` bytes, that have enough memory for a run; 0: none is."""
     lines, chunks = layout.frame.shape[0], layout.chunks
     for count in range(more_than + 1, min(lines, MOST_DEVICES) + 1):
-        cut = replace(chunks, lines_per_chunk=min(chunks.lines_per_chunk, lines // count))
-        encoded = encoded_nbytes(cut, cut.codec) if layout.encoded_nbytes else 0
-        parts = replace(layout, chunks=cut, encoded_nbytes=encoded)
+        finer = replace(chunks, lines_per_chunk=min(chunks.lines_per_chunk, lines // count))
+        encoded = encoded_nbytes(finer, finer.codec) if layout.encoded_nbytes else 0
+        parts = replace(layout, chunks=finer, encoded_nbytes=encoded)
         if max(needed_by_each(config, parts, range(count))) <= free:
             return count
     return 0
 
 
 class _Parts:
-    """The parts of a block, one for each band, and whether they are joined: the first thread that waits does it."""
+    """The parts of a block, one for each band, and whether they are joined; the first thread that waits joins them."""
 
     def __init__(self, block: Block, headers: NDArray[np.uint8], lanes: Sequence[Lane]) -> None:
         self.block, self.lanes = block, lanes

@@ -22,7 +22,7 @@ from gsio.machine import cache_folder
 def load_module(names: tuple[str, ...], options: tuple[str, ...], *, cooperative: bool = False) -> Any:
     """Return the kernels in source files, compiled with `options` for the current device, as a `cupy.RawModule`.
 
-    Raises what CuPy raises if they cannot be compiled, or the device cannot load them.
+    Raises what CuPy raises if they cannot be compiled. The first use of a kernel loads a file, and raises if it fails.
     """
     source = read(*names)
     versions = cupy.__version__, runtime.runtimeGetVersion(), runtime.driverGetVersion()
@@ -46,10 +46,10 @@ def _compile(folder: Path, name: str, source: str, options: tuple[str, ...]) -> 
     """Compile kernels as CuPy does, keep them in a file, whose name ends in their checksum, and return its path."""
     from cupy.cuda import compiler
 
-    cubin, _ = compiler.compile_using_nvrtc(source, (*options, "-ftz=true"))
-    path = folder / f"{name}-{_checksum(cubin)}.cubin"
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as temporary:
+    with TemporaryDirectory(dir=folder) as temporary:  # made first: without a place for the file, CuPy compiles
+        cubin, _ = compiler.compile_using_nvrtc(source, (*options, "-ftz=true"))
+        path = folder / f"{name}-{_checksum(cubin)}.cubin"
         Path(temporary, path.name).write_bytes(cubin)
         Path(temporary, path.name).replace(path)
     return path

@@ -27,10 +27,8 @@ SUMMARY_THREADS = 512  # threads of a block of `summarise`
 STAGE_DEFINES = (
     f"-DSTAGE_THREADS={STAGE_THREADS}", f"-DSUMMARY_THREADS={SUMMARY_THREADS}", f"-DWORDS={STAGE_CELLS}",
 )  # fmt: skip
-MOST_PIECES, PIECE_CELLS = (
-    8,
-    2048,
-)  # a row has at most so many pieces, or pieces of so many cells if they would be longer
+# A row has at most MOST_PIECES pieces, or pieces of PIECE_CELLS cells if they would be longer.
+MOST_PIECES, PIECE_CELLS = 8, 2048
 PLANE = np.dtype([
     *((name, np.int64) for name in ("rows", "cols", "pitch")),
     *((name, np.int32) for name in ("lanes", "piece", "pieces", "whole")),

@@ -16,7 +16,7 @@ from gsio.config import Config
 
 MOST_STEPS = 16384  # of one launch: a GPU that also draws a screen can do so between two launches
 STATIC_NBYTES = 256  # bytes of static shared memory in the kernel
-PITCH = 4  # A row of a field takes a multiple of so many cells in memory: the most columns of a lane.
+PITCH = 4  # A row of a field takes a multiple of these cells in memory: the most columns of a lane.
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
