@@ -1,4 +1,7 @@
-"""The program of a rank: gsio with small blocks. The disk of the rank RANK_WITH_FULL_DISK is full after some chunks."""
+"""The program of a rank: gsio with small blocks, and ranks that give signs of life each RANK_LIFE seconds.
+
+The disk of the rank RANK_WITH_FULL_DISK is full after some chunks.
+"""
 
 import errno
 import itertools
@@ -7,6 +10,7 @@ import sys
 from typing import Any
 
 from gsio.cli import main
+from gsio.run import ranks
 from gsio.testing import small_blocks
 from gsio.writer.zarr.store import Folder
 
@@ -22,5 +26,6 @@ def put(self: Folder, key: str, parts: Any) -> None:
 
 if os.environ.get("RANK_WITH_FULL_DISK", "") == os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")):
     Folder.put_new = put  # type: ignore[method-assign]
+ranks.LIFE_SECONDS = float(os.environ.get("RANK_LIFE", ranks.LIFE_SECONDS))
 small_blocks(block_bytes=2 * 2 * 24 * 32 * 4, chunk_bytes=24 * 32 * 4)
 sys.exit(main())

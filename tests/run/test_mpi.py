@@ -92,10 +92,11 @@ def test_a_killed_rank_ends_all_and_no_committed_frame_is_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "life"), [(0, "0.25"), (1, "1")])  # the latter is that of the product
 def test_a_rank_that_hangs_ends_all(
-    output: Path, whole: dict[str, bytes], running: Callable[[int, int], Launch], rank: int
+    output: Path, running: Callable[[int, int], Launch], rank: int, life: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RANK_LIFE", life)
     launch = running(2, 12)
     launch.signal(rank, signal.SIGSTOP)
     ended = launch.wait()
