@@ -1,7 +1,7 @@
 """Events go to structlog, and from there to stderr as lines of text or, when asked, of JSON.
 
-To import structlog takes as long as half of the rest of a run's start. Lines of text do not need it: as long as the
-process has not imported structlog, they are written here, the same as structlog would write them.
+To import structlog takes as long as half of the rest of a run's start. Lines of text do not need it: as long as
+nobody has configured structlog, they are written here, the same as structlog would write them.
 """
 
 import io
@@ -18,7 +18,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # those of the s
 SILENT = 50
 
 _run = ContextVar("run", default="")  # the id of the run
-_waiting: tuple[int, TextIO | None] | None = None  # the level and the stream of lines until structlog is imported
+_waiting: tuple[int, TextIO | None] | None = None  # the level and the stream of lines until structlog is configured
 
 
 def configure(

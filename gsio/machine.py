@@ -23,12 +23,9 @@ class Driver(NamedTuple):
 
 def find_driver() -> Driver | None:
     """Return the version and the GPUs of the driver, or None if no driver starts."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
+    cuda = _started_driver()
     version, count = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+    if cuda is None or cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return None
     names = []
     for ordinal in range(count.value):
@@ -36,6 +33,15 @@ def find_driver() -> Driver | None:
         cuda.cuDeviceGetName(name, len(name), ordinal)
         names.append(name.value.decode())
     return Driver((version.value // 1000, version.value % 1000 // 10), tuple(names))
+
+
+def _started_driver() -> ctypes.CDLL | None:
+    """Return the library of the driver, or None if no driver starts."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return None if cuda.cuInit(0) else cuda
 
 
 def wake(devices: Iterable[int]) -> None:
@@ -50,14 +56,12 @@ def wake(devices: Iterable[int]) -> None:
 
 
 def _create_contexts(devices: tuple[int, ...]) -> None:
-    with suppress(OSError):
-        cuda = ctypes.CDLL("libcuda.so.1")
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        if cuda.cuInit(0):
-            return
-        for number in devices:
-            if not cuda.cuDeviceGet(ctypes.byref(device), number):
-                cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    if (cuda := _started_driver()) is None:
+        return
+    for number in devices:
+        if not cuda.cuDeviceGet(ctypes.byref(device), number):
+            cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
 
 
 def one_line(error: Exception) -> str:

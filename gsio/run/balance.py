@@ -12,7 +12,7 @@ class Balance:
         self._seconds = np.zeros((0, 2))  # [band, computing or exchanging]
 
     def add(self, of_block: list[Spent]) -> None:
-        """Count one more block, for which the bands took so long."""
+        """Add what the bands took for one more block."""
         found = np.array([(one.compute_seconds - one.exchange_seconds, one.exchange_seconds) for one in of_block])
         self._seconds = found + (self._seconds if len(self._seconds) else 0.0)
 

@@ -7,9 +7,9 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gsio.frames.format import FrameFormat
 from gsio.log import log
@@ -186,13 +186,25 @@ Observe = Callable[[Progress], object]
 @contextmanager
 def run_progress(*, quiet: bool) -> Iterator[Observe]:
     """Show how far a run is while this context lasts; give the function to pass as `watch` to `gsio.simulate`."""
+    with shown(_bar, _events, quiet=quiet) as observe:
+        yield observe
+
+
+@contextmanager
+def shown(
+    bar: Callable[[], AbstractContextManager[Callable[[Any], object]]],
+    events: Callable[[], Callable[[Any], object]],
+    *,
+    quiet: bool,
+) -> Iterator[Callable[[Any], object]]:
+    """Give the function that shows progress: by a `bar` on a terminal, elsewhere by `events`, not at all if `quiet`."""
     if quiet:
         yield lambda progress: None
     elif sys.stderr.isatty():
-        with _bar() as observe:
-            yield observe
+        with bar() as show:
+            yield show
     else:
-        yield _events()
+        yield events()
 
 
 def _events() -> Observe:

@@ -63,7 +63,12 @@ def clean(output: Path, task: Task) -> None:
 def left_behind(output: Path) -> set[int]:
     """Return the numbers of the tasks whose runs have left something, by a look at the names in the folder only."""
     names = (entry.name.removeprefix(".") for entry in os.scandir(folder_of(output)))
-    return {int(name[3:9]) for name in names if name.startswith("run") and name[3:9].isdecimal()}
+    return {number for name in names if (number := _number(name)) is not None}
+
+
+def _number(name: str) -> int | None:
+    """Return the number of the task whose run made a file of this name; None if none did."""
+    return int(name[3:9]) if name.startswith("run") and name[3:9].isdecimal() else None
 
 
 def _sources(path: Path) -> set[str]:
@@ -189,7 +194,7 @@ def runs_of(output: Path, tasks: Iterable[Task]) -> dict[Task, list[Path]]:
     begun: dict[int, list[Path]] = {}
     with os.scandir(folder_of(output)) as found:
         for entry in found:
-            if entry.name.startswith("run") and entry.name.endswith(ending) and entry.name[3:9].isdecimal():
+            if entry.name.endswith(ending) and (number := _number(entry.name)) is not None:
                 path = Path(entry.path[: len(entry.path) - len(ending)] + output.suffix)
-                begun.setdefault(int(entry.name[3:9]), []).append(path)
+                begun.setdefault(number, []).append(path)
     return {task: sorted(begun[task.number]) for task in tasks if task.number in begun}

@@ -1,6 +1,5 @@
 """How far a sweep is, from the states of its members and the status files of the runs that go on."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from gsio.errors import DivergenceError, Interrupted
 from gsio.log import log
-from gsio.run.progress import LOG_SECONDS
+from gsio.run.progress import LOG_SECONDS, shown
 from gsio.run.status import is_written
 from gsio.sweep.description import coordinate
 from gsio.sweep.pieces import runs_of
@@ -134,13 +133,8 @@ def sweep_progress(*, quiet: bool) -> Iterator[Callable[[Status], object]]:
     A terminal shows a bar for each task and one for all. Elsewhere a line tells each task that has ended, and another
     how far the sweep is, every ten seconds.
     """
-    if quiet:
-        yield lambda status: None
-    elif sys.stderr.isatty():
-        with _bars() as show:
-            yield show
-    else:
-        yield _events()
+    with shown(_bars, _events, quiet=quiet) as show:
+        yield show
 
 
 @contextmanager

@@ -177,26 +177,28 @@ class CudaSolver:
                     halo.wait()
                 self._launch(passes, at_once)
                 self.now = (self.now + passes) % 2
-            for i in range(passes) if not self.tiling.at_once else ():
-                done = at_once * (i + 1) // passes
-                self._order_pass(done - at_once * i // passes, steps + at_once - done, halo)
-                halo = None
-            halo = None
+            else:
+                for i in range(passes):
+                    done = at_once * (i + 1) // passes
+                    self._order_pass(done - at_once * i // passes, steps + at_once - done, None if i else halo)
+            halo = None  # it is here
         return self.now
 
     def _order_pass(self, steps: int, left: int, halo: Halo | None) -> None:
         """Queue one pass of `steps` time steps, after which `left` steps follow before the next exchange of halos."""
         start, stop, _ = self._own.indices(self.job.rows)
         needed = range(max(start - left, 0), min(stop + left, self.job.rows))
-        inner = self._inner(steps, needed, halo.streams) if halo is not None else needed
-        if halo is not None and not inner:
-            halo.wait()
-        self._launch(1, steps, inner or needed)
-        if halo is not None and inner:
+        if halo is None:
+            self._launch(1, steps, needed)
+        elif inner := self._inner(steps, needed, halo.streams):
+            self._launch(1, steps, inner)
             for side, stream in halo.streams.items():
                 with stream:
                     self._launch(1, steps, range(inner.stop, needed.stop) if side else range(needed.start, inner.start))
             halo.wait()
+        else:
+            halo.wait()
+            self._launch(1, steps, needed)
         self.now = 1 - self.now
 
     def _inner(self, steps: int, needed: range, sides: Collection[int]) -> range:

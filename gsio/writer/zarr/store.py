@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gsio.files import LIBC, UNSUPPORTED, write
+from gsio.files import LIBC, UNSUPPORTED, temporary_beside, write
 from gsio.writer.writeback import Writeback
 
 METADATA = "zarr.json"
@@ -34,7 +34,7 @@ class Folder:
     def put(self, key: str, value: Any, *, sync: bool = False) -> None:
         """Set or replace a value, any bytes-like object; with `sync`, the disk has it before it replaces another."""
         place = self.path / key
-        temporary = place.with_name(f".{place.name}-{os.urandom(4).hex()}.tmp")
+        temporary = temporary_beside(place)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:
