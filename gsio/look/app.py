@@ -129,6 +129,7 @@ class App:
                 (r"/outputs", self._outputs, requests),
                 (r"/colours", self._colours, requests),
                 (r"/events", self._events, listeners),
+                (rf"/outputs/{NUMBER}/axes", self._axes, requests),
                 (rf"/outputs/{NUMBER}/series", self._series, requests),
                 (rf"/outputs/{NUMBER}/chunk/{FIELD}/{NUMBER}/{NUMBER}", self._chunk, requests),
                 (rf"/outputs/{NUMBER}/window/{FIELD}/{NUMBER}/{NUMBER}/{RANGE}/{RANGE}", self._window, requests),
@@ -220,6 +221,9 @@ class App:
     async def _events(self, query: dict[str, str]) -> Answer:
         return Answer(self._live.events(), EVENTS)
 
+    async def _axes(self, query: dict[str, str], number: str) -> Answer:
+        return _json(self._now(number).axes)
+
     async def _series(self, query: dict[str, str], number: str) -> Answer:
         now, first = self._now(number), query.get("from", "0")
         if not re.fullmatch(NUMBER, first):
@@ -251,7 +255,7 @@ class App:
 
     async def _group(self, query: dict[str, str], number: str, field: str, member: str, group: str) -> Answer:
         now = self._shown(number, field, member)
-        _expect(int(group) * GROUP < now.frames, "no such group of frames")
+        _expect(int(group) * GROUP < now.frames_of(int(member)), "no such group of frames")
         wanted = Wanted(now, field, int(member), int(group))
         return Answer(await self._read(self._proxies.group, wanted), BYTES, (("Content-Encoding", "deflate"),))
 
@@ -267,7 +271,7 @@ class App:
 
     async def _values(self, now: Snapshot, field: str, cell: tuple[int, int, int]) -> AsyncGenerator[bytes, None]:
         """Yield the values of a cell in all frames, coarse to fine, a few times a second."""
-        chunks = coarse_to_fine(-(-now.frames // now.fields[field].frames_per_chunk))
+        chunks = coarse_to_fine(-(-now.frames_of(cell[0]) // now.fields[field].frames_per_chunk))
 
         def some() -> tuple[list[int], list[Any]]:
             frames: list[int] = []
@@ -308,7 +312,7 @@ class App:
         now = self._now(number)
         _expect(field in now.fields, "no such field")
         _expect(int(member) < now.shape[0], "no such member")
-        _expect(int(frame) < now.frames, "no such frame")
+        _expect(int(frame) < now.frames_of(int(member)), "no such frame")
         return now
 
 

@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
     @property
     def frames(self) -> range:
         """The committed frames of the group."""
-        return range(self.group * GROUP, min((self.group + 1) * GROUP, self.now.frames))
+        return range(self.group * GROUP, min((self.group + 1) * GROUP, self.now.frames_of(self.member)))
 
     @property
     def key(self) -> Key:
@@ -107,7 +107,8 @@ class Proxies:
             if self._wanted is None or self._wanted.now.output_id != now.output_id:
                 return 0
             shown, _, _ = self._wanted.key
-            return sum(n for of, group, n in self._kept if of == shown and n == min(GROUP, now.frames - group * GROUP))
+            frames = now.frames_of(self._wanted.member)
+            return sum(n for of, group, n in self._kept if of == shown and n == min(GROUP, frames - group * GROUP))
 
     def work_ahead(self) -> None:
         """Make proxies that the page has not asked for yet, until `stop`; threads call this."""
@@ -130,7 +131,8 @@ class Proxies:
 
         The groups that follow it come first. While a run goes on, only those that are full are made, the newest first.
         """
-        full, every = wanted.now.frames // GROUP, -(-wanted.now.frames // GROUP)
+        frames = wanted.now.frames_of(wanted.member)
+        full, every = frames // GROUP, -(-frames // GROUP)
         order = [*range(wanted.group, every), *range(wanted.group)]
         if self._is_computing():
             order = [*reversed(range(full))]
@@ -188,7 +190,7 @@ def _deflated(wanted: Wanted, rest: Callable[[float], object] = lambda started: 
 @np.errstate(all="ignore")  # values of a run that diverges
 def make_proxies(now: Snapshot, field: str, member: int, frames: range) -> list[bytes]:
     """Return the proxies of `frames`, which share a chunk; raises as `Frames.chunk`."""
-    source, k, (_, rows, cols) = now.fields[field], now.factor, now.shape
+    (source, member), k, (_, rows, cols) = now.of(field, member), now.factor, now.shape
     number = frames.start // source.frames_per_chunk
     here = slice(frames.start % source.frames_per_chunk, (frames.stop - 1) % source.frames_per_chunk + 1)
     lines, columns = now.proxy_shape

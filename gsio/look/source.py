@@ -6,6 +6,7 @@ plain file, so that many threads can read at once.
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,16 @@ from gsio.codec import CODECS
 from gsio.config import Config
 from gsio.errors import DataError, GsioError, reason_of
 from gsio.frames.content import Content, content_of
-from gsio.frames.metadata import damaged_frames, field_attributes
+from gsio.frames.metadata import damaged_frames, frame_steps
 from gsio.inputs import printable
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout, Places
 from gsio.run.plan import content_layout
 from gsio.run.status import is_written, state_of
+from gsio.sweep.members import Members
+from gsio.sweep.pieces import runs_of
+from gsio.sweep.plan import Plan, file_of, has_plan, read_plan
+from gsio.sweep.result import State
 from gsio.writer.journal import Records, journal_of, read_journal
 from gsio.writer.status_file import is_here, read_status
 
@@ -32,6 +37,7 @@ GROUP = 16  # frames whose proxies travel together
 WINDOW_CELLS = 4 << 20  # the most cells of a window
 WHOLE_CELLS = 4096 * 4096  # a larger grid is shown by windows
 IDENTITY = ("pid", "process_started", "host", "run")  # values of a status file that say nothing to a viewer
+GAP_SECONDS = 5.0  # a sweep counts as running that long after a run, because the next task can begin
 FACTS = ("device", "backend", "started", "ended", "gsio_version")
 
 
@@ -53,6 +59,8 @@ class Snapshot:
         The saved fields by name; they can be read by many threads at once.
     series
         Time, step and statistics by name, [frame] each.
+    swept
+        The members of the result of a sweep, each of which has frames of its own; `fields` then hold none.
     """
 
     state: str
@@ -63,12 +71,32 @@ class Snapshot:
     frames: int
     fields: dict[str, Frames]
     series: dict[str, NDArray[Any]]
+    swept: Members | None = None
+
+    def of(self, field: str, member: int) -> tuple[Frames, int]:
+        """Return the frames of a field that have a member, and its place among the members there; raises as `chunk`."""
+        return (self.fields[field], member) if self.swept is None else self.swept.of(field, member)
+
+    def frames_of(self, member: int) -> int:
+        """Return the number of committed frames of a member."""
+        return self.frames if self.swept is None else int(self.swept.frames[member])
+
+    @property
+    def axes(self) -> list[dict[str, Any]]:
+        """The axes along which members differ, as `Members.axes` has them."""
+        if self.swept is not None:
+            return self.swept.axes()
+        (name, size), config, keys = (self.content.volume[0].name, self.shape[0]), self.config, {}
+        if config is not None:
+            keys = {"feed": config.model.feed, "kill": config.model.kill, "seed": config.initial.seed}
+        many = {key: values for key, values in keys.items() if isinstance(values, tuple) and len(values) == size}
+        return [{"name": name, "size": size, "keys": many}] if size > 1 else []
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Members, rows and columns of a frame."""
         members, rows, cols = self.content.volume
-        return members.size, rows.size, cols.size
+        return members.size if self.swept is None else self.swept.plan.count, rows.size, cols.size
 
     @property
     def config(self) -> Config | None:
@@ -114,8 +142,9 @@ class Snapshot:
                 "layout": "planes" if CODECS[self.content.compression].byte_planes else "values",
             },
             "proxy": {"rows": self.proxy_shape[0], "cols": self.proxy_shape[1], "group": GROUP},
-            "exact": "window" if rows * cols > WHOLE_CELLS else "chunk",
+            "exact": "window" if rows * cols > WHOLE_CELLS or self.swept is not None else "chunk",
             "group": self.output_id,
+            **(self.swept.describe() if self.swept is not None else {}),
         }
 
     def _facts(self, config: Config | None) -> list[tuple[str, str]]:
@@ -144,9 +173,13 @@ class Source:
         self._mark: object = None
         self._session: object = None  # the journal and the process whose records these are
         self._records: Records | None = None
+        self._plan: tuple[object, Plan] | None = None  # what marks its file, and the plan of a sweep
+        self._ran = -math.inf  # when a run of a sweep went on
 
     def look(self) -> bool:
         """Look at the files again; return whether anything has changed. Only one thread calls this."""
+        if has_plan(self.path):
+            return self._look_at_sweep()
         status = read_status(self.path)
         written = is_written(self.path, status)
         mark = (_mark(self.path), _mark(journal_of(self.path)), written, status)
@@ -166,6 +199,36 @@ class Source:
         now = self.now
         name = {"number": self.number, "name": printable(self.path.name or self.path.resolve().name)}
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
+
+    def _look_at_sweep(self) -> bool:
+        runs = [(path, read_status(path)) for paths in runs_of(self.path).values() for path in paths]
+        computing = [status for path, status in runs if is_written(path, status)]
+        self.is_computing = any(map(is_here, computing))
+        self._ran = time.monotonic() if computing else self._ran
+        try:
+            if self._plan is None or self._plan[0] != _mark(file_of(self.path)):
+                self._plan = _mark(file_of(self.path)), read_plan(self.path)
+            members = Members(self._plan[1], self.path)
+            now = from_members(members, self._state_of(members, [status for _, status in runs]))
+        except (DataError, OSError):  # there is no result yet, or no longer
+            now = None
+        mark = now and (now.output_id, now.state, members.states.tobytes(), members.frames.tobytes())
+        if mark == self._mark:
+            return False
+        self._mark, self.now, self.progress = mark, now, {}
+        return True
+
+    def _state_of(self, members: Members, runs: list[dict[str, Any]]) -> str:
+        left = set(members.states.tolist()) & {State.PENDING, State.FAILED}
+        if not left:
+            return "complete"
+        if time.monotonic() < self._ran + GAP_SECONDS:
+            return "running"
+        if State.PENDING not in left:
+            return "failed"
+        if any(status.get("state") == "running" for status in runs):
+            return "killed"
+        return "stopped" if runs or members.states.any() else "waiting"
 
     def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it.
@@ -241,18 +304,32 @@ def from_journal(path: Path, records: Records, state: str) -> Snapshot | None:
     return Snapshot(state, output_id, identity, content, records.attributes, len(records.frames), fields, series)
 
 
+def from_members(members: Members, state: str) -> Snapshot:
+    """Return what is known of the result of a sweep."""
+    config, found = members.plan.config, file_of(members.output).stat()
+    steps = frame_steps(config, 0, config.run.frames)
+    return Snapshot(
+        state=state,
+        output_id=f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}",
+        identity=(found.st_dev, found.st_ino),
+        content=members.content,
+        attributes={"config": config.to_toml()},
+        frames=config.run.frames,
+        fields=members.fields,
+        series={"time": steps * config.model.dt, "step": steps},
+        swept=members,
+    )
+
+
 def _fields(path: Path, identity: tuple[int, int], content: Content, records: Records) -> dict[str, Frames] | None:
     layout = content_layout(content, frames_per_chunk=records.frames_per_chunk, lines_per_chunk=records.lines_per_chunk)
     frame, chunks, count = layout.frame, layout.chunks, len(records.frames)
     places = records.frames["places"]
     if places.shape[1:] != (len(frame.fields), chunks.slabs) or chunks.frames_per_chunk != records.frames_per_chunk:
         return None
-    shards = (chunks.frames_per_shard, *chunks.chunk_shape[1:]) if chunks.frames_per_shard else None
     fields = {}
     for name in frame.fields:
-        array = ArrayLayout(
-            (count, *frame.shape), chunks.chunk_shape, frame.dtype, field_attributes(name, content, layout), shards
-        )
+        array = ArrayLayout.of(name, content, layout, count)
         table = places[:: records.frames_per_chunk, frame.fields.index(name)]
         folder = path / name if path.is_dir() else None
         at = None if folder else Places(path, identity, table)
@@ -262,7 +339,7 @@ def _fields(path: Path, identity: tuple[int, int], content: Content, records: Re
 
 def window(now: Snapshot, field: str, member: int, frame: int, rows: range, cols: range) -> NDArray[Any]:
     """Return the values of a frame in some rows and columns, [row, col]; raises as `Frames.chunk`."""
-    source = now.fields[field]
+    source, member = now.of(field, member)
     number, place = divmod(frame, source.frames_per_chunk)
     found = np.empty((len(rows), len(cols)), source.dtype)
     for first, piece in source.pieces(number, member, range(rows[0], rows[-1] + 1)):
@@ -278,10 +355,11 @@ def values_at(now: Snapshot, field: str, cell: tuple[int, int, int], number: int
 
     None stands for a value that is not finite, or cannot be read.
     """
-    source, (member, row, col) = now.fields[field], cell
-    frames = range(number * source.frames_per_chunk, min((number + 1) * source.frames_per_chunk, now.frames))
+    (member, row, col), each = cell, now.fields[field].frames_per_chunk
+    frames = range(number * each, min((number + 1) * each, now.frames_of(member)))
     try:
-        ((_, piece),) = source.pieces(number, member, range(row, row + 1))
+        source, place = now.of(field, member)
+        ((_, piece),) = source.pieces(number, place, range(row, row + 1))
     except (OSError, ValueError):
         return frames, [None] * len(frames)
     values = piece[: len(frames), 0, col]

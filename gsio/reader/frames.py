@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from gsio.codec import Codec, decode
 from gsio.errors import GsioError
 from gsio.frames.chunking import PLACE
+from gsio.frames.content import Content
+from gsio.frames.layout import BlockLayout
+from gsio.frames.metadata import field_attributes
 from gsio.inputs import open_regular, read_regular
 from gsio.machine import available_memory, usable_cores
 from gsio.processes import check_threads
@@ -51,6 +54,14 @@ class ArrayLayout(NamedTuple):
     attrs: dict[str, Any]
     shards: tuple[int, ...] | None = None
 
+    @classmethod
+    def of(cls, field: str, content: Content, layout: BlockLayout, frames: int) -> "ArrayLayout":
+        """Return the array of a field as gsio makes it."""
+        frame, chunks = layout.frame, layout.chunks
+        shards = (chunks.frames_per_shard, *chunks.chunk_shape[1:]) if chunks.frames_per_shard else None
+        attributes = field_attributes(field, content, layout)
+        return cls((frames, *frame.shape), chunks.chunk_shape, frame.dtype, attributes, shards)
+
 
 class Frames:
     """The committed frames of one field, [frame, …], indexed like a NumPy array, and read when they are indexed.
@@ -76,10 +87,17 @@ class Frames:
     """
 
     def __init__(
-        self, array: Any, frames: int, folder: Path | None, codec: Codec, places: Places | None = None
+        self,
+        array: Any,
+        frames: int,
+        folder: Path | None,
+        codec: Codec,
+        places: Places | None = None,
+        before: tuple[int, ...] = (),
     ) -> None:
         self._array, self._codec = array, codec
         self._folder, self._places = folder, places  # the folder of the chunks is that of Zarr
+        self._before = before  # the place of the frames along more axes of the array of Zarr, which come first
         self._kept: tuple[int, NDArray[Any]] = -1, np.empty(0)
         self.shape: tuple[int, ...] = (frames, *array.shape[1:])
         scale = array.attrs.get("scale_factor")
@@ -234,7 +252,7 @@ class Frames:
             return encoded_at(self._places, number, slab, most)
         if self._folder is not None:
             together = self._array.shards[0] // self.frames_per_chunk if self._array.shards else 0
-            return encoded_in_folder(self._folder, number, slab, len(places), together, most)
+            return encoded_in_folder(self._folder, number, slab, len(places), together, most, self._before)
         place = (number * self.frames_per_chunk, slab * self._array.chunks[1], *places)
         try:
             skipped, encoded = self._array.id.read_direct_chunk(place, out=np.empty(most, np.uint8))
@@ -351,14 +369,22 @@ def encoded_at(places: Places, number: int, slab: int, most_nbytes: int) -> byte
 
 
 def encoded_in_folder(
-    folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int = LARGEST
+    folder: Path,
+    number: int,
+    slab: int,
+    axes: int,
+    together: int,
+    most_nbytes: int = LARGEST,
+    before: tuple[int, ...] = (),
 ) -> bytes:
     """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0.
+
+    Axes that come before that of the frames have the place `before`.
 
     Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, and ValueError if it
     is damaged.
     """
-    path = folder / ".".join(map(str, ["c", number // (together or 1), slab, *[0] * axes]))
+    path = folder / ".".join(map(str, ["c", *before, number // (together or 1), slab, *[0] * axes]))
     if together:
         return _from_shard(path, number % together, together, most_nbytes)
     return read_regular(path, most_nbytes)

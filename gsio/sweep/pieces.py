@@ -8,7 +8,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,22 @@ def _sources(path: Path) -> set[str]:
     with h5py.File(path, "r", locking=False) as file:
         arrays = [array for array in file.values() if isinstance(array, h5py.Dataset) and array.is_virtual]
         return {source.file_name for array in arrays for source in array.virtual_sources()}
+
+
+def hdf5_of(output: Path, task: Task, member: int) -> tuple[Path, int]:
+    """Return the HDF5 file that has the frames of a member, and the place of the member in the batch of that file."""
+    for name in _sources(file_of_task(output, task)):
+        members = task.members
+        for half in name[len(run_path(output, task).stem) + 1 : -len(output.suffix)]:
+            members = halves(members)[int(half)]
+        if member in members:
+            return folder_of(output) / name, members.index(member)
+    return file_of_task(output, task), task.members.index(member)
+
+
+def halves(members: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return each half of the members of a run that failed; the numbers of the halves end the names of their runs."""
+    return members[: len(members) // 2], members[len(members) // 2 :]
 
 
 def _link_chunks(plan: Plan, output: Path, task: Task, piece: Piece) -> None:
@@ -188,8 +204,8 @@ def virtual_field(plan: Plan, output: Path, field: str, shape: tuple[int, ...]) 
     return layout
 
 
-def runs_of(output: Path, tasks: Iterable[Task]) -> dict[Task, list[Path]]:
-    """Return the runs that each of `tasks` has begun, by a look at the names in the folder only."""
+def runs_of(output: Path) -> dict[int, list[Path]]:
+    """Return the runs that each task has begun, by its number, by a look at the names in the folder only."""
     ending = status_of(Path(output.suffix)).name
     begun: dict[int, list[Path]] = {}
     with os.scandir(folder_of(output)) as found:
@@ -197,4 +213,4 @@ def runs_of(output: Path, tasks: Iterable[Task]) -> dict[Task, list[Path]]:
             if entry.name.endswith(ending) and (number := _number(entry.name)) is not None:
                 path = Path(entry.path[: len(entry.path) - len(ending)] + output.suffix)
                 begun.setdefault(number, []).append(path)
-    return {task: sorted(begun[task.number]) for task in tasks if task.number in begun}
+    return {number: sorted(paths) for number, paths in begun.items()}

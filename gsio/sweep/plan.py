@@ -221,28 +221,29 @@ def locked(output: Path, number: int, *, wait: bool = False) -> Iterator[bool]:
             yield True
 
 
-def _file_of(output: Path) -> Path:
+def file_of(output: Path) -> Path:
+    """Return the file of the plan of a sweep."""
     return folder_of(output) / "plan.json"
 
 
 def has_plan(output: Path) -> bool:
     """Return whether a sweep has begun to make `output`."""
-    return _file_of(output).is_file()
+    return file_of(output).is_file()
 
 
 def record(plan: Plan, output: Path) -> None:
     """Write the plan beside the result."""
-    with new_file("--output", _file_of(output)) as file:
+    with new_file("--output", file_of(output)) as file:
         file.write_bytes(msgspec.json.encode(plan.recorded))
 
 
 def read_plan(output: Path) -> Plan:
     """Return the plan beside the result of a sweep; raise DataError if there is none."""
     try:
-        return Plan(msgspec.json.decode(read_regular(_file_of(output), PLAN_NBYTES), type=Recorded))
+        return Plan(msgspec.json.decode(read_regular(file_of(output), PLAN_NBYTES), type=Recorded))
     except (OSError, ValueError, UsageError) as error:
         raise DataError(
-            f"'{output}': expected the result of a sweep, with its plan in '{_file_of(output)}': {error}"
+            f"'{output}': expected the result of a sweep, with its plan in '{file_of(output)}': {error}"
         ) from None
 
 

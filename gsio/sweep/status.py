@@ -117,9 +117,9 @@ def status_of_sweep(output: Path, plan: Plan | None = None) -> Status:
     """Return how far the sweep of a result is; no frame is read. Raises DataError if `output` is no such result."""
     plan = plan or read_plan(output)
     left = missing(plan, output)
-    running = []
-    for task, runs in runs_of(output, left).items():
-        known = [status for path in runs if is_written(path, status := read_status(path))]
+    running, begun = [], runs_of(output)
+    for task in left:
+        known = [s for path in begun.get(task.number, ()) if is_written(path, s := read_status(path))]
         if known:
             running.append(Running(task, int(known[-1]["frame"])))
     states = read_states(output)

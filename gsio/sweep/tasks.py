@@ -11,7 +11,7 @@ from gsio.errors import DataError, DivergenceError, UsageError
 from gsio.log import log
 from gsio.reader import open_stack
 from gsio.run.simulate import simulate
-from gsio.sweep.pieces import Piece, clean, keep, left_behind, run_path
+from gsio.sweep.pieces import Piece, clean, halves, keep, left_behind, run_path
 from gsio.sweep.plan import Plan, Task, locked, read_plan
 from gsio.sweep.result import State, read_states, set_states
 
@@ -83,7 +83,7 @@ def _runs(
     except (DivergenceError, UsageError, DataError) as error:
         if len(members) > 1:
             log.info(f"{error}; each half of the {len(members)} members is computed alone", task=task.number)
-            for bit, half in enumerate((members[: len(members) // 2], members[len(members) // 2 :])):
+            for bit, half in enumerate(halves(members)):
                 yield from _runs(plan, output, task, half, f"{part or '-'}{bit}", device)
             return
         log.warning(f"{plan.name(members[0])}: {error}")

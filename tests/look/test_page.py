@@ -160,10 +160,10 @@ def test_the_slider_and_the_number_choose_the_frame(opened: Open, folder: Path) 
 
 def test_the_page_says_that_it_does_not_yet_show_the_newest_state(opened: Open, folder: Path) -> None:
     page = open_exact(opened, folder / "batch.h5", frame=8)
-    drawn = page.locator("#member").evaluate(
+    drawn = page.get_by_role("slider", name="member").evaluate(
         """member => {
             member.value = "1";
-            member.dispatchEvent(new Event("change"));
+            member.dispatchEvent(new Event("input"));
             return document.documentElement.dataset.drawn;
         }"""
     )
@@ -284,7 +284,8 @@ def test_all_members_are_tiles(opened: Open, folder: Path) -> None:
     for member in range(3):
         found = page.evaluate(f"gsio.value(5, 6, {{ member: {member} }})")
         assert found["value"] == float(values[8, member, 5, 6])
-    page.select_option("#member", "1")
+    page.get_by_role("button", name="all", exact=True).click()
+    page.get_by_role("slider", name="member").press("ArrowRight")
     wait_exact(page, 8)
     assert page.evaluate("gsio.value(5, 6)")["value"] == float(values[8, 1, 5, 6])
 

@@ -63,7 +63,7 @@ export class PointCurve {
     const { output } = pane;
     const { point } = view;
     const inside =
-      point && output.frames && point.row < output.rows && point.col < output.cols && point.member < output.members;
+      point && output.there && point.row < output.rows && point.col < output.cols && point.member < output.members;
     $("#point").hidden = !inside;
     $("#point-hint").hidden = Boolean(inside);
     if (!inside) {
@@ -71,7 +71,7 @@ export class PointCurve {
       return this.close();
     }
     const field = output.fieldOf(view.field);
-    const key = [output.number, output.group, output.live, field, point.row, point.col, point.member].join(" ");
+    const key = [output.number, output.group, output.live, output.stateOfMember, field, point.row, point.col, point.member].join(" ");
     if (key !== this.key) {
       [this.key, this.owner] = [key, output];
       for (const [id, value] of [["point-row", point.row], ["point-col", point.col]]) $(`#${id}`).value = value;

@@ -44,6 +44,11 @@ export function count(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
+/** Return the value of a key of the configuration: a number or a word. */
+export function word(value) {
+  return typeof value !== "number" ? String(value) : Number.isInteger(value) ? count(value) : brief(value, 6);
+}
+
 /** Return at least `wanted` round numbers from low to high where float64 has them, for the ticks of a scale. */
 export function ticks(low, high, wanted = 3) {
   const rough = (high - low) / (wanted - 1);

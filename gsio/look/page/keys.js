@@ -31,6 +31,7 @@ export function listenToKeys({ player, zoom, move, fit, save, togglePanel }) {
     }
     if (key === " " && target.matches(PRESSING)) return; // the browser presses the button
     if (key.startsWith("Arrow") && target.matches("input[type=radio]")) return; // it chooses among the buttons
+    if (/^(Arrow|Page|Home|End)/.test(key) && target.matches("#axes input")) return; // it moves the slider
     const action = actions[key];
     if (!action) return;
     event.preventDefault();

@@ -61,6 +61,9 @@ export class LimitsControl {
   show(pane) {
     this.pane = pane;
     this.limits = pane.limits;
+    if (!pane.shown && this.counted) this.counts.fill(this.counted = 0);
+    const wider = pane.output.states && view.limits === "auto" && String(this.range) !== String(this.limits); // by a preview
+    if (wider && pane.shown?.patch) this.count(pane);
     const mode = Array.isArray(view.limits) ? "fixed" : view.limits;
     $(`[name=limits][value=${mode}]`).checked = true;
     const unit = 10 ** Math.floor(Math.log10(this.limits[1] - this.limits[0]) - 6); // what is smaller is no difference here

@@ -1,6 +1,7 @@
 // The page: one pane for each output, one slider, one panel, and what connects them.
 
 import { readAddress, writeAddress } from "./address.js";
+import { Axes } from "./axes.js";
 import { defaultMap, loadMaps, mapNames } from "./colours.js";
 import { $, say, state } from "./dom.js";
 import { Events } from "./events.js";
@@ -25,6 +26,7 @@ const TILES = 320 * 2 ** 20; // bytes of previews of all members, above which ti
 
 const panes = [];
 const exact = new Exact();
+let axes;
 let panel;
 let player;
 
@@ -38,7 +40,7 @@ function frameOf(pane) {
 
 function fetchPreviews(pane) {
   const { output } = pane;
-  if (!output.frames || output.gone) return;
+  if (!output.there || output.gone) return;
   let members = output.membersOf(view.member);
   const { rows, cols } = output.proxy;
   if (members.length * rows * cols * output.frames > TILES && members.length > 1) members = [];
@@ -73,6 +75,7 @@ function draw(changed) {
     fetchPreviews(pane);
   }
   player.show();
+  axes.show(active().output);
   panel.show(active(), active().output.live && [...changed].every((name) => BY_ITSELF.has(name)));
   const { scale } = active().picture;
   say($("#zoom"), scale ? `${brief(100 * scale, 3)} %` : "");
@@ -192,6 +195,7 @@ async function start() {
   $("#panes").dataset.many = panes.length > 1;
   $("#panes").append(...panes.map((pane) => pane.element));
   new ResizeObserver(arrange).observe($("#panes"));
+  axes = new Axes();
   panel = new Panel();
   player = new Player(active);
   restore();

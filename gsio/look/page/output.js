@@ -2,6 +2,10 @@
 
 import { getJson } from "./net.js";
 import { Proxies } from "./proxies.js";
+import { view } from "./view.js";
+
+/** How the page names what has become of a member of a sweep, by the digit in `states`. */
+const STATES = ["pending", "complete", "diverged", "failed"];
 
 /** Return limits that differ, as gsio's pictures have them. */
 function contrast(low, high) {
@@ -11,6 +15,7 @@ function contrast(low, high) {
 export class Output {
   fields = []; // none is known before the output exists
   members = 1;
+  axes = []; // {name, size, keys}: along these the members differ
   series = { time: [], step: [], stats: {} };
   ranges = {}; // by field: least and greatest value of the frames before `next`
   progress = null;
@@ -24,8 +29,48 @@ export class Output {
     this.proxies = new Proxies(this, onArrival);
   }
 
+  /** Whether frames are added at the end: a sweep adds whole members. */
   get live() {
-    return !this.gone && this.state === "running";
+    return !this.gone && this.state === "running" && !this.states;
+  }
+
+  /** The member that is shown, the first one of several. */
+  get member() {
+    return this.membersOf(view.member)[0];
+  }
+
+  /** The number of frames of the member that is shown: one of a sweep can have none, or only the first. */
+  get there() {
+    if (!this.states || this.states[this.member] === "1") return this.frames;
+    return this.parts[this.member] ?? 0;
+  }
+
+  /** What has become of the member that is shown, if the output is the result of a sweep. */
+  get stateOfMember() {
+    return this.states ? STATES[this.states[this.member]] : "";
+  }
+
+  /** The number of members of a sweep that are complete. */
+  get complete() {
+    return this.states.replaceAll(/[^1]/g, "").length;
+  }
+
+  /** The place of the member that is shown along each axis. */
+  get places() {
+    let rest = this.member;
+    return this.axes.map(({ size }) => size).reverse().map((size) => {
+      const place = rest % size;
+      rest = (rest - place) / size;
+      return place;
+    }).reverse();
+  }
+
+  /** The values that set the member apart that is shown, by the name of the key. */
+  get values() {
+    const { places } = this;
+    return Object.fromEntries(this.axes.flatMap(({ keys }, axis) => (
+      Object.entries(keys).map(([key, values]) => [key, values[places[axis]]])
+    )));
   }
 
   get last() {
@@ -48,6 +93,7 @@ export class Output {
       this.series = { time: [], step: [], stats: {} };
       this.history = [];
       this.ranges = {};
+      this.axes = [];
       this.note = "Another run has replaced this output.";
     } else if (before !== this.state || back) {
       this.note = this.#noteOf(before);
@@ -57,6 +103,7 @@ export class Output {
   }
 
   #noteOf(before) {
+    if (this.states) return this.#noteOfSweep();
     if (this.state === "killed") return "The run was killed. All committed frames are here; gsio run --resume goes on.";
     if (this.state === "failed") return "The run failed. All committed frames are here.";
     if (this.state === "stopped") return "The run stopped early with a checkpoint; gsio run --resume goes on.";
@@ -64,13 +111,20 @@ export class Output {
     return "";
   }
 
+  #noteOfSweep() {
+    const ended = { killed: "was killed", stopped: "has stopped early", failed: "has ended, and some members failed" };
+    if (!ended[this.state]) return "";
+    return `The sweep ${ended[this.state]}. All members that are complete are here; the same gsio sweep goes on.`;
+  }
+
   remove() {
     this.gone = true;
     this.note = "The output was deleted. The last picture stays.";
   }
 
-  /** Fetch the part of the series that is missing. */
+  /** Fetch the axes, and the part of the series that is missing. */
   async readSeries() {
+    if ((this.members > 1 || this.states) && !this.axes.length) this.axes = await getJson(`outputs/${this.number}/axes`);
     const from = this.series.time.length;
     if (from >= this.frames) return;
     const { time, step, stats } = await getJson(`outputs/${this.number}/series?from=${from}`);
@@ -83,6 +137,7 @@ export class Output {
   /** Return the limits of `mode`: "auto", "frame" or two numbers. */
   limits(mode, field, frame) {
     if (Array.isArray(mode)) return mode;
+    if (this.states) return contrast(...this.proxies.limits(field, mode === "frame" ? this.proxies.get(field, this.member, frame) : null));
     const least = this.series.stats[`${field}_min`] ?? [];
     const most = this.series.stats[`${field}_max`] ?? [];
     const known = mode === "frame" ? null : (this.ranges[field] ??= { next: 0, low: Infinity, high: -Infinity });
@@ -96,6 +151,10 @@ export class Output {
   }
 
   timeOf(frame) {
+    if (this.states) {
+      const { dt, steps_per_frame: steps } = { ...this, ...this.values }; // members can differ in both
+      return (frame + 1) * steps * dt;
+    }
     return this.series.time[frame] ?? frame * this.interval;
   }
 

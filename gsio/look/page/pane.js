@@ -15,6 +15,14 @@ const STATES = {
 
 const BESIDE = 12; // CSS pixels between the picture and its colour bar
 
+const LACKS = {
+  pending: "This member is pending: it is not in the result yet.",
+  failed: "This member failed, and has no frames. The next gsio sweep tries it again.",
+  diverged: "This member diverged before its first frame.",
+};
+
+const sameMembers = (content, members) => String(content?.members) === String(members);
+
 export class Pane {
   marks = { exact: [], proxy: [] }; // ms: from the request to the picture, and of painting a proxy
   limits = [0, 1];
@@ -76,8 +84,8 @@ export class Pane {
   /** Ask for a frame of the view, and return what can be drawn now. */
   ask(frame) {
     const { output, picture } = this;
-    this.frame = Math.min(frame, output.last);
-    if (!output.rows) return null;
+    this.frame = Math.min(frame, Math.max(0, output.there - 1));
+    if (!output.rows || (output.states && !output.there)) return null;
     const members = output.membersOf(view.member);
     picture.arrange({ rows: output.rows, cols: output.cols, tiles: members.length });
     picture.zoom = view.zoom;
@@ -85,12 +93,14 @@ export class Pane {
     const region = output.exact === "window" ? regionOf(picture, output.rows, output.cols) : null;
     const moving = view.moving || view.playing || (region && view.zooming);
     const wish = { frame: this.frame, field, members, moving, live: this.follows, seen: picture.visible, region };
-    return this.loader.update(wish);
+    const content = this.loader.update(wish);
+    return this.loader.busy || sameMembers(content, members) ? content : null;
   }
 
   /** Draw the frame of the view whose number is `frame`. */
   draw(frame) {
     const content = this.ask(frame);
+    if (!content && !sameMembers(this.shown, this.output.membersOf(view.member))) this.shown = null; // it would be taken for these
     if (this.output.rows) this.#drawPicture(content);
     this.#drawHead();
     this.#drawMessage();
@@ -121,10 +131,12 @@ export class Pane {
     const key = [output.group, frame, field, members, this.limits, view.map].join(" ");
     picture.layers = [];
     const large = output.exact === "window";
-    const part = patch ?? (large && this.loader.patch?.frame === frame ? this.loader.patch : null);
+    const old = this.loader.patch;
+    const part = patch ?? (large && old?.frame === frame && old.field === field && old.member === members[0] ? old : null);
     if (proxies && (kind === "proxy" || large)) picture.layers.push(this.#proxyLayer(proxies, key));
     if (part) picture.layers.push(this.#exactLayer(part, members, `${key} ${part.top} ${part.left} ${part.step}`));
-    const news = this.shown?.frame !== frame || this.shown.kind !== kind || this.shown.field !== field;
+    const { shown: before } = this;
+    const news = before?.frame !== frame || before.kind !== kind || before.field !== field || !sameMembers(before, members);
     this.shown = { frame, kind, field, members, patch, proxies };
     if (news && kind === "exact") this.onExact(this);
     if (this.saves) this.save();
@@ -172,13 +184,18 @@ export class Pane {
     this.element.dataset.active = view.active === output.number;
     this.element.dataset.kind = shown?.kind ?? "none";
     this.veil.hidden = Boolean(shown);
-    say(this.veil, output.frames ? "The page loads the frame." : "The page waits for the first frame.");
-    if (!output.frames) return say(this.where, "");
+    const loads = output.there ? "The page loads the frame." : "The page waits for the first frame.";
+    say(this.veil, (!output.there && LACKS[output.stateOfMember]) || loads);
+    if (output.states) say(this.rates, `${count(output.complete)} of ${count(output.members)} members complete`);
+    if (!output.there) {
+      this.stage.setAttribute("aria-label", this.veil.textContent);
+      return say(this.where, "");
+    }
     const frame = shown?.frame ?? this.frame;
     const more = output.live && output.frames_total > output.frames; // the total of some outputs is not known
-    const total = more ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.frames);
+    const total = more ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.there);
     say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
-    say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
+    if (!output.states) say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);
     const kind = shown?.kind === "exact" ? "exact values" : "preview";
     this.stage.setAttribute("aria-label", `Frame ${frame} of ${output.name}, field ${field}, ${kind}`);
@@ -195,8 +212,9 @@ export class Pane {
 
   #drawMessage() {
     const { trouble } = this.loader;
-    let text = this.output.note;
-    if (trouble && trouble.status !== 0 && !this.output.gone) {
+    const { there, stateOfMember } = this.output;
+    let text = there && stateOfMember === "diverged" ? `This member diverged after ${count(there)} frames.` : this.output.note;
+    if (trouble && trouble.status !== 0 && !this.output.gone && there) {
       text = `Frame ${trouble.frame}: ${trouble.text}`;
       if (this.shown && this.shown.frame !== this.frame) text += ` The picture still shows frame ${this.shown.frame}.`;
     }

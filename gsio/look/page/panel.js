@@ -3,7 +3,7 @@
 import { gradient, mapNames } from "./colours.js";
 import { LineCurve, PointCurve } from "./curves.js";
 import { $, el, say, state, token } from "./dom.js";
-import { brief } from "./format.js";
+import { brief, word } from "./format.js";
 import { LimitsControl } from "./limits.js";
 import { legend, Plot } from "./plots.js";
 import { refresh, set, view } from "./view.js";
@@ -28,9 +28,6 @@ export class Panel {
     ], { onPick: (frame) => set({ frame, follow: false }) });
     legend($("#stats-legend"), [["greatest", "series-2", "dashed"], ["mean", "series-1"], ["least", "series-3", "dotted"]]);
     $("#field").addEventListener("change", (event) => set({ field: event.target.value }));
-    $("#member").addEventListener("change", ({ target }) => {
-      set({ member: target.value === "all" ? "all" : Number(target.value), point: null, line: null });
-    });
     this.#listMaps();
   }
 
@@ -60,22 +57,20 @@ export class Panel {
     this.limits.show(pane);
     this.line.show(pane);
     this.#showRun(output);
-    if ($("#stats-group").open) this.#showStats(pane);
+    $("#stats-group").hidden = Boolean(output.states);
+    if ($("#stats-group").open && !output.states) this.#showStats(pane);
     if ($("#point-group").open) this.point.show(pane);
     if ($("#facts-group").open) this.#showFacts(output);
   }
 
   #showChoices(output) {
-    const fill = (select, row, values, chosen, most = 1) => {
-      const key = values.join(" ");
-      if (select.dataset.key !== key) select.replaceChildren(...values.map((value) => el("option", { value }, String(value))));
-      select.dataset.key = key;
-      select.value = chosen;
-      row.hidden = values.length <= most;
-    };
-    const members = Array.from({ length: output.members }, (_, member) => member);
-    fill($("#field"), $("#field-row"), output.fields, output.fieldOf(view.field) ?? "");
-    fill($("#member"), $("#member-row"), output.exact === "window" ? members : ["all", ...members], view.member, 2);
+    const { fields } = output;
+    const select = $("#field");
+    const key = fields.join(" ");
+    if (select.dataset.key !== key) select.replaceChildren(...fields.map((value) => el("option", { value }, value)));
+    select.dataset.key = key;
+    select.value = output.fieldOf(view.field) ?? "";
+    $("#field-row").hidden = fields.length < 2;
     if ($("#map-name").textContent === view.map) return;
     say($("#map-name"), view.map);
     $("#map-swatch").style.backgroundImage = gradient(view.map);
@@ -116,7 +111,8 @@ export class Panel {
   }
 
   #showFacts(output) {
-    const key = JSON.stringify([output.facts, output.damaged, output.group]);
+    const own = view.member === "all" && output.exact === "chunk" ? {} : output.values;
+    const key = JSON.stringify([output.facts, output.damaged, output.group, own]);
     if (key === this.factsKey) return;
     this.factsKey = key;
     const { rows, cols, members, chunk } = output;
@@ -125,8 +121,10 @@ export class Panel {
       ["grid", `${members > 1 ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
       ["stored as", `${kind}${size}${chunk.scale === null ? "" : ` × ${brief(chunk.scale)}`}`],
     ];
-    if (output.dt) facts.push(["steps a frame", String(output.steps_per_frame)], ["time step", String(output.dt)]);
-    const given = output.facts.filter(([name]) => !facts.some(([own]) => own === name));
+    const { dt = output.dt, steps_per_frame: steps = output.steps_per_frame, ...values } = own;
+    if (dt) facts.push(["steps a frame", String(steps)], ["time step", String(dt)]);
+    facts.unshift(...Object.entries(values).map(([name, value]) => [name, word(value)]));
+    const given = output.facts.filter(([name]) => !facts.some(([other]) => other === name));
     if (output.damaged.length) given.push(["damaged frames", output.damaged.join(", ")]);
     const pairs = [...facts, ...given].flatMap(([name, text]) => [
       el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, readable(String(text))),

@@ -25,7 +25,7 @@ export class Player {
   }
 
   get last() {
-    return this.active().output.last;
+    return Math.max(0, this.active().output.there - 1);
   }
 
   #typed(input) {
@@ -82,13 +82,13 @@ export class Player {
   show() {
     const { output } = this.active();
     const slider = $("#slider");
-    slider.max = this.last;
+    slider.max = output.last;
     slider.value = view.frame;
-    slider.disabled = !output.frames;
+    slider.disabled = !output.there;
     slider.setAttribute("aria-valuetext", `frame ${view.frame} of ${output.frames}`);
-    slider.style.setProperty("--done", `${(100 * view.frame) / (this.last || 1)}%`);
+    slider.style.setProperty("--done", `${(100 * view.frame) / (output.last || 1)}%`);
     if (document.activeElement !== $("#frame")) $("#frame").value = String(view.frame);
-    say($("#frames"), `/ ${count(this.last)}`);
+    say($("#frames"), `/ ${count(output.last)}`);
     $("#speed").value = String(view.speed);
     const { playing } = view;
     $("#play").setAttribute("aria-label", playing ? "Pause" : "Play");

@@ -12,6 +12,7 @@ export class Proxies {
   busy = new Map(); // key → AbortController
   failed = new Set();
   bytes = 0;
+  ranges = {}; // by field: least and greatest value of the previews of members that are complete
   wanted = null;
   rests = false; // after an error
 
@@ -45,6 +46,12 @@ export class Proxies {
     this.newest.clear();
     this.failed.clear();
     this.bytes = 0;
+    this.ranges = {};
+  }
+
+  /** Return the range of a preview, or else of all that were fetched, for an output without statistics. */
+  limits(field, one) {
+    return one ? [one.low, one.high] : this.ranges[field] ?? [0, 1];
   }
 
   /** Fetch groups, those nearest to `frame` first, until the memory is full; begin none while something else `waits`.
@@ -71,14 +78,14 @@ export class Proxies {
     const { field, members, frame, follows } = this.wanted;
     const { output } = this;
     const size = output.proxy.group;
-    const last = Math.ceil(output.frames / size) - 1;
+    const last = Math.ceil(output.there / size) - 1;
     const here = Math.floor(frame / size);
     const most = Math.floor(BUDGET / this.#bytesOfGroup() / members.length);
-    const ready = output.state === "running" ? Math.floor((output.proxied ?? 0) / size) : last + 1;
+    const ready = output.live ? Math.floor((output.proxied ?? 0) / size) : last + 1;
     for (let away = 0; away <= last && away * 2 <= most; away++) {
       for (const number of away ? [here + away, here - away] : [here]) {
         if (number < 0 || number > last || (number >= ready && (away || follows))) continue;
-        const committed = Math.min(size, output.frames - number * size);
+        const committed = Math.min(size, output.there - number * size);
         for (const member of members) {
           const key = `${field} ${member} ${number}`;
           const enough = (this.groups.get(key)?.frames.length ?? 0) >= (number < ready ? committed : 1);
@@ -117,7 +124,9 @@ export class Proxies {
       const bytes = await getBytes(`outputs/${this.output.number}/proxies/${field}/${member}/${number}`, controller.signal);
       if (controller.signal.aborted) return;
       this.bytes += bytes.length - (this.groups.get(key)?.size ?? 0);
-      this.groups.set(key, { size: bytes.length, frames: this.#split(bytes) });
+      const frames = this.#split(bytes);
+      this.groups.set(key, { size: bytes.length, frames });
+      if (this.output.states?.[member] === "1") this.#widen(field, frames);
       this.onArrival();
     } catch (error) {
       if (!isAbort(error)) this.#fail(key);
@@ -125,6 +134,12 @@ export class Proxies {
       if (this.busy.get(key) === controller) this.busy.delete(key);
       this.#next();
     }
+  }
+
+  #widen(field, frames) {
+    const [low, high] = this.ranges[field] ?? [Infinity, -Infinity];
+    const known = frames.filter(Boolean);
+    if (known.length) this.ranges[field] = [Math.min(low, ...known.map((one) => one.low)), Math.max(high, ...known.map((one) => one.high))];
   }
 
   /** Leave a group out for a while, and the server alone for a shorter one; the exact frames say what is wrong. */

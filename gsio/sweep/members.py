@@ -1,0 +1,97 @@
+"""The members of a result: how far each is, and its frames, which many threads can read at once.
+
+Nothing here grows with the number of frames: where the chunks of a member are is found when somebody asks for them.
+"""
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsio.codec import CODECS
+from gsio.errors import DataError
+from gsio.frames.content import Content
+from gsio.reader import Frames, open_stack
+from gsio.reader.frames import ArrayLayout
+from gsio.sweep.description import coordinate
+from gsio.sweep.pieces import hdf5_of
+from gsio.sweep.plan import Plan, Task
+from gsio.sweep.result import State, read_states
+from gsio.writer import format_of
+
+FILES = 64  # files of HDF5 whose places of chunks are kept
+
+
+class Members:
+    """The members of a result as they are at one moment.
+
+    Attributes
+    ----------
+    states, frames
+        The state, and the number of frames, of each member, [member].
+    fields
+        What the frames of each member are, by the name of the field; these hold none.
+    """
+
+    def __init__(self, plan: Plan, output: Path) -> None:
+        """Look at the states of a result; raises DataError if they cannot be read."""
+        self.plan, self.output = plan, output
+        found = read_states(output)
+        self.states = np.minimum(found["status"], np.uint8(max(State)))
+        self.frames = np.clip(found["frames"], 0, plan.config.run.frames)
+        if not len(self.states) == len(self.frames) == plan.count:
+            raise DataError(f"'{output}': expected {plan.count} members, found {len(self.states)}")
+        self.content = Content.of(plan.config)
+        self.codec = CODECS[self.content.compression]
+        self.fields = {name: self._frames(name, 0) for name in self.content.fields}
+
+    def of(self, field: str, member: int) -> tuple[Frames, int]:
+        """Return frames, and the place of a member among the members that they hold.
+
+        Raises OSError if they cannot be found, and ValueError if their file is damaged.
+        """
+        if format_of(self.output).is_folder:
+            return self._frames(field, int(self.frames[member]), self.plan.place(member)), 0
+        try:
+            path, place = hdf5_of(self.output, self._tasks[member], member)
+            found = path.stat()
+            return _fields_of(path, (found.st_dev, found.st_ino))[field], place
+        except (OSError, DataError, RuntimeError, LookupError):  # whose words can have the path of the file
+            raise OSError("the file of its task cannot be read") from None
+
+    def _frames(self, field: str, count: int, place: tuple[int, ...] = ()) -> Frames:
+        array = ArrayLayout.of(field, self.content, self.plan.layout, count)
+        return Frames(array, count, self.output / field, self.codec, before=place)
+
+    @cached_property
+    def _tasks(self) -> dict[int, Task]:
+        return {member: task for task in self.plan.tasks for member in task.members}
+
+    def axes(self) -> list[dict[str, Any]]:
+        """Return each axis in the types of JSON: its name, its size, and the values of each key along it."""
+        return [
+            {"name": axis.name, "size": axis.size, "keys": {
+                coordinate(key, self.plan.keys): list(map(_plain, values)) for key, values in axis.keys.items()
+            }}
+            for axis in self.plan.axes
+        ]  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """Return how far members are, in the types of JSON: a digit for each, and the frames of those with a part."""
+        parts = np.flatnonzero((self.frames > 0) & (self.frames < self.plan.config.run.frames))
+        return {
+            "states": (self.states + ord("0")).tobytes().decode(),
+            "parts": {int(member): int(self.frames[member]) for member in parts},
+        }
+
+
+@lru_cache(FILES)
+def _fields_of(path: Path, identity: tuple[int, int]) -> dict[str, Frames]:
+    """Return the fields of the output of a run in HDF5; `identity` changes when another file takes its place."""
+    with open_stack(path) as stack:
+        return {name: frames.apart(path) for name, frames in stack.fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str)) else str(value)
