@@ -71,11 +71,23 @@ def _number(name: str) -> int | None:
     return int(name[3:9]) if name.startswith("run") and name[3:9].isdecimal() else None
 
 
+def open_hdf5(path: Path) -> Any:
+    """Open a file of HDF5 without a lock; only if this process has it open with one, HDF5 wants another."""
+    import h5py
+
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")
+
+
 def _sources(path: Path) -> set[str]:
     """Return the names of the files whose frames the file of a task shows; none if it has its own."""
     import h5py
 
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
         arrays = [array for array in file.values() if isinstance(array, h5py.Dataset) and array.is_virtual]
         return {source.file_name for array in arrays for source in array.virtual_sources()}
 

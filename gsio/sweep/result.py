@@ -21,7 +21,7 @@ from gsio.files import publish, remove, remove_temporaries, require_new, tempora
 from gsio.frames.content import Content
 from gsio.frames.metadata import Attributes, coordinate_attributes, field_attributes, frame_steps
 from gsio.sweep.description import MEMBER, Description, coordinate
-from gsio.sweep.pieces import fill_of, virtual_field
+from gsio.sweep.pieces import fill_of, open_hdf5, virtual_field
 from gsio.sweep.plan import BEGINNING, Plan, check_same, folder_of, has_plan, locked, make_plan, read_plan, record
 from gsio.writer import format_of
 
@@ -216,9 +216,7 @@ def _region(output: Path, name: str) -> tuple[Path, int, int]:
         if format_of(output).is_folder:
             (path,) = (output / name).glob("c.*")
             return path, 0, path.stat().st_size // STATES[name].itemsize
-        import h5py
-
-        with h5py.File(output, "r", locking=False) as file:
+        with open_hdf5(output) as file:
             array = file[name]
             return output, int(array.id.get_offset()), int(array.size)
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:

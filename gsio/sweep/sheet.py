@@ -14,6 +14,7 @@ from gsio.draw.picture import PAPER, Bar, Canvas, caption, check_scale, index, m
 from gsio.errors import DataError, UsageError
 from gsio.files import is_file, new_file, require_new
 from gsio.sweep.description import MEMBER, coordinate
+from gsio.sweep.pieces import open_hdf5
 from gsio.sweep.plan import Plan, read_plan, short
 from gsio.sweep.result import read_states
 from gsio.writer import format_of
@@ -110,9 +111,7 @@ def _opened(path: Path, field: str) -> Iterator[Any]:
 
             yield zarr.open_group(path, mode="r")[field]
         else:
-            import h5py
-
-            with h5py.File(path, "r", locking=False) as file:
+            with open_hdf5(path) as file:
                 yield file[field]
     except (OSError, KeyError) as error:
         raise DataError(f"'{path}': cannot read the field {field}: {error}") from None
