@@ -172,7 +172,7 @@ function restore() {
   const map = mapNames().includes(view.map) ? view.map : defaultMap;
   const number = view.active < panes.length ? view.active : 0;
   const { output } = panes[number];
-  const first = (output.live || output.state === "waiting") && !("frame" in named) && !("follow" in named);
+  const first = (output.live || (output.state === "waiting" && !output.states)) && !("frame" in named) && !("follow" in named);
   set({ map, active: number, ...(first ? { follow: true } : {}) }, { moves: false });
 }
 
