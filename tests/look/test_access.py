@@ -67,7 +67,7 @@ def test_the_tab_key_reaches_every_control_and_shows_where_it_is(opened: Open, o
         page.keyboard.press("Tab")
     assert [at for at, name, outline in reached if not name or outline == "none"] == []
     controls = page.locator(":is(button, input, select)[id]").evaluate_all("all => all.map(({ id }) => id)")
-    hidden = {"field", "member", "from-row", "from-col", "to-row", "to-col"}  # one field, one member; Profile is closed
+    hidden = {"field", "from-row", "from-col", "to-row", "to-col"}  # one field; Profile is closed
     assert set(controls) - {at for at, _, _ in reached} == hidden
 
 
