@@ -118,7 +118,7 @@ export class Panel {
     const { rows, cols, members, chunk } = output;
     const [kind, size] = [KINDS[chunk.dtype[1]], 8 * chunk.dtype.slice(2)];
     const facts = [
-      ["grid", `${members > 1 ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
+      ["grid", `${members > 1 && !output.states ? `${members} × ` : ""}${rows} × ${cols}`], ["values", output.dtype],
       ["stored as", `${kind}${size}${chunk.scale === null ? "" : ` × ${brief(chunk.scale)}`}`],
     ];
     const { dt = output.dt, steps_per_frame: steps = output.steps_per_frame, ...values } = own;
