@@ -201,11 +201,11 @@ class Source:
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
 
     def _look_at_sweep(self) -> bool:
-        runs = [(path, read_status(path)) for paths in runs_of(self.path).values() for path in paths]
-        computing = [status for path, status in runs if is_written(path, status)]
-        self.is_computing = any(map(is_here, computing))
-        self._ran = time.monotonic() if computing else self._ran
         try:
+            runs = [(path, read_status(path)) for paths in runs_of(self.path).values() for path in paths]
+            computing = [status for path, status in runs if is_written(path, status)]
+            self.is_computing = any(map(is_here, computing))
+            self._ran = time.monotonic() if computing else self._ran
             if self._plan is None or self._plan[0] != _mark(file_of(self.path)):
                 self._plan = _mark(file_of(self.path)), read_plan(self.path)
             members = Members(self._plan[1], self.path)
