@@ -8,7 +8,7 @@
 The loops are in `loops.py`. "Free" is a loop that only touches its array, which holds a frame from the middle of a
 run. Each way to save is compared with copies that the loop itself made, before it is timed. "First" is the first frame,
 with which `FrameWriter` makes its file and its memory; the others make theirs before. The clock of the loop begins
-after it, and stops when the operating system has all frames; with `FrameWriter`, when `close` has returned. h5py does
+after it, and stops when the operating system has all frames; "durable" is the time until the disk has them. h5py does
 not compress; the Zarr libraries use Blosc lz4. "In threads" means: the loop copies its array on the device, and threads
 behind a bounded queue fetch and store the copies. Loops with the other rows of h5py, zarr-python and acquire-zarr wait
 for their array and store it themselves.
@@ -169,7 +169,9 @@ def run(library: Library, advance: Callable[[State], State], state: State, frame
     state = advance(state)
     out.append(state[1])
     library.host(state[1])
-    first, began, waited = clock() - began, clock(), out.waited_seconds
+    first, waited = clock() - began, out.waited_seconds
+    before = 0.0 if isinstance(out, Output) else out.summary().loop_seconds
+    began = clock()
     for _ in range(frames - 1):
         state = advance(state)
         called = clock()
@@ -184,7 +186,8 @@ def run(library: Library, advance: Callable[[State], State], state: State, frame
     if isinstance(out, Output):
         out.sync()
         return Run(first, loop, clock() - began, calls, 0.0)
-    return Run(first, loop, loop, calls, out.summary().loop_seconds)  # `close` has waited for the disk
+    committing = out.summary().loop_seconds  # `close` has also waited for the disk
+    return Run(first, committing - before, loop, calls, committing)
 
 
 def require_equal(job: Job, library: Library, start: Callable[[], State], output: str) -> None:

@@ -77,20 +77,23 @@ def copied_by_jax(planes: Sequence[Plane]) -> list[Any]:
     The call waits for nothing.
     """
     arrays = [plane.array for plane in planes if plane.is_of_jax]
-    copies = iter(_jax_copy()(arrays) if arrays else ())
+    if not arrays:
+        return [None] * len(planes)
+    found = _jax_copy()(*arrays)
+    copies = iter(found if len(arrays) > 1 else [found])
     return [next(copies) if plane.is_of_jax else None for plane in planes]
 
 
 @cache
-def _jax_copy() -> Callable[[list[Any]], Any]:
+def _jax_copy() -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
-    def copy(arrays: list[Any]) -> list[Any]:
-        dtypes = [_dtype_of(array.dtype) for array in arrays]
-        return [jnp.copy(array).astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+    def copy(*arrays: Any) -> Any:
+        copies = [jnp.copy(array).astype(_dtype_of(array.dtype)) for array in arrays]
+        return copies if len(copies) > 1 else copies[0]  # JAX takes twice as long to return a list
 
-    return cast(Callable[[list[Any]], Any], jax.jit(copy))
+    return cast(Callable[..., Any], jax.jit(copy))
 
 
 def _can_copy_by_jax(array: Any) -> bool:
@@ -103,7 +106,12 @@ def _can_copy_by_jax(array: Any) -> bool:
 
 def _library_of(array: Any) -> str:
     """Return the name of the library of an array."""
-    return type(array).__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
+    return _library_of_type(type(array))
+
+
+@cache
+def _library_of_type(kind: Any) -> str:
+    return kind.__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
 
 
 @cache

@@ -188,6 +188,9 @@ def _create_hdf5(plan: Plan, path: Path, output: Path) -> None:
 
 def read_states(output: Path) -> dict[str, NDArray[Any]]:
     """Return the state and the number of frames of each member, [member]; raises DataError as `read_plan`."""
+    if not os.path.lexists(output):  # a sweep has its plan a moment before its result
+        count = read_plan(output).count
+        return {name: np.zeros(count, dtype) for name, dtype in STATES.items()}
     found = {}
     for name, dtype in STATES.items():
         path, offset, count = _region(output, name)

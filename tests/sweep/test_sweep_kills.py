@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -102,6 +103,16 @@ def await_frames(output: Path, process: "subprocess.Popen[bytes]", frames: int) 
             return
         time.sleep(0.01)
     assert process.poll() == 0, "the sweep has neither ended nor made frames"
+
+
+def test_the_status_is_known_before_the_result_is_there(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("[sweep]\nmodel.feed = { values = [0.03, 0.04] }")
+    output = path.with_suffix(".zarr")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("gsio.sweep.result.create", Mock(side_effect=Killed))
+        begin(load_sweep(path), output)
+    assert not output.exists()
+    assert status_of_sweep(output).counts()["pending"] == 2
 
 
 def children_of(process: "subprocess.Popen[bytes]") -> list[int]:

@@ -80,7 +80,6 @@ class CudaStager:
                 self._free.record(self._link.compute)
                 self._used.clear()
                 self._copied.clear()
-            self._drop_copies()
             for number, (plane, copy) in enumerate(
                 zip(planes, copied_by_jax(planes), strict=True), place * len(planes)
             ):
@@ -115,6 +114,7 @@ class CudaStager:
         compute, copied = self._link.compute, self._copied
         if not copied:
             return
+        self._drop_copies()
         with compute:
             for number, copy in copied:
                 if copy.dtype == self._link.dtype:
