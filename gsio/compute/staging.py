@@ -106,7 +106,8 @@ def _can_copy_by_jax(array: Any) -> bool:
 
 def _library_of(array: Any) -> str:
     """Return the name of the library of an array."""
-    return _library_of_type(type(array))
+    kind: Any = type(array)
+    return _library_of_type(kind)
 
 
 @cache
