@@ -106,13 +106,7 @@ def _can_copy_by_jax(array: Any) -> bool:
 
 def _library_of(array: Any) -> str:
     """Return the name of the library of an array."""
-    kind: Any = type(array)
-    return _library_of_type(kind)
-
-
-@cache
-def _library_of_type(kind: Any) -> str:
-    return kind.__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
+    return type(array).__module__.partition(".")[0].removesuffix("lib")  # the arrays of JAX are those of jaxlib
 
 
 @cache
