@@ -28,7 +28,6 @@ from gsio.run.status import is_written, state_of
 from gsio.sweep.members import Members
 from gsio.sweep.pieces import runs_of
 from gsio.sweep.plan import Plan, file_of, has_plan, read_plan
-from gsio.sweep.result import State
 from gsio.writer.journal import Records, journal_of, read_journal
 from gsio.writer.status_file import is_here, read_status
 
@@ -209,7 +208,8 @@ class Source:
             if self._plan is None or self._plan[0] != _mark(file_of(self.path)):
                 self._plan = _mark(file_of(self.path)), read_plan(self.path)
             members = Members(self._plan[1], self.path)
-            now = from_members(members, self._state_of(members, [status for _, status in runs]))
+            goes_on = time.monotonic() < self._ran + GAP_SECONDS
+            now = from_members(members, members.state([status.get("state") for _, status in runs], goes_on=goes_on))
         except (DataError, OSError):  # there is no result yet, or no longer
             now = None
         mark = now and (now.output_id, now.state, members.states.tobytes(), members.frames.tobytes())
@@ -217,18 +217,6 @@ class Source:
             return False
         self._mark, self.now, self.progress = mark, now, {}
         return True
-
-    def _state_of(self, members: Members, runs: list[dict[str, Any]]) -> str:
-        left = set(members.states.tolist()) & {State.PENDING, State.FAILED}
-        if not left:
-            return "complete"
-        if time.monotonic() < self._ran + GAP_SECONDS:
-            return "running"
-        if State.PENDING not in left:
-            return "failed"
-        if any(status.get("state") == "running" for status in runs):
-            return "killed"
-        return "stopped" if runs or members.states.any() else "waiting"
 
     def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it.

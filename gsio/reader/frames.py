@@ -369,20 +369,12 @@ def encoded_at(places: Places, number: int, slab: int, most_nbytes: int) -> byte
 
 
 def encoded_in_folder(
-    folder: Path,
-    number: int,
-    slab: int,
-    axes: int,
-    together: int,
-    most_nbytes: int = LARGEST,
-    before: tuple[int, ...] = (),
+    folder: Path, number: int, slab: int, axes: int, together: int, most_nbytes: int, before: tuple[int, ...] = ()
 ) -> bytes:
     """Return a chunk from the folder of a Zarr array with `axes` more axes; `together` chunks share a shard, or 0.
 
-    Axes that come before that of the frames have the place `before`.
-
-    Raises OSError if the chunk is missing, in no regular file or larger than `most_nbytes`, and ValueError if it
-    is damaged.
+    Axes before that of the frames have the place `before`. Raises OSError if the chunk is missing, in no regular file
+    or larger than `most_nbytes`, and ValueError if it is damaged.
     """
     path = folder / ".".join(map(str, ["c", *before, number // (together or 1), slab, *[0] * axes]))
     if together:

@@ -3,6 +3,7 @@
 Nothing here grows with the number of frames: where the chunks of a member are is found when somebody asks for them.
 """
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ class Members:
     @cached_property
     def _tasks(self) -> dict[int, Task]:
         return {member: task for task in self.plan.tasks for member in task.members}
+
+    def state(self, runs: Sequence[str | None], *, goes_on: bool) -> str:
+        """Return the state of the sweep; `runs` has those of its runs, by their status files, and some may go on."""
+        left = set(self.states.tolist()) & {State.PENDING, State.FAILED}
+        if not left:
+            return "complete"
+        if goes_on:
+            return "running"
+        if State.PENDING not in left:
+            return "failed"
+        if "running" in runs:
+            return "killed"
+        return "stopped" if runs or self.states.any() else "waiting"
 
     def axes(self) -> list[dict[str, Any]]:
         """Return each axis in the types of JSON: its name, its size, and the values of each key along it."""
