@@ -25,7 +25,6 @@ from gsio.inputs import open_regular, read_regular
 from gsio.machine import available_memory, usable_cores
 from gsio.processes import check_threads
 
-LARGEST = 8 << 30  # bytes of the largest encoded chunk
 MOST_CHUNKS = 1 << 24  # the most chunks of a field whose places are kept in memory
 
 
