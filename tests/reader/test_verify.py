@@ -209,7 +209,7 @@ def test_a_running_output_has_the_frames_of_its_journal_and_a_killed_one_is_said
     tmp_path: Path, capsys: Captured
 ) -> None:
     path = tmp_path / "run.h5"
-    job = ["-r", "64", "-c", "64", "-n", "100000", "-e", "2000", "--backend", "numpy", "-o", str(path)]
+    job = ["-r", "64", "-c", "64", "-n", "100000", "-e", "400", "--backend", "numpy", "-o", str(path)]
     gsio_run = [sys.executable, "-m", "gsio", "run", "--debug", "--log-format", "json", *job]
     with subprocess.Popen(gsio_run, stderr=subprocess.PIPE, text=True) as process:
         try:
