@@ -20,7 +20,7 @@ from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, r
 
 TEXTS = ("history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
 NO_OUTPUT = "it is not an output of gsio"
-OF_SWEEP = "it is the result of a sweep, which 'gsio sweep sheet' and 'gsio view' show where its folder '.tasks' is"
+OF_SWEEP = "it is the result of a sweep, which 'gsio sweep status', 'gsio sweep sheet' and 'gsio view' show"
 STATES = ("running", "complete", "stopped", "failed")
 SERIES = {"time": "<f8", "step": "<i8", "integrity/crc32c": "<u4"}  # the statistics are checked too
 CHUNK_NBYTES = 64 << 20  # the largest chunk, unless one frame is larger

@@ -99,7 +99,7 @@ def hdf5_of(output: Path, task: Task, member: int) -> tuple[Path, int]:
         for half in name[len(run_path(output, task).stem) + 1 : -len(output.suffix)]:
             members = halves(members)[int(half)]
         if member in members:
-            return folder_of(output) / name, members.index(member)
+            return folder_of(output) / Path(name).name, members.index(member)
     return file_of_task(output, task), task.members.index(member)
 
 

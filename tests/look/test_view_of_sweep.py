@@ -195,4 +195,4 @@ def test_commands_that_need_a_run_say_what_shows_a_sweep(
     output.with_name(f"{output.name}.tasks").rename(output.with_name("away"))
     assert main([*command, str(output)]) == 65
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the result of a sweep, which 'gsio sweep sheet' and 'gsio view' show" in line
+    assert "the result of a sweep, which 'gsio sweep status', 'gsio sweep sheet' and 'gsio view' show" in line
