@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browsing import COLS, FOREIGN, ROWS, Open
 from patience import DEADLINE
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import gsio
 from gsio.config import Config
@@ -37,6 +37,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     """Return a person's browser with no cookies yet."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as made:
         made.set_default_timeout(1000 * DEADLINE)
+        expect.set_options(timeout=1000 * DEADLINE)
         yield made
 
 
