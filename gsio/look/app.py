@@ -21,7 +21,7 @@ from gsio.frames.content import NAME
 from gsio.log import log
 from gsio.look.live import Live, event
 from gsio.look.proxies import Proxies, Wanted, make_proxies
-from gsio.look.source import GROUP, WINDOW_CELLS, Snapshot, Source, coarse_to_fine, finite, values_at, window
+from gsio.look.source import GROUP, WINDOW_CELLS, Snapshot, Source, finite, values_at, window
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -271,7 +271,7 @@ class App:
 
     async def _values(self, now: Snapshot, field: str, cell: tuple[int, int, int]) -> AsyncGenerator[bytes, None]:
         """Yield the values of a cell in all frames, coarse to fine, a few times a second."""
-        chunks = coarse_to_fine(-(-now.frames_of(cell[0]) // now.fields[field].frames_per_chunk))
+        chunks = _coarse_to_fine(-(-now.frames_of(cell[0]) // now.fields[field].frames_per_chunk))
 
         def some() -> tuple[list[int], list[Any]]:
             frames: list[int] = []
@@ -314,6 +314,15 @@ class App:
         _expect(int(member) < now.shape[0], "no such member")
         _expect(int(frame) < now.frames_of(int(member)), "no such frame")
         return now
+
+
+def _coarse_to_fine(count: int) -> Iterator[int]:
+    """Yield the numbers below `count`, each once: first 0, then those between the ones before."""
+    step = 1 << (count - 1).bit_length() if count > 1 else 1
+    yield from range(min(count, 1))
+    while step > 1:
+        yield from range(step // 2, count, step)
+        step //= 2
 
 
 def _expect(true: bool, text: str) -> None:

@@ -17,7 +17,7 @@ from gsio.errors import UsageError
 from gsio.look.app import App
 from gsio.look.live import Live
 from gsio.look.proxies import Proxies
-from gsio.look.source import Source, from_stack
+from gsio.look.source import Source
 from gsio.machine import usable_cores
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})  # the names of this machine for itself
@@ -87,7 +87,7 @@ class Server:
             for source in self.sources:
                 source.look()
                 if source.now is None and not wait:
-                    from_stack(source.path)  # it raises the reason
+                    source.require()
         except BaseException:
             sock.close()
             raise

@@ -7,7 +7,7 @@ plain file, so that many threads can read at once.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ GROUP = 16  # frames whose proxies travel together
 WINDOW_CELLS = 4 << 20  # the most cells of a window
 WHOLE_CELLS = 4096 * 4096  # a larger grid is shown by windows
 IDENTITY = ("pid", "process_started", "host", "run")  # values of a status file that say nothing to a viewer
+DAMAGED = OSError, RuntimeError, ValueError, LookupError, ArithmeticError  # errors of data that make no sense
 GAP_SECONDS = 5.0  # a sweep counts as running that long after a run, because the next task can begin
 FACTS = ("device", "backend", "started", "ended", "gsio_version")
 
@@ -199,6 +200,13 @@ class Source:
         name = {"number": self.number, "name": printable(self.path.name or self.path.resolve().name)}
         return name | ({"state": "waiting", "frames": 0} if now is None else now.describe())
 
+    def require(self) -> None:
+        """Raise DataError, with the reason, if the output cannot be read."""
+        if has_plan(self.path):
+            Members(read_plan(self.path), self.path)
+        else:
+            from_stack(self.path)
+
     def _look_at_sweep(self) -> bool:
         try:
             runs = [(path, read_status(path)) for paths in runs_of(self.path).values() for path in paths]
@@ -210,8 +218,8 @@ class Source:
             members = Members(self._plan[1], self.path)
             goes_on = time.monotonic() < self._ran + GAP_SECONDS
             now = from_members(members, members.state([status.get("state") for _, status in runs], goes_on=goes_on))
-        except (DataError, OSError):  # there is no result yet, or no longer
-            now = None
+        except (GsioError, *DAMAGED):  # the plan or the result is damaged, or somebody deletes it
+            now, self.is_computing = None, False
         mark = now and (now.output_id, now.state, members.states.tobytes(), members.frames.tobytes())
         if mark == self._mark:
             return False
@@ -241,7 +249,7 @@ class Source:
         try:
             self._records, self._session = _read(self.path, kept), session
             return None if self._records is None else from_journal(self.path, self._records, state)
-        except (GsioError, OSError, ValueError, LookupError, ArithmeticError):  # one that is damaged, or not of gsio
+        except (GsioError, *DAMAGED):  # one that is damaged, or not of gsio
             return None
 
 
@@ -352,15 +360,6 @@ def values_at(now: Snapshot, field: str, cell: tuple[int, int, int], number: int
         return frames, [None] * len(frames)
     values = piece[: len(frames), 0, col]
     return frames, finite((values if source.scale is None else values * source.scale).tolist())
-
-
-def coarse_to_fine(count: int) -> Iterator[int]:
-    """Yield the numbers below `count`, each once: first 0, then those between the ones before."""
-    step = 1 << (count - 1).bit_length() if count > 1 else 1
-    yield from range(min(count, 1))
-    while step > 1:
-        yield from range(step // 2, count, step)
-        step //= 2
 
 
 def finite(values: list[Any]) -> list[Any]:

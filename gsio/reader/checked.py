@@ -20,7 +20,7 @@ from gsio.inputs import METADATA_NBYTES, characters, open_regular, parse_json, r
 
 TEXTS = ("history", "argv", "gsio_version", "gsio_commit", "backend", "device", "host", "started", "ended")
 NO_OUTPUT = "it is not an output of gsio"
-OF_SWEEP = "it is the result of a sweep, which 'gsio sweep status', 'gsio sweep sheet' and 'gsio view' show"
+OF_SWEEP = "it is the result of a sweep, which 'gsio sweep' and 'gsio view' show if its folder '.tasks' is beside it"
 STATES = ("running", "complete", "stopped", "failed")
 SERIES = {"time": "<f8", "step": "<i8", "integrity/crc32c": "<u4"}  # the statistics are checked too
 CHUNK_NBYTES = 64 << 20  # the largest chunk, unless one frame is larger
@@ -32,8 +32,7 @@ UNRECORDED = 1 << 16  # the most frames by which two arrays of a torn file may d
 
 def check(path: Path, root: Any, attributes: Mapping[str, Any]) -> Content:
     """Return the content of an open output, a group of h5py or zarr; raise unless all is as gsio writes it."""
-    _expect("sweep" not in attributes, OF_SWEEP)
-    _expect("gsio_version" in attributes, NO_OUTPUT)
+    _expect("gsio_version" in attributes, OF_SWEEP if "sweep" in attributes else NO_OUTPUT)
     content = content_of(attributes)
     fields = [name for name in content.fields if name in root]
     _expect(fields, NO_OUTPUT)  # an export for another tool has no fields of these names

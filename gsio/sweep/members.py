@@ -50,15 +50,16 @@ class Members:
     def of(self, field: str, member: int) -> tuple[Frames, int]:
         """Return frames, and the place of a member among the members that they hold.
 
-        Raises OSError if they cannot be found, and ValueError if their file is damaged.
+        Raises OSError if they cannot be found, or their file is damaged.
         """
         if format_of(self.output).is_folder:
             return self._frames(field, int(self.frames[member]), self.plan.place(member)), 0
         try:
             path, place = hdf5_of(self.output, self._tasks[member], member)
             found = path.stat()
-            return _fields_of(path, (found.st_dev, found.st_ino))[field], place
-        except (OSError, DataError, RuntimeError, LookupError):  # whose words can have the path of the file
+            identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+            return _fields_of(path, identity)[field], place
+        except (OSError, DataError, RuntimeError, ValueError, LookupError):  # whose words can have the path of the file
             raise OSError("the file of its task cannot be read") from None
 
     def _frames(self, field: str, count: int, place: tuple[int, ...] = ()) -> Frames:
@@ -101,7 +102,7 @@ class Members:
 
 
 @lru_cache(FILES)
-def _fields_of(path: Path, identity: tuple[int, int]) -> dict[str, Frames]:
+def _fields_of(path: Path, identity: tuple[int, ...]) -> dict[str, Frames]:
     """Return the fields of the output of a run in HDF5; `identity` changes when another file takes its place."""
     with open_stack(path) as stack:
         return {name: frames.apart(path) for name, frames in stack.fields.items()}

@@ -195,4 +195,14 @@ def test_commands_that_need_a_run_say_what_shows_a_sweep(
     output.with_name(f"{output.name}.tasks").rename(output.with_name("away"))
     assert main([*command, str(output)]) == 65
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the result of a sweep, which 'gsio sweep status', 'gsio sweep sheet' and 'gsio view' show" in line
+    assert "the result of a sweep, which 'gsio sweep' and 'gsio view' show if its folder '.tasks' is beside it" in line
+
+
+def test_a_damaged_plan_is_said_to_be_damaged(
+    planned: Callable[..., tuple[Plan, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, output = planned(NOISE + PLANE, ".zarr")
+    (output.with_name(f"{output.name}.tasks") / "plan.json").write_text("{}")
+    assert main(["view", "--no-browser", str(output)]) == 65
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected the result of a sweep, with its plan in" in line

@@ -27,6 +27,7 @@ ATTRS = {
     "author": "A. Person",
     "note": "two\nlines",
     "number": 3,
+    "sweep": "a word that results of sweeps have too",
     "ratio": 0.25,
     "is_hot": True,
     "of_numpy": np.float32(0.5),

@@ -26,15 +26,16 @@ export class Axes {
     this.key = key;
     $("#axes").hidden = !axes.length;
     this.all.hidden = output.exact === "window";
-    this.all.setAttribute("aria-pressed", view.member === "all");
+    const all = view.member === "all" && output.exact !== "window"; // else the first member is shown
+    this.all.setAttribute("aria-pressed", all);
     this.sliders.forEach(({ slider, value, beside }, i) => {
       const { name, size, keys } = axes[i];
       const others = Object.keys(keys).filter((other) => other !== name).map((other) => `${other} ${word(values[other])}`);
-      const here = view.member === "all" ? "all" : word(values[name] ?? places[i]);
+      const here = all ? "all" : word(values[name] ?? places[i]);
       slider.value = places[i];
       slider.style.setProperty("--done", `${(100 * places[i]) / (size - 1 || 1)}%`);
       say(value, here);
-      say(beside, view.member === "all" ? "" : others.join(", "));
+      say(beside, all ? "" : others.join(", "));
       slider.setAttribute("aria-valuetext", [here, beside.textContent].filter(Boolean).join(", "));
     });
   }
