@@ -2,7 +2,8 @@
 
 While a run writes an output, its journal says which frames are committed and where their chunks are, and HDF5 is not
 opened. Once nobody writes the output, it is opened once for the places of its chunks. Every read after that is one of a
-plain file, so that many threads can read at once.
+plain file, so that many threads can read at once. The result of a sweep in HDF5 is opened at each look, because its
+metadata stay as they are while tasks write.
 """
 
 import math
@@ -48,7 +49,7 @@ class Snapshot:
     Attributes
     ----------
     state
-        "running", "complete", "stopped", "failed" or "killed".
+        "running", "complete", "stopped", "failed" or "killed"; of a sweep that no task has begun, "waiting".
     output_id
         The identity of the output, "group" for the page: it changes when another output takes the place of this one.
     identity
@@ -217,14 +218,14 @@ class Source:
                 self._plan = _mark(file_of(self.path)), read_plan(self.path)
             members = Members(self._plan[1], self.path)
             goes_on = time.monotonic() < self._ran + GAP_SECONDS
-            now = from_members(members, members.state([status.get("state") for _, status in runs], goes_on=goes_on))
+            state = members.state([status.get("state") for _, status in runs], goes_on=goes_on)
+            mark: object = (self._plan[0], state, members.states.tobytes(), members.frames.tobytes())
+            if mark != self._mark:
+                self.now = from_members(members, state)
         except (GsioError, *DAMAGED):  # the plan or the result is damaged, or somebody deletes it
-            now, self.is_computing = None, False
-        mark = now and (now.output_id, now.state, members.states.tobytes(), members.frames.tobytes())
-        if mark == self._mark:
-            return False
-        self._mark, self.now, self.progress = mark, now, {}
-        return True
+            mark, self.now, self.is_computing = None, None, False
+        changed, self._mark, self.progress = mark != self._mark, mark, {}
+        return changed
 
     def _closed(self, status: Mapping[str, Any]) -> Snapshot | None:
         """Return what is known of an output that nobody writes: where a kill tore HDF5, the journal knows it.

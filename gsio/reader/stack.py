@@ -245,7 +245,7 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
     root: Any = None
     try:
         check_place(path)
-        root = _open_zarr(path) if path.is_dir() else _open_hdf5(path)
+        root = _open_zarr(path) if path.is_dir() else open_hdf5(path)
         attributes = attributes_of(root)
         return Stack(path, root, attributes, check(path, root, attributes), most)
     except Exception as error:  # h5py and zarr raise many types for a damaged file
@@ -262,7 +262,8 @@ def open_stack(path: Path | str, most: int | None = None) -> Stack:
         raise DataError(f"cannot read {path}: {reason}; expected an output of 'gsio run'") from None
 
 
-def _open_hdf5(path: Path) -> Any:
+def open_hdf5(path: Path) -> Any:
+    """Open a file of HDF5, also where it cannot be locked, or this process has it open without a lock."""
     import h5py
 
     try:

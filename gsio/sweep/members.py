@@ -16,12 +16,12 @@ from gsio.frames.content import Content
 from gsio.reader import Frames, open_stack
 from gsio.reader.frames import ArrayLayout
 from gsio.sweep.description import coordinate
-from gsio.sweep.pieces import hdf5_of
+from gsio.sweep.pieces import file_of_task, hdf5_of
 from gsio.sweep.plan import Plan, Task
 from gsio.sweep.result import State, read_states
 from gsio.writer import format_of
 
-FILES = 64  # files of HDF5 whose places of chunks are kept
+PLACES, FILES = 1 << 12, 64  # members whose files are known, and files of HDF5 whose places of chunks are kept
 
 
 class Members:
@@ -31,8 +31,6 @@ class Members:
     ----------
     states, frames
         The state, and the number of frames, of each member, [member].
-    fields
-        What the frames of each member are, by the name of the field; these hold none.
     """
 
     def __init__(self, plan: Plan, output: Path) -> None:
@@ -43,9 +41,6 @@ class Members:
         self.frames = np.clip(found["frames"], 0, plan.config.run.frames)
         if not len(self.states) == len(self.frames) == plan.count:
             raise DataError(f"'{output}': expected {plan.count} members, found {len(self.states)}")
-        self.content = Content.of(plan.config)
-        self.codec = CODECS[self.content.compression]
-        self.fields = {name: self._frames(name, 0) for name in self.content.fields}
 
     def of(self, field: str, member: int) -> tuple[Frames, int]:
         """Return frames, and the place of a member among the members that they hold.
@@ -55,16 +50,25 @@ class Members:
         if format_of(self.output).is_folder:
             return self._frames(field, int(self.frames[member]), self.plan.place(member)), 0
         try:
-            path, place = hdf5_of(self.output, self._tasks[member], member)
-            found = path.stat()
-            identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-            return _fields_of(path, identity)[field], place
+            task = self._tasks[member]
+            path, place = _place_of(self.output, task, member, _identity(file_of_task(self.output, task)))
+            return _fields_of(path, _identity(path))[field], place
         except (OSError, DataError, RuntimeError, ValueError, LookupError):  # whose words can have the path of the file
             raise OSError("the file of its task cannot be read") from None
 
+    @cached_property
+    def content(self) -> Content:
+        """What a frame of a member is."""
+        return Content.of(self.plan.config)
+
+    @cached_property
+    def fields(self) -> dict[str, Frames]:
+        """What the frames of each member are, by the name of the field; these hold none."""
+        return {name: self._frames(name, 0) for name in self.content.fields}
+
     def _frames(self, field: str, count: int, place: tuple[int, ...] = ()) -> Frames:
         array = ArrayLayout.of(field, self.content, self.plan.layout, count)
-        return Frames(array, count, self.output / field, self.codec, before=place)
+        return Frames(array, count, self.output / field, CODECS[self.content.compression], before=place)
 
     @cached_property
     def _tasks(self) -> dict[int, Task]:
@@ -101,9 +105,21 @@ class Members:
         }
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when another file takes the place of one, which can have the same inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(PLACES)
+def _place_of(output: Path, task: Task, member: int, identity: tuple[int, ...]) -> tuple[Path, int]:
+    """Return what `hdf5_of` finds in the file of a task, which has the `identity`."""
+    return hdf5_of(output, task, member)
+
+
 @lru_cache(FILES)
 def _fields_of(path: Path, identity: tuple[int, ...]) -> dict[str, Frames]:
-    """Return the fields of the output of a run in HDF5; `identity` changes when another file takes its place."""
+    """Return the fields of the output of a run in HDF5, whose file has the `identity`."""
     with open_stack(path) as stack:
         return {name: frames.apart(path) for name, frames in stack.fields.items()}
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gsio.files import UNSUPPORTED, publish, remove, sync_folder, temporary_beside
+from gsio.reader.stack import open_hdf5
 from gsio.sweep.plan import Plan, Task, folder_of
 from gsio.writer import format_of
 from gsio.writer.status_file import status_of
@@ -69,18 +70,6 @@ def left_behind(output: Path) -> set[int]:
 def _number(name: str) -> int | None:
     """Return the number of the task whose run made a file of this name; None if none did."""
     return int(name[3:9]) if name.startswith("run") and name[3:9].isdecimal() else None
-
-
-def open_hdf5(path: Path) -> Any:
-    """Open a file of HDF5 without a lock; only if this process has it open with one, HDF5 wants another."""
-    import h5py
-
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(path, "r")
 
 
 def _sources(path: Path) -> set[str]:

@@ -20,8 +20,9 @@ from gsio.errors import DataError, UsageError
 from gsio.files import publish, remove, remove_temporaries, require_new, temporary_beside
 from gsio.frames.content import Content
 from gsio.frames.metadata import Attributes, coordinate_attributes, field_attributes, frame_steps
+from gsio.reader.stack import open_hdf5
 from gsio.sweep.description import MEMBER, Description, coordinate
-from gsio.sweep.pieces import fill_of, open_hdf5, virtual_field
+from gsio.sweep.pieces import fill_of, virtual_field
 from gsio.sweep.plan import BEGINNING, Plan, check_same, folder_of, has_plan, locked, make_plan, read_plan, record
 from gsio.writer import format_of
 

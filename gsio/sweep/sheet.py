@@ -13,8 +13,8 @@ from gsio.draw.limits import limits_of, parse_limits
 from gsio.draw.picture import PAPER, Bar, Canvas, caption, check_scale, index, matrix, palette, png, resize, sheet
 from gsio.errors import DataError, UsageError
 from gsio.files import is_file, new_file, require_new
+from gsio.reader.stack import open_hdf5
 from gsio.sweep.description import MEMBER, coordinate
-from gsio.sweep.pieces import open_hdf5
 from gsio.sweep.plan import Plan, read_plan, short
 from gsio.sweep.result import read_states
 from gsio.writer import format_of

@@ -26,6 +26,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("needs the program chromium")
     # A container has no user namespaces for Chromium's sandbox, and a small /dev/shm.
     options = ["--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1"]
+    expect.set_options(timeout=1000 * DEADLINE)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield started
@@ -37,7 +38,6 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     """Return a person's browser with no cookies yet."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as made:
         made.set_default_timeout(1000 * DEADLINE)
-        expect.set_options(timeout=1000 * DEADLINE)
         yield made
 
 

@@ -9,24 +9,13 @@ import xarray
 from browsing import Open, wait_for
 from patience import DEADLINE
 from playwright.sync_api import Page, expect
+from small_sweeps import NOISE, SHARED, begun
 
 from gsio.processes import python_module
-from gsio.sweep.description import load_sweep
-from gsio.sweep.result import begin
 from gsio.sweep.tasks import run_tasks
 
 pytestmark = pytest.mark.numba
-SWEEP = """
-[grid]
-rows = 12
-cols = 17
-[run]
-frames = 5
-steps_per_frame = 3
-backend = "numba"
-threads = 1
-[initial]
-kind = "noise"
+PLANE = """
 [sweep]
 batch = 2
 model.feed = { values = [0.0252, 0.03, 0.04] }
@@ -34,18 +23,12 @@ grid.boundary = { values = ["periodic", "zero"] }
 """
 
 
-def begun(text: str, output: Path) -> Path:
-    """Return the result of a sweep, of which no member is computed yet."""
-    path = output.with_suffix(".toml")
-    path.write_text(text)
-    begin(load_sweep(path), output)
-    return output
-
-
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
     """Return the result of a sweep of 3 × 2 members in 4 tasks, none of which is computed yet."""
-    return begun(SWEEP, tmp_path / "plane.zarr")
+    output = tmp_path / "plane.zarr"
+    begun(SHARED + NOISE + PLANE, output)
+    return output
 
 
 def check_member(page: Page, result: Path, places: tuple[int, int], frame: int) -> None:
@@ -90,7 +73,6 @@ def test_members_appear_without_a_reload(result: Path, opened: Open) -> None:
     run_tasks(result, [0])
     expect(page.locator(".rates")).to_have_text("2 of 6 members complete")
     page.get_by_role("slider", name="feed").press("Home")
-
     check_member(page, result, (0, 0), 3)
     page.get_by_role("slider", name="feed").press("End")
     expect(page.locator(".veil")).to_be_visible()  # and not the picture of another member
@@ -102,7 +84,8 @@ def test_members_appear_without_a_reload(result: Path, opened: Open) -> None:
 
 def test_members_that_vary_together_have_one_slider_and_times_of_their_own(tmp_path: Path, opened: Open) -> None:
     values = "model.feed = { values = [0.02, 0.03, 0.04] }\nmodel.dt = { values = [1.0, 0.5, 0.25] }"
-    result = begun(f"{SWEEP.partition('[sweep]')[0]}[sweep]\ncombine = 'zip'\n{values}", tmp_path / "zip.h5")
+    result = tmp_path / "zip.h5"
+    begun(f"{SHARED}{NOISE}[sweep]\ncombine = 'zip'\n{values}", result)
     run_tasks(result)
     page = opened(result, show="frame=1")
     slider = page.get_by_role("slider", name="member")
@@ -135,7 +118,8 @@ def test_the_page_follows_a_sweep_that_is_killed_and_goes_on(
     tmp_path: Path, opened: Open, sweeping: Callable[[Path], "subprocess.Popen[bytes]"]
 ) -> None:
     text = "[sweep]\nrun.steps_per_frame = { values = [3, 100_000_000] }"  # the second task lasts until it is killed
-    result = begun(SWEEP.partition("[sweep]")[0] + text, tmp_path / "plane.zarr")
+    result = tmp_path / "plane.zarr"
+    begun(SHARED + NOISE + text, result)
     page = opened(result, show="frame=2")
     page.wait_for_selector(".veil:has-text('This member is pending: it is not in the result yet.')")
     process = sweeping(result)

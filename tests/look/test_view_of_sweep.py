@@ -8,30 +8,19 @@ import numpy as np
 import pytest
 import xarray
 from client import Client
+from small_sweeps import NOISE, SHARED, begun
 
 from gsio.cli import main
 from gsio.look.serve import Server
 from gsio.look.source import Source
-from gsio.sweep.description import load_sweep
 from gsio.sweep.plan import Plan
-from gsio.sweep.result import begin, read_states
+from gsio.sweep.result import read_states
 from gsio.sweep.tasks import run_tasks
 from gsio.testing import small_blocks
 
 pytestmark = pytest.mark.numba
 Show = Callable[[Path], Client]
 ENDINGS = ".zarr", ".h5"
-SHARED = """
-[grid]
-rows = 12
-cols = 17
-[run]
-frames = 5
-steps_per_frame = 3
-backend = "numba"
-threads = 1
-"""
-NOISE = '[initial]\nkind = "noise"\n'
 PLANE = "[sweep]\nbatch = 3\nmodel.feed = { values = [0.02, 0.03, 0.04] }\nmodel.kill = { values = [0.05, 0.06] }\n"
 FRAME = 12 * 17 * 4  # bytes
 
@@ -41,9 +30,8 @@ def planned(tmp_path: Path) -> Callable[..., tuple[Plan, Path]]:
     """Return a function from the text of a sweep to its plan, and its result, which has no member yet."""
 
     def planned(text: str, ending: str = ".zarr", shared: str = SHARED, name: str = "sweep") -> tuple[Plan, Path]:
-        path = tmp_path / f"{name}.toml"
-        path.write_text(shared + text)
-        return begin(load_sweep(path), path.with_suffix(ending)), path.with_suffix(ending)
+        output = tmp_path / f"{name}{ending}"
+        return begun(shared + text, output), output
 
     return planned
 

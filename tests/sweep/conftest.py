@@ -5,19 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_sweeps import NOISE, SHARED
 
-SHARED = """
-[grid]
-rows = 12
-cols = 17
-[run]
-frames = 5
-steps_per_frame = 3
-backend = "numba"
-threads = 1
-[initial]
-kind = "noise"
-"""
 PLANE = """
 [sweep]
 batch = 3
@@ -30,7 +19,7 @@ model.kill = { values = [0.05, 0.06] }
 def write(tmp_path: Path) -> Callable[..., Path]:
     """Return a function from the text of a table [sweep] to the file of a small sweep."""
 
-    def write(text: str = PLANE, shared: str = SHARED, name: str = "sweep.toml") -> Path:
+    def write(text: str = PLANE, shared: str = SHARED + NOISE, name: str = "sweep.toml") -> Path:
         path = tmp_path / name
         path.write_text(shared + text)
         return path

@@ -63,7 +63,7 @@ export class PointCurve {
     const { output } = pane;
     const { point } = view;
     const inside =
-      point && output.there && point.row < output.rows && point.col < output.cols && point.member < output.members;
+      point && output.framesHere && point.row < output.rows && point.col < output.cols && point.member < output.members;
     $("#point").hidden = !inside;
     $("#point-hint").hidden = Boolean(inside);
     if (!inside) {

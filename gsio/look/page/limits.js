@@ -61,9 +61,13 @@ export class LimitsControl {
   show(pane) {
     this.pane = pane;
     this.limits = pane.limits;
-    if (!pane.shown && this.counted) this.counts.fill(this.counted = 0);
-    const wider = pane.output.states && view.limits === "auto" && String(this.range) !== String(this.limits); // by a preview
-    if (wider && pane.shown?.patch) this.count(pane);
+    if (!pane.shown && this.counted) {
+      this.counted = 0;
+      this.counts.fill(0);
+    }
+    // A preview of another member of a sweep can widen the range of all frames.
+    const widened = pane.output.states && view.limits === "auto" && String(this.range) !== String(this.limits);
+    if (widened && pane.shown?.patch) this.count(pane);
     const mode = Array.isArray(view.limits) ? "fixed" : view.limits;
     $(`[name=limits][value=${mode}]`).checked = true;
     const unit = 10 ** Math.floor(Math.log10(this.limits[1] - this.limits[0]) - 6); // what is smaller is no difference here

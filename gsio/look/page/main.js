@@ -40,7 +40,7 @@ function frameOf(pane) {
 
 function fetchPreviews(pane) {
   const { output } = pane;
-  if (!output.there || output.gone) return;
+  if (!output.framesHere || output.gone) return;
   let members = output.membersOf(view.member);
   const { rows, cols } = output.proxy;
   if (members.length * rows * cols * output.frames > TILES && members.length > 1) members = [];

@@ -40,7 +40,7 @@ export class Output {
   }
 
   /** The number of frames of the member that is shown: one of a sweep can have none, or only the first. */
-  get there() {
+  get framesHere() {
     if (!this.states || this.states[this.member] === "1") return this.frames;
     return this.parts[this.member] ?? 0;
   }
@@ -124,7 +124,13 @@ export class Output {
 
   /** Fetch the axes, and the part of the series that is missing. */
   async readSeries() {
-    if ((this.members > 1 || this.states) && !this.axes.length) this.axes = await getJson(`outputs/${this.number}/axes`);
+    const { group } = this;
+    if ((this.members > 1 || this.states) && !this.axes.length) {
+      const axes = await getJson(`outputs/${this.number}/axes`);
+      if (group !== this.group) return; // another output has taken its place
+      this.axes = axes;
+    }
+    if (this.states) return; // members of a sweep have no statistics, and times of their own
     const from = this.series.time.length;
     if (from >= this.frames) return;
     const { time, step, stats } = await getJson(`outputs/${this.number}/series?from=${from}`);

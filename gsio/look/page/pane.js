@@ -17,7 +17,7 @@ const BESIDE = 12; // CSS pixels between the picture and its colour bar
 
 const LACKS = {
   pending: "This member is pending: it is not in the result yet.",
-  failed: "This member failed, and has no frames. The next gsio sweep tries it again.",
+  failed: "This member failed, and has no frames. The next gsio sweep tries this member again.",
   diverged: "This member diverged before its first frame.",
 };
 
@@ -84,8 +84,8 @@ export class Pane {
   /** Ask for a frame of the view, and return what can be drawn now. */
   ask(frame) {
     const { output, picture } = this;
-    this.frame = Math.min(frame, Math.max(0, output.there - 1));
-    if (!output.rows || (output.states && !output.there)) return null;
+    this.frame = Math.min(frame, Math.max(0, output.framesHere - 1));
+    if (!output.rows || (output.states && !output.framesHere)) return null;
     const members = output.membersOf(view.member);
     picture.arrange({ rows: output.rows, cols: output.cols, tiles: members.length });
     picture.zoom = view.zoom;
@@ -100,7 +100,7 @@ export class Pane {
   /** Draw the frame of the view whose number is `frame`. */
   draw(frame) {
     const content = this.ask(frame);
-    if (!content && !sameMembers(this.shown, this.output.membersOf(view.member))) this.shown = null; // it would be taken for these
+    if (!content && !sameMembers(this.shown, this.output.membersOf(view.member))) this.shown = null; // nobody shall take an old picture for that of these members
     if (this.output.rows) this.#drawPicture(content);
     this.#drawHead();
     this.#drawMessage();
@@ -184,16 +184,16 @@ export class Pane {
     this.element.dataset.active = view.active === output.number;
     this.element.dataset.kind = shown?.kind ?? "none";
     this.veil.hidden = Boolean(shown);
-    const loads = output.there ? "The page loads the frame." : "The page waits for the first frame.";
-    say(this.veil, (!output.there && LACKS[output.stateOfMember]) || loads);
+    const loads = output.framesHere ? "The page loads the frame." : "The page waits for the first frame.";
+    say(this.veil, (!output.framesHere && LACKS[output.stateOfMember]) || loads);
     if (output.states) say(this.rates, `${count(output.complete)} of ${count(output.members)} members complete`);
-    if (!output.there) {
+    if (!output.framesHere) {
       this.stage.setAttribute("aria-label", this.veil.textContent);
       return say(this.where, "");
     }
     const frame = shown?.frame ?? this.frame;
     const more = output.live && output.frames_total > output.frames; // the total of some outputs is not known
-    const total = more ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.there);
+    const total = more ? `${count(output.frames)} (${count(output.frames_total)} in all)` : count(output.framesHere);
     say(this.where, `frame ${count(frame)} of ${total}   t = ${brief(output.timeOf(frame), 6)}`);
     if (!output.states) say(this.rates, output.live ? this.#ratesOf(output.progress ?? {}) : "");
     const field = shown?.field ?? output.fieldOf(view.field);
@@ -212,9 +212,9 @@ export class Pane {
 
   #drawMessage() {
     const { trouble } = this.loader;
-    const { there, stateOfMember } = this.output;
-    let text = there && stateOfMember === "diverged" ? `This member diverged after ${count(there)} frames.` : this.output.note;
-    if (trouble && trouble.status !== 0 && !this.output.gone && there) {
+    const { framesHere, stateOfMember } = this.output;
+    let text = framesHere && stateOfMember === "diverged" ? `This member diverged after ${count(framesHere)} frames.` : this.output.note;
+    if (trouble && trouble.status !== 0 && !this.output.gone && framesHere) {
       text = `Frame ${trouble.frame}: ${trouble.text}`;
       if (this.shown && this.shown.frame !== this.frame) text += ` The picture still shows frame ${this.shown.frame}.`;
     }

@@ -25,7 +25,7 @@ export class Player {
   }
 
   get last() {
-    return Math.max(0, this.active().output.there - 1);
+    return Math.max(0, this.active().output.framesHere - 1);
   }
 
   #typed(input) {
@@ -84,7 +84,7 @@ export class Player {
     const slider = $("#slider");
     slider.max = output.last;
     slider.value = view.frame;
-    slider.disabled = !output.there;
+    slider.disabled = !output.framesHere;
     slider.setAttribute("aria-valuetext", `frame ${view.frame} of ${output.frames}`);
     slider.style.setProperty("--done", `${(100 * view.frame) / (output.last || 1)}%`);
     if (document.activeElement !== $("#frame")) $("#frame").value = String(view.frame);

@@ -78,14 +78,14 @@ export class Proxies {
     const { field, members, frame, follows } = this.wanted;
     const { output } = this;
     const size = output.proxy.group;
-    const last = Math.ceil(output.there / size) - 1;
+    const last = Math.ceil(output.framesHere / size) - 1;
     const here = Math.floor(frame / size);
     const most = Math.floor(BUDGET / this.#bytesOfGroup() / members.length);
     const ready = output.live ? Math.floor((output.proxied ?? 0) / size) : last + 1;
     for (let away = 0; away <= last && away * 2 <= most; away++) {
       for (const number of away ? [here + away, here - away] : [here]) {
         if (number < 0 || number > last || (number >= ready && (away || follows))) continue;
-        const committed = Math.min(size, output.there - number * size);
+        const committed = Math.min(size, output.framesHere - number * size);
         for (const member of members) {
           const key = `${field} ${member} ${number}`;
           const enough = (this.groups.get(key)?.frames.length ?? 0) >= (number < ready ? committed : 1);
